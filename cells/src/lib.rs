@@ -1,0 +1,4 @@
+//! cellbus-cells
+pub mod config;
+pub mod control;
+pub mod learning;

@@ -1,0 +1,216 @@
+//! What job code has outstanding on its one connection.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use cellbus_proto::{
+    local::{self, Limits, Outcome, ToCell, ToJob},
+    name::{Channel, Fqcn},
+    status::Status,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    task::AbortHandle,
+};
+
+use super::outbox::Outbox;
+use crate::handler::{Handler, Reply, Selector};
+
+/// One connection, as everything that uses it sees it.
+pub(super) struct JobSide {
+    pub(super) cell: Fqcn,
+    pub(super) limits: Limits,
+    pub(super) outbox: Outbox,
+    /// Held from the first wait until the frame is queued: frames leave in the order of asking.
+    pub(super) turnstile: tokio::sync::Mutex<()>,
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) bytes: Arc<Semaphore>,
+    state: Mutex<State>,
+    closed: watch::Sender<bool>,
+}
+
+/// Permits of one frame that awaits its answer; given back with the answer, not before.
+pub(super) struct Permits {
+    pub(super) _slot: OwnedSemaphorePermit,
+    pub(super) _bytes: Option<OwnedSemaphorePermit>,
+}
+
+/// How a REQUEST, PUBLISH or HANDLE ended.
+#[derive(Debug)]
+pub(super) enum Ending {
+    Reply(Reply),
+    Return { status: Status, by: Fqcn, detail: Bytes },
+    Accepted,
+    Handled(Outcome),
+}
+
+#[derive(Default)]
+struct State {
+    is_closed: bool,
+    last_id: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    handlers: BTreeMap<Selector, Arc<dyn Handler>>,
+    running: BTreeMap<u64, Option<AbortHandle>>,
+}
+
+struct Waiting {
+    ending: oneshot::Sender<Ending>,
+    _permits: Permits,
+}
+
+/// The cell answers what was not asked. The connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unasked;
+
+impl JobSide {
+    pub(super) fn new(cell: Fqcn, limits: Limits, outbox: Outbox) -> Self {
+        Self {
+            cell,
+            outbox,
+            turnstile: tokio::sync::Mutex::default(),
+            slots: Arc::new(Semaphore::new(limits.requests_max as usize)),
+            bytes: Arc::new(Semaphore::new(limits.bytes_max as usize)),
+            limits,
+            state: Mutex::default(),
+            closed: watch::Sender::new(false),
+        }
+    }
+
+    /// Queues a frame that awaits an answer. Ids go out in the order in which they are given.
+    ///
+    /// `None` after the end of the connection.
+    pub(super) fn ask(
+        &self,
+        permits: Permits,
+        queue: impl FnOnce(&Outbox, u64),
+    ) -> Option<(u64, oneshot::Receiver<Ending>)> {
+        let mut state = self.lock();
+        if state.is_closed {
+            return None;
+        }
+        state.last_id += 1;
+        let id = state.last_id;
+        let (ending, ended) = oneshot::channel();
+        state.waiting.insert(id, Waiting { ending, _permits: permits });
+        queue(&self.outbox, id);
+        Some((id, ended))
+    }
+
+    /// Asks the cell to end what nobody waits for any longer.
+    pub(super) fn give_up(&self, id: u64) {
+        if self.lock().waiting.contains_key(&id) {
+            self.outbox.push_small(&ToCell::Cancel { id });
+        }
+    }
+
+    /// Ends what a frame of the cell answers. Frames that answer nothing are handed back.
+    pub(super) fn settle(&self, frame: ToJob) -> Result<Option<ToJob>, Unasked> {
+        let (id, ending) = match frame {
+            ToJob::Reply { id, content_type, payload } => {
+                (id, Ending::Reply(Reply { payload, content_type }))
+            }
+            ToJob::Return { id, status, by, detail } => (id, Ending::Return { status, by, detail }),
+            ToJob::Accepted { id } => (id, Ending::Accepted),
+            ToJob::Handled { id, outcome } => (id, Ending::Handled(outcome)),
+            other @ (ToJob::Welcome(_)
+            | ToJob::Reject { .. }
+            | ToJob::Deliver(_)
+            | ToJob::Cancel { .. }
+            | ToJob::Ping { .. }
+            | ToJob::Pong { .. }
+            | ToJob::Bye { .. }) => return Ok(Some(other)),
+        };
+        let waiting = self.lock().waiting.remove(&id).ok_or(Unasked)?;
+        // Fails where the asker has given up; then the answer is for nobody.
+        let _ = waiting.ending.send(ending);
+        Ok(None)
+    }
+
+    /// Keeps `handler`; `false` when something is kept for exactly this selector.
+    pub(super) fn add_handler(&self, selector: Selector, handler: Arc<dyn Handler>) -> bool {
+        let mut state = self.lock();
+        if state.is_closed || state.handlers.contains_key(&selector) {
+            return false;
+        }
+        state.handlers.insert(selector, handler);
+        true
+    }
+
+    pub(super) fn remove_handler(&self, selector: &Selector) {
+        let removed = self.lock().handlers.remove(selector);
+        // Outside the lock: it may own the last clone of this bus.
+        drop(removed);
+    }
+
+    /// The most specific handler for a delivery.
+    pub(super) fn handler_for(&self, delivery: &local::Delivery) -> Option<Arc<dyn Handler>> {
+        let channel: Channel = delivery.target.channel().clone();
+        let state = self.lock();
+        let candidates =
+            [Selector::Exact(delivery.target.clone()), Selector::Channel(channel), Selector::All];
+        candidates.iter().find_map(|selector| state.handlers.get(selector)).cloned()
+    }
+
+    /// Starts a delivery's task; `false` when too many are running.
+    pub(super) fn run(&self, id: u64, start: impl FnOnce() -> AbortHandle) -> bool {
+        let mut state = self.lock();
+        if state.is_closed || state.running.len() >= self.limits.deliveries_max as usize {
+            return false;
+        }
+        state.running.insert(id, None);
+        drop(state);
+        // Outside the lock: a runtime that is stopping drops the task here and now.
+        let task = start();
+        match self.lock().running.get_mut(&id) {
+            Some(running) => *running = Some(task),
+            None => task.abort(),
+        }
+        true
+    }
+
+    /// Ends a delivery with `frame`; once.
+    pub(super) fn answer(&self, id: u64, queue: impl FnOnce(&Outbox)) {
+        if self.lock().running.remove(&id).is_some() {
+            queue(&self.outbox);
+        }
+    }
+
+    /// Drops the task of a delivery that nobody waits for; it answers as it goes.
+    pub(super) fn cancel_delivery(&self, id: u64) {
+        let task = self.lock().running.get(&id).cloned().flatten();
+        if let Some(task) = task {
+            task.abort();
+        }
+    }
+
+    /// Ends everything.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.is_closed = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        let handlers = std::mem::take(&mut state.handlers);
+        let running = std::mem::take(&mut state.running);
+        // Handlers and waiters may own a clone of this bus, whose end comes back here.
+        drop(state);
+        self.slots.close();
+        self.bytes.close();
+        self.outbox.close();
+        self.closed.send_replace(true);
+        running.values().flatten().for_each(AbortHandle::abort);
+        drop((waiting, handlers));
+    }
+
+    pub(super) async fn closed(&self) {
+        let mut closed = self.closed.subscribe();
+        // The sender lives in self.
+        let _ = closed.wait_for(|closed| *closed).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code of others runs under the lock, so a poisoned state is a whole one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,459 @@
+//! The auth decision: what may pass this cell, and why. The heart of the project.
+//!
+//! ```text
+//!  envelope ─▶ exempt topic? ─▶ direct, own name, request, right state, small ─▶ Admitted(Exempt)
+//!      │ no
+//!      ▼
+//!  link active ─▶ origin on the reverse path ─▶ token good and bound ─▶ policy ─▶ Admitted
+//! ```
+//! [`Gate::admit`] is the only way to an [`Admitted`]; handlers and outboxes take nothing else.
+
+use std::{sync::Arc, time::Instant};
+
+use crate::{
+    directory::Directory,
+    envelope::{Envelope, Header, Kind},
+    identity::CellKind,
+    link::Phase,
+    name::{Fqcn, Segment},
+    policy::{Decision, Policy},
+    route::{Hop, LinkId, Neighbour, Routes},
+    status::Status,
+    token::{Claims, TokenVerifier},
+    well_known::{self, SystemTopic},
+};
+
+/// What the receiver knows about the other end of a link, from the connection and its registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The link.
+    pub link: LinkId,
+    /// Full name, from the certificate and the place in the tree.
+    pub name: Fqcn,
+    /// Kind, from the certificate.
+    pub kind: CellKind,
+    /// Organisation, from the certificate.
+    pub org: Segment,
+    /// SHA-256 of the leaf certificate.
+    pub leaf: [u8; 32],
+    /// Whether it is this cell's parent; otherwise a child.
+    pub is_parent: bool,
+    /// State of the link.
+    pub phase: Phase,
+}
+
+/// Where an envelope came from.
+#[derive(Clone, Copy, Debug)]
+pub enum Arrival<'a> {
+    /// This cell made it.
+    Local,
+    /// It came over a link.
+    Link(&'a Peer),
+}
+
+/// Why a message was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// One of the three exempt topics, from a direct neighbour.
+    Exempt(SystemTopic),
+    /// A topic of the system, by its fixed rule.
+    System(SystemTopic),
+    /// A rule of the policy.
+    Rule {
+        /// Revision of the policy.
+        revision: u64,
+        /// Position of the rule.
+        rule: usize,
+    },
+    /// Both ends belong to one job, or are a job cell and its parent.
+    Job,
+}
+
+/// Who sent an admitted message, as this cell verified it.
+#[derive(Clone, Debug)]
+pub enum Verified {
+    /// A registered cell: what its token says.
+    Claims(Arc<Claims>),
+    /// The neighbour at the other end of the link, not registered yet or leaving.
+    Neighbour(Peer),
+}
+
+/// A message that was let in. Nothing but [`Gate::admit`] makes one.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    envelope: Envelope,
+    verified: Verified,
+    permit: Permit,
+    arrived: Hop,
+    at: Instant,
+}
+
+/// A message that was not let in, handed back so that its sender can be told.
+#[derive(Debug, thiserror::Error)]
+#[error("message refused: {status}")]
+pub struct Refused {
+    /// The message.
+    pub envelope: Box<Envelope>,
+    /// Why.
+    pub status: Status,
+    /// What the refusal calls for.
+    pub consequence: Consequence,
+}
+
+/// What a refusal calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consequence {
+    /// The origin is genuine: a request is answered.
+    Answer,
+    /// The origin may be a lie: an answer would go to the victim.
+    Silence,
+    /// The neighbour broke the protocol: its connection ends.
+    Close,
+}
+
+/// Largest bodies of the exempt topics, in bytes.
+const fn exempt_body_max(topic: SystemTopic) -> usize {
+    match topic.topic.as_bytes() {
+        b"challenge" => 8 << 10,
+        b"register" => 64 << 10,
+        _ => 0,
+    }
+}
+
+/// What a cell decides with.
+#[derive(Debug)]
+pub struct Gate {
+    routes: Option<Arc<Routes>>,
+    policy: Arc<Policy>,
+    directory: Arc<Directory>,
+    tokens: TokenVerifier,
+    hops_max: u8,
+}
+
+impl Gate {
+    /// Forwarding steps that a message may take.
+    pub const HOPS_MAX: u8 = 16;
+
+    /// A gate that refuses everything until [`Self::set_routes`] tells it which cell it stands in
+    /// front of.
+    #[must_use]
+    pub fn new(policy: Arc<Policy>, directory: Arc<Directory>, tokens: TokenVerifier) -> Self {
+        Self { routes: None, policy, directory, tokens, hops_max: Self::HOPS_MAX }
+    }
+
+    /// Takes a new snapshot of the cell's links.
+    pub fn set_routes(&mut self, routes: Arc<Routes>) {
+        self.routes = Some(routes);
+    }
+
+    /// Takes a new policy; the next message is decided by it.
+    pub fn set_policy(&mut self, policy: Arc<Policy>) {
+        self.policy = policy;
+    }
+
+    /// Forwarding steps allowed, at most [`Self::HOPS_MAX`].
+    pub fn set_hops_max(&mut self, hops: u8) {
+        self.hops_max = hops.min(Self::HOPS_MAX);
+    }
+
+    /// The tokens that this gate accepts.
+    pub fn tokens(&mut self) -> &mut TokenVerifier {
+        &mut self.tokens
+    }
+
+    /// Lets a message in, or hands it back.
+    ///
+    /// # Errors
+    /// [`Refused`], with the code and with what is to be done about it.
+    pub fn admit(
+        &mut self,
+        now: Instant,
+        now_unix: u64,
+        mut envelope: Envelope,
+        arrival: Arrival<'_>,
+    ) -> Result<Admitted, Refused> {
+        match self.judge(now_unix, &envelope, arrival) {
+            Ok((verified, permit)) => {
+                let arrived = arrival.hop();
+                if arrival.is_first_hop(&envelope.header) {
+                    envelope.header.hops_left = self.hops_max;
+                }
+                Ok(Admitted { envelope, verified, permit, arrived, at: now })
+            }
+            Err((status, consequence)) => {
+                Err(Refused { envelope: Box::new(envelope), status, consequence })
+            }
+        }
+    }
+
+    /// What [`Self::admit`] would say, without taking the message.
+    ///
+    /// # Errors
+    /// The code and what is to be done about it.
+    pub fn judge(
+        &mut self,
+        now_unix: u64,
+        envelope: &Envelope,
+        arrival: Arrival<'_>,
+    ) -> Result<(Verified, Permit), (Status, Consequence)> {
+        let header = &envelope.header;
+        let routes = self.routes.clone().ok_or((Status::Unauthenticated, Consequence::Close))?;
+        if let Some(topic) = well_known::EXEMPT.into_iter().find(|t| t.matches(&header.target)) {
+            return judge_exempt(topic, envelope, arrival, &routes);
+        }
+        if let Arrival::Link(peer) = arrival
+            && !peer.phase.carries_messages()
+        {
+            return Err((Status::NoToken, Consequence::Close));
+        }
+        if !routes.is_reverse_path(&header.origin.name, arrival.neighbour()) {
+            return Err((Status::OriginMismatch, Consequence::Silence));
+        }
+        let claims = self.verify_token(now_unix, header, arrival)?;
+        let permit = self
+            .permit(header, &claims, &routes)
+            .map_err(|status| (status, Consequence::Answer))?;
+        Ok((Verified::Claims(claims), permit))
+    }
+
+    fn verify_token(
+        &mut self,
+        now_unix: u64,
+        header: &Header,
+        arrival: Arrival<'_>,
+    ) -> Result<Arc<Claims>, (Status, Consequence)> {
+        let answer = |status| (status, Consequence::Answer);
+        let token = header.token.as_ref().ok_or(answer(Status::NoToken))?;
+        let claims =
+            self.tokens.verify(token, now_unix).map_err(|error| answer(Status::from(error)))?;
+        let origin = &header.origin.name;
+        let bound = match arrival {
+            Arrival::Local => true,
+            Arrival::Link(peer) if peer.name == *origin => claims.leaf == peer.leaf,
+            // Behind a child: registered through a cell that lies at or below it. From the parent:
+            // the parent's own gate has checked what this one cannot see.
+            Arrival::Link(peer) => peer.is_parent || peer.name.covers(&claims.via),
+        };
+        if claims.subject != *origin || !bound {
+            return Err(answer(Status::TokenWrongConn));
+        }
+        Ok(claims)
+    }
+
+    /// The permit for a message of a genuine origin. An answer is judged as its request would be.
+    fn permit(&self, header: &Header, claims: &Claims, routes: &Routes) -> Result<Permit, Status> {
+        let (origin, destination) = (&header.origin.name, &header.destination.name);
+        let from_kind = Some(claims.kind);
+        let to_kind = self.directory.kind_of(destination);
+        let (asks, asks_kind, answers, answers_kind) = if header.kind.is_answer() {
+            (destination, to_kind, origin, from_kind)
+        } else {
+            (origin, from_kind, destination, to_kind)
+        };
+        if let Some(system) = well_known::lookup(&header.target) {
+            return self
+                .system_rule(system, asks, asks_kind, answers, answers_kind)
+                .then_some(Permit::System(system))
+                .ok_or(Status::TopicDenied);
+        }
+        if well_known::is_reserved(header.target.channel()) {
+            return Err(Status::TopicDenied);
+        }
+        // A return comes from whichever cell on the path gave up, so its origin says nothing about
+        // the request. It concerns one outstanding request or nobody.
+        if matches!(header.kind, Kind::Return { .. }) {
+            return Ok(Permit::Rule { revision: self.policy.revision, rule: usize::MAX });
+        }
+        if asks == answers {
+            return Ok(Permit::Job);
+        }
+        if asks_kind == Some(CellKind::Job) || answers_kind == Some(CellKind::Job) {
+            if is_family(asks, asks_kind, answers, answers_kind) {
+                return Ok(Permit::Job);
+            }
+            if asks_kind == Some(CellKind::Job) {
+                return Err(Status::JobScope);
+            }
+        }
+        let Some(asks_kind) = asks_kind else { return Err(Status::TopicDenied) };
+        let _ = routes;
+        match self.policy.decide(
+            asks.base(),
+            asks_kind,
+            answers.base(),
+            answers_kind,
+            &header.target,
+        ) {
+            Decision::Allowed { rule } => Ok(Permit::Rule { revision: self.policy.revision, rule }),
+            Decision::DeniedBy { .. } | Decision::NoRule => Err(Status::TopicDenied),
+        }
+    }
+
+    /// The fixed rules for topics of the system.
+    fn system_rule(
+        &self,
+        system: SystemTopic,
+        asks: &Fqcn,
+        asks_kind: Option<CellKind>,
+        answers: &Fqcn,
+        answers_kind: Option<CellKind>,
+    ) -> bool {
+        let to_server = answers_kind == Some(CellKind::Server);
+        let from_server = asks_kind == Some(CellKind::Server);
+        let by_parent =
+            matches!(asks_kind, Some(CellKind::Server | CellKind::Relay | CellKind::Client));
+        match system {
+            well_known::PING => {
+                asks_kind != Some(CellKind::Job)
+                    || is_family(asks, asks_kind, answers, answers_kind)
+            }
+            well_known::CHALLENGE_CHILD
+            | well_known::REGISTER_CHILD
+            | well_known::RENEW_CHILD
+            | well_known::DETACH_CHILD => to_server && by_parent,
+            well_known::QUIT => to_server && asks_kind != Some(CellKind::Job),
+            well_known::JOB_START | well_known::JOB_STOP => {
+                from_server && answers_kind == Some(CellKind::Client)
+            }
+            well_known::JOB_ENDED => to_server && asks_kind == Some(CellKind::Client),
+            _ => false,
+        }
+    }
+}
+
+/// Whether both cells belong to one job, or one is a job cell and the other its parent.
+fn is_family(a: &Fqcn, a_kind: Option<CellKind>, b: &Fqcn, b_kind: Option<CellKind>) -> bool {
+    let is_job = |kind| kind == Some(CellKind::Job);
+    let is_parent = |parent: &Fqcn, child: &Fqcn| child.parent().as_ref() == Some(parent);
+    match (is_job(a_kind), is_job(b_kind)) {
+        (true, true) => a.base() == b.base(),
+        (true, false) => is_parent(b, a),
+        (false, true) => is_parent(a, b),
+        (false, false) => false,
+    }
+}
+
+/// Challenge, register and bye: without a token, but only from the neighbour itself to this cell.
+fn judge_exempt(
+    topic: SystemTopic,
+    envelope: &Envelope,
+    arrival: Arrival<'_>,
+    routes: &Routes,
+) -> Result<(Verified, Permit), (Status, Consequence)> {
+    let header = &envelope.header;
+    let Arrival::Link(peer) = arrival else {
+        return Err((Status::NotDirect, Consequence::Answer));
+    };
+    if header.destination.name != *routes.me() {
+        return Err((Status::NotDirect, Consequence::Answer));
+    }
+    if header.origin.name != peer.name {
+        return Err((Status::OriginMismatch, Consequence::Silence));
+    }
+    if header.kind != Kind::Request {
+        return Err((Status::ReplyUnsolicited, Consequence::Silence));
+    }
+    if envelope.payload.len() > exempt_body_max(topic) {
+        return Err((Status::TooLarge, Consequence::Close));
+    }
+    let in_turn = match topic {
+        well_known::CHALLENGE => peer.phase.takes_challenge() && !peer.is_parent,
+        well_known::REGISTER => peer.phase == Phase::Challenged && !peer.is_parent,
+        _ => peer.phase.takes_bye(),
+    };
+    if !in_turn {
+        return Err((Status::NoHello, Consequence::Close));
+    }
+    Ok((Verified::Neighbour(peer.clone()), Permit::Exempt(topic)))
+}
+
+impl Arrival<'_> {
+    /// The hop that this is.
+    #[must_use]
+    pub fn hop(&self) -> Hop {
+        match self {
+            Self::Local => Hop::Local,
+            Self::Link(peer) => Hop::Link(peer.link),
+        }
+    }
+
+    fn neighbour(&self) -> Neighbour<'_> {
+        match self {
+            Self::Local => Neighbour::This,
+            Self::Link(peer) if peer.is_parent => Neighbour::Parent,
+            Self::Link(peer) => Neighbour::Child(&peer.name),
+        }
+    }
+
+    fn is_first_hop(&self, header: &Header) -> bool {
+        match self {
+            Self::Local => true,
+            Self::Link(peer) => peer.name == header.origin.name,
+        }
+    }
+}
+
+impl Admitted {
+    /// What every hop may read.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.envelope.header
+    }
+
+    /// Who sent it.
+    #[must_use]
+    pub fn verified(&self) -> &Verified {
+        &self.verified
+    }
+
+    /// Why it was let in.
+    #[must_use]
+    pub fn permit(&self) -> Permit {
+        self.permit
+    }
+
+    /// Where it came from.
+    #[must_use]
+    pub fn arrived(&self) -> Hop {
+        self.arrived
+    }
+
+    /// When it came.
+    #[must_use]
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// The message, for forwarding: read, not taken.
+    #[must_use]
+    pub fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    /// The message, at its end.
+    #[must_use]
+    pub fn into_envelope(self) -> Envelope {
+        self.envelope
+    }
+
+    /// Spends one hop.
+    ///
+    /// # Errors
+    /// [`Status::TtlExceeded`] when none is left.
+    pub fn spend_hop(&mut self) -> Result<(), Status> {
+        let left = &mut self.envelope.header.hops_left;
+        *left = left.checked_sub(1).ok_or(Status::TtlExceeded)?;
+        Ok(())
+    }
+
+    /// Budget left at `now`, in milliseconds; `None` when it is spent.
+    #[must_use]
+    pub fn budget_left(&self, now: Instant) -> Option<u32> {
+        let spent = now.saturating_duration_since(self.at).as_millis();
+        let spent = u32::try_from(spent).unwrap_or(u32::MAX);
+        self.envelope.header.budget_ms.checked_sub(spent).filter(|left| *left > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,376 @@
+//! Bytes to frames.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::{
+    CodecError, Frame, FrameLimits, body,
+    read::{array, bin, introduction, optional, small, take_nil, text, uint},
+    table::{ReadTable, TableLimits},
+    types,
+};
+use crate::{
+    envelope::{Address, Envelope, Extras, Flags, Header, Incarnation, Kind, Lane, TraceContext},
+    name::{ChannelTopic, Fqcn},
+    status::Status,
+    token::Token,
+};
+
+/// Bytes in front of every frame: type, header length, payload length.
+pub const PREFIX_LEN: usize = 7;
+
+/// Elements that every header has, and that one has at most.
+const ELEMENTS_MIN: u32 = 10;
+const ELEMENTS_KNOWN: u32 = 15;
+const ELEMENTS_MAX: u32 = 16;
+/// Extensions of one header, and bytes in one of them.
+const EXTENSIONS_MAX: u32 = 16;
+const EXTENSION_MAX: usize = 1024;
+
+/// Reads the frames of one stream, whose tables it keeps.
+#[derive(Debug)]
+pub struct Decoder {
+    limits: FrameLimits,
+    /// What has arrived of a frame that is not complete. It grows with what arrives, never by what a
+    /// peer announces.
+    partial: BytesMut,
+    addresses: ReadTable<Arc<Address>>,
+    targets: ReadTable<ChannelTopic>,
+    tokens: ReadTable<Token>,
+}
+
+impl Decoder {
+    /// A decoder for a new stream.
+    #[must_use]
+    pub fn new(limits: FrameLimits) -> Self {
+        Self {
+            limits,
+            partial: BytesMut::new(),
+            addresses: ReadTable::new(TableLimits::ADDRESSES),
+            targets: ReadTable::new(TableLimits::TARGETS),
+            tokens: ReadTable::new(TableLimits::TOKENS),
+        }
+    }
+
+    /// Changes what the peer may send from the next frame on.
+    pub fn set_limits(&mut self, limits: FrameLimits) {
+        self.limits = limits;
+    }
+
+    /// Bytes held of a frame that is not complete. Not zero at the end of a stream means that the
+    /// sender died in the middle of a message.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.partial.len()
+    }
+
+    /// Takes the next bytes of the stream and gives every frame that they complete to `sink`, until
+    /// `sink` says `false`; what remains of the bytes then is kept for the next call.
+    ///
+    /// # Errors
+    /// [`CodecError`]; the stream is to be given up, and so is this decoder.
+    pub fn feed(
+        &mut self,
+        mut chunk: Bytes,
+        mut sink: impl FnMut(Frame) -> bool,
+    ) -> Result<(), CodecError> {
+        loop {
+            let frame = if self.partial.is_empty() {
+                match self.split(&mut chunk)? {
+                    Some(frame) => frame,
+                    None => {
+                        self.partial.extend_from_slice(&chunk);
+                        return Ok(());
+                    }
+                }
+            } else {
+                match self.complete_partial(&mut chunk)? {
+                    Some(frame) => frame,
+                    None => return Ok(()),
+                }
+            };
+            if !sink(frame) {
+                self.partial.extend_from_slice(&chunk);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Moves bytes from `chunk` behind the partial frame until it is complete.
+    fn complete_partial(&mut self, chunk: &mut Bytes) -> Result<Option<Frame>, CodecError> {
+        if !self.top_up(chunk, PREFIX_LEN) {
+            return Ok(None);
+        }
+        let prefix = self.prefix(&self.partial)?;
+        if !self.top_up(chunk, prefix.total()) {
+            return Ok(None);
+        }
+        let mut whole = self.partial.split_to(prefix.total()).freeze();
+        if self.partial.is_empty() {
+            self.partial = BytesMut::new();
+        }
+        self.take(prefix, &mut whole).map(Some)
+    }
+
+    fn top_up(&mut self, chunk: &mut Bytes, len: usize) -> bool {
+        let missing = len.saturating_sub(self.partial.len());
+        let moved = missing.min(chunk.len());
+        self.partial.extend_from_slice(&chunk.split_to(moved));
+        moved == missing
+    }
+
+    /// Splits one complete frame off the front of `chunk`, without copying.
+    fn split(&mut self, chunk: &mut Bytes) -> Result<Option<Frame>, CodecError> {
+        if chunk.len() < PREFIX_LEN {
+            return Ok(None);
+        }
+        let prefix = self.prefix(chunk)?;
+        if chunk.len() < prefix.total() {
+            return Ok(None);
+        }
+        let mut whole = chunk.split_to(prefix.total());
+        self.take(prefix, &mut whole).map(Some)
+    }
+
+    fn prefix(&self, mut bytes: &[u8]) -> Result<Prefix, CodecError> {
+        let prefix = Prefix {
+            kind: bytes.get_u8(),
+            header: bytes.get_u16().into(),
+            payload: usize::try_from(bytes.get_u32()).unwrap_or(usize::MAX),
+        };
+        if !(types::HELLO..=types::ANSWER).contains(&prefix.kind) {
+            return Err(CodecError::new(Status::BadFrame, "unknown frame type"));
+        }
+        if prefix.header == 0 {
+            return Err(CodecError::new(Status::BadFrame, "frame without a header"));
+        }
+        let payload_max = if prefix.kind == types::MESSAGE { self.limits.payload_max } else { 0 };
+        if prefix.header > self.limits.header_max || prefix.payload > payload_max {
+            return Err(CodecError::new(Status::TooLarge, "frame is larger than allowed"));
+        }
+        Ok(prefix)
+    }
+
+    fn take(&mut self, prefix: Prefix, whole: &mut Bytes) -> Result<Frame, CodecError> {
+        whole.advance(PREFIX_LEN);
+        let header = whole.split_to(prefix.header);
+        Ok(match prefix.kind {
+            types::HELLO => Frame::Hello(body::decode_exact(&header)?),
+            types::HELLO_OK => Frame::HelloOk(body::decode_exact(&header)?),
+            types::BEAT => Frame::Beat(body::decode_exact(&header)?),
+            types::ECHO => Frame::Echo(body::decode_exact(&header)?),
+            types::DRAIN => Frame::Drain(body::decode_exact(&header)?),
+            types::ANSWER => Frame::Answer(body::decode_exact(&header)?),
+            types::LANE => {
+                let (number,) = body::decode_exact::<(u8,)>(&header)?;
+                let unknown = CodecError::new(Status::BadFrame, "unknown lane");
+                Frame::Lane(Lane::from_wire(number).ok_or(unknown)?)
+            }
+            _ => {
+                let header = self.header(&header)?;
+                Frame::Message(Envelope { header, payload: whole.clone() })
+            }
+        })
+    }
+
+    fn header(&mut self, bytes: &Bytes) -> Result<Header, CodecError> {
+        let mut reader: &[u8] = bytes;
+        let r = &mut reader;
+        let len = array(r)?;
+        if !(ELEMENTS_MIN..=ELEMENTS_MAX).contains(&len) {
+            return Err(CodecError::header("wrong number of elements"));
+        }
+        let kind = uint(r)?;
+        let sequence = uint(r)?;
+        let origin = self.address(r)?;
+        let destination = self.address(r)?;
+        let target = self.target(r)?;
+        let token = self.token(r)?;
+        let budget_ms = small(uint(r)?)?;
+        let hops_left = small(uint(r)?)?;
+        let lane = Lane::from_wire(small(uint(r)?)?).ok_or(CodecError::header("unknown lane"))?;
+        let flags = Flags::from_wire(small(uint(r)?)?).ok_or(CodecError::header("unknown flag"))?;
+        let to = if len > 10 { optional(r, uint)? } else { None };
+        let failure = if len > 11 { optional(r, failure)? } else { None };
+        let content_type =
+            if len > 12 { optional(r, |r| text(r, Extras::CONTENT_TYPE_MAX))? } else { None };
+        let trace = if len > 13 { optional(r, trace)? } else { None };
+        let headers = if len > 14 { optional(r, |r| bin(r, Extras::HEADERS_MAX))? } else { None };
+        let last_is_absent = match len {
+            11 => to.is_none(),
+            12 => failure.is_none(),
+            13 => content_type.is_none(),
+            14 => trace.is_none(),
+            15 => headers.is_none(),
+            _ => false,
+        };
+        if last_is_absent {
+            return Err(CodecError::header("trailing nil"));
+        }
+        if headers.is_some_and(<[u8]>::is_empty) {
+            return Err(CodecError::header("empty application headers are left out"));
+        }
+        if len > ELEMENTS_KNOWN {
+            extensions(r)?;
+        }
+        if !r.is_empty() {
+            return Err(CodecError::new(Status::BadFrame, "bytes behind the header"));
+        }
+        if sequence == 0 {
+            return Err(CodecError::header("sequence numbers start at one"));
+        }
+        if origin.incarnation.is_none() {
+            return Err(CodecError::header("origin without an incarnation"));
+        }
+        if content_type.is_some_and(|text| text.bytes().any(|b| !(0x20..0x7f).contains(&b))) {
+            return Err(CodecError::header("content type has a character that is not printable"));
+        }
+        let kind = match (kind, to, failure) {
+            (0, None, None) => Kind::Publish,
+            (1, None, None) => Kind::Request,
+            (2, Some(to), None) => Kind::Reply { to },
+            (3, Some(to), Some((status, by))) => Kind::Return { to, status, by },
+            _ => return Err(CodecError::header("kind and its fields do not fit")),
+        };
+        let extras = Extras {
+            content_type: content_type.map(Arc::from),
+            trace,
+            headers: headers.map_or_else(Bytes::new, |headers| bytes.slice_ref(headers)),
+        };
+        Ok(Header {
+            kind,
+            sequence,
+            origin,
+            destination,
+            target,
+            token,
+            budget_ms,
+            hops_left,
+            lane,
+            flags,
+            extras: extras.boxed(),
+        })
+    }
+
+    fn address(&mut self, r: &mut &[u8]) -> Result<Arc<Address>, CodecError> {
+        let Some(len) = introduction(r)? else {
+            let unknown = CodecError::header("reference to a name that was not introduced");
+            return self.addresses.entry(uint(r)?).cloned().ok_or(unknown);
+        };
+        if len != 2 && len != 4 {
+            return Err(CodecError::header("malformed introduction of a name"));
+        }
+        let handle = uint(r)?;
+        let name: Fqcn = text(r, Fqcn::MAX_LEN)?
+            .parse()
+            .map_err(|_| CodecError::new(Status::BadFqcn, "not a cell name"))?;
+        let incarnation = if len == 4 {
+            let incarnation = Incarnation { counter: uint(r)?, nonce: uint(r)? };
+            if incarnation.counter == 0 {
+                return Err(CodecError::header("incarnations start at one"));
+            }
+            Some(incarnation)
+        } else {
+            None
+        };
+        let address = Arc::new(Address { name, incarnation });
+        if !self.addresses.introduce(handle, Arc::clone(&address)) {
+            return Err(CodecError::header("name introduced out of order"));
+        }
+        Ok(address)
+    }
+
+    fn target(&mut self, r: &mut &[u8]) -> Result<ChannelTopic, CodecError> {
+        let Some(len) = introduction(r)? else {
+            let unknown = CodecError::header("reference to a topic that was not introduced");
+            return self.targets.entry(uint(r)?).cloned().ok_or(unknown);
+        };
+        if len != 3 {
+            return Err(CodecError::header("malformed introduction of a topic"));
+        }
+        let handle = uint(r)?;
+        let (channel, topic) = (text(r, 64)?, text(r, 64)?);
+        let target = ChannelTopic::parse(channel, topic)
+            .map_err(|_| CodecError::header("not a channel and topic"))?;
+        if !self.targets.introduce(handle, target.clone()) {
+            return Err(CodecError::header("topic introduced out of order"));
+        }
+        Ok(target)
+    }
+
+    fn token(&mut self, r: &mut &[u8]) -> Result<Option<Token>, CodecError> {
+        if take_nil(r)? {
+            return Ok(None);
+        }
+        let Some(len) = introduction(r)? else {
+            let unknown = CodecError::header("reference to a token that was not introduced");
+            return self.tokens.entry(uint(r)?).cloned().map(Some).ok_or(unknown);
+        };
+        if len != 2 {
+            return Err(CodecError::header("malformed introduction of a token"));
+        }
+        let handle = uint(r)?;
+        let bytes = Bytes::copy_from_slice(bin(r, Token::MAX_LEN)?);
+        let token = Token::from_bytes(bytes)
+            .ok_or(CodecError::new(Status::BadToken, "too short for a token"))?;
+        if !self.tokens.introduce(handle, token.clone()) {
+            return Err(CodecError::header("token introduced out of order"));
+        }
+        Ok(Some(token))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Prefix {
+    kind: u8,
+    header: usize,
+    payload: usize,
+}
+
+impl Prefix {
+    fn total(self) -> usize {
+        PREFIX_LEN + self.header + self.payload
+    }
+}
+
+fn failure(r: &mut &[u8]) -> Result<(Status, Fqcn), CodecError> {
+    if array(r)? != 2 {
+        return Err(CodecError::header("malformed failure"));
+    }
+    // A status that a newer peer knows and this cell does not must not be read as *refused*.
+    let status = Status::from_wire(small(uint(r)?)?).unwrap_or(Status::PeerLost);
+    let by = text(r, Fqcn::MAX_LEN)?
+        .parse()
+        .map_err(|_| CodecError::new(Status::BadFqcn, "not a cell name"))?;
+    Ok((status, by))
+}
+
+fn trace(r: &mut &[u8]) -> Result<TraceContext, CodecError> {
+    let bytes = bin(r, 25)?;
+    bytes.try_into().map(TraceContext).map_err(|_| CodecError::header("malformed trace context"))
+}
+
+/// Fields of later versions: pairs of a number and bytes, by ascending number. Even numbers must be
+/// understood; odd ones are dropped.
+fn extensions(r: &mut &[u8]) -> Result<(), CodecError> {
+    let len = array(r)?;
+    if !(1..=EXTENSIONS_MAX).contains(&len) {
+        return Err(CodecError::header("wrong number of extensions"));
+    }
+    let mut last = None;
+    for _ in 0..len {
+        if array(r)? != 2 {
+            return Err(CodecError::header("malformed extension"));
+        }
+        let number: u16 = small(uint(r)?)?;
+        bin(r, EXTENSION_MAX)?;
+        if last.replace(number).is_some_and(|last| last >= number) {
+            return Err(CodecError::header("extension out of order"));
+        }
+        if number.is_multiple_of(2) {
+            return Err(CodecError::new(Status::Version, "unknown critical field"));
+        }
+    }
+    Ok(())
+}

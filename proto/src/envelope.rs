@@ -1,0 +1,274 @@
+//! The message envelope: a typed header that every hop reads, and a payload that none looks at.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    name::{ChannelTopic, Fqcn},
+    status::Status,
+    token::Token,
+};
+
+/// One start of a process: a counter kept on disk that only grows, and a random number that tells two
+/// copies of one disk apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Incarnation {
+    /// Starts of this cell so far; never zero.
+    pub counter: u64,
+    /// Drawn at the start.
+    pub nonce: u64,
+}
+
+/// A cell, and where known the start of its process that is meant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// The cell.
+    pub name: Fqcn,
+    /// The start of its process; always present for an origin.
+    pub incarnation: Option<Incarnation>,
+}
+
+/// What a message is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Wants no answer.
+    Publish,
+    /// Wants exactly one answer.
+    Request,
+    /// Answers the request with sequence number `to` of the destination.
+    Reply {
+        /// Sequence number of the request.
+        to: u64,
+    },
+    /// Says that the request with sequence number `to` of the destination failed.
+    Return {
+        /// Sequence number of the request.
+        to: u64,
+        /// Why.
+        status: Status,
+        /// The cell that says so. The sender's claim: only a hop on the path can have made it.
+        by: Fqcn,
+    },
+}
+
+/// Priority class; each has a stream of its own on every link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// The system's own messages. Applications cannot choose it.
+    Control = 0,
+    /// Small messages that somebody waits for.
+    #[default]
+    Interactive = 1,
+    /// All else.
+    Bulk = 2,
+}
+
+/// Properties that a sender may ask for.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Flags(u8);
+
+/// W3C trace context in binary form: version, trace id (16), span id (8).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceContext(pub [u8; 25]);
+
+/// The seldom-used part of a header.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Media type of the payload; at most [`Extras::CONTENT_TYPE_MAX`] bytes.
+    pub content_type: Option<Arc<str>>,
+    /// Trace context.
+    pub trace: Option<TraceContext>,
+    /// Opaque to every cell; at most [`Extras::HEADERS_MAX`] bytes.
+    pub headers: Bytes,
+}
+
+/// What every hop reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What the message is.
+    pub kind: Kind,
+    /// Counts the messages of the origin's incarnation; with it, the id of the message.
+    pub sequence: u64,
+    /// Who sent it; a claim until admitted.
+    pub origin: Arc<Address>,
+    /// Who it is for.
+    pub destination: Arc<Address>,
+    /// Where inside the destination.
+    pub target: ChannelTopic,
+    /// Proof that the origin is registered; absent only on exempt messages.
+    pub token: Option<Token>,
+    /// Time left, in milliseconds. A budget, not an instant: hosts share no clock.
+    pub budget_ms: u32,
+    /// Forwarding steps left; set by the first hop.
+    pub hops_left: u8,
+    /// Priority class.
+    pub lane: Lane,
+    /// What the sender asks for.
+    pub flags: Flags,
+    /// The seldom-used part.
+    pub extras: Option<Box<Extras>>,
+}
+
+/// A message as it travels, before anybody has vouched for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// What hops read.
+    pub header: Header,
+    /// What they do not.
+    pub payload: Bytes,
+}
+
+impl Lane {
+    /// Every lane, first the most urgent.
+    pub const ALL: [Self; 3] = [Self::Control, Self::Interactive, Self::Bulk];
+
+    /// The lane with this number on the wire.
+    #[must_use]
+    pub fn from_wire(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|lane| *lane as u8 == number)
+    }
+}
+
+impl Flags {
+    /// The message may be dropped under load.
+    pub const OPTIONAL: Self = Self(1);
+    /// Executing it twice does no harm.
+    pub const IDEMPOTENT: Self = Self(2);
+    /// The payload is encrypted to the destination.
+    pub const SEALED: Self = Self(4);
+    /// The destination cell confirms acceptance.
+    pub const RECEIPT: Self = Self(8);
+    const KNOWN: u8 = 15;
+
+    /// The flags with these bits, or `None` where a bit is unknown.
+    #[must_use]
+    pub fn from_wire(bits: u8) -> Option<Self> {
+        (bits & !Self::KNOWN == 0).then_some(Self(bits))
+    }
+
+    /// The bits on the wire.
+    #[must_use]
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Whether all of `other` are set.
+    #[must_use]
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Both sets of flags.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl fmt::Debug for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Flags({:#06b})", self.0)
+    }
+}
+
+impl fmt::Debug for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Extras {
+    /// Bytes in the longest content type.
+    pub const CONTENT_TYPE_MAX: usize = 128;
+    /// Bytes of application headers.
+    pub const HEADERS_MAX: usize = 4096;
+
+    /// The extras, or `None` where nothing is set.
+    #[must_use]
+    pub fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
+}
+
+impl Address {
+    /// The address of a cell, whichever start of its process answers.
+    #[must_use]
+    pub fn any(name: Fqcn) -> Arc<Self> {
+        Arc::new(Self { name, incarnation: None })
+    }
+
+    /// The address of one start of a cell.
+    #[must_use]
+    pub fn exact(name: Fqcn, incarnation: Incarnation) -> Arc<Self> {
+        Arc::new(Self { name, incarnation: Some(incarnation) })
+    }
+}
+
+impl Kind {
+    /// Whether somebody waits for an answer.
+    #[must_use]
+    pub fn wants_answer(&self) -> bool {
+        matches!(self, Self::Request)
+    }
+
+    /// Whether this is an answer.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Reply { .. } | Self::Return { .. })
+    }
+
+    /// The word for it in logs.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Request => "request",
+            Self::Reply { .. } => "reply",
+            Self::Return { .. } => "return",
+        }
+    }
+}
+
+impl Header {
+    /// Time left.
+    #[must_use]
+    pub fn budget(&self) -> Duration {
+        Duration::from_millis(self.budget_ms.into())
+    }
+
+    /// Media type of the payload, where the sender gave one.
+    #[must_use]
+    pub fn content_type(&self) -> Option<&Arc<str>> {
+        self.extras.as_ref()?.content_type.as_ref()
+    }
+
+    /// The header of an answer to this request, from `me`; `sequence` counts the messages of `me`.
+    ///
+    /// `None` when nobody waits for one: publishes, replies and returns are never answered.
+    #[must_use]
+    pub fn answer(&self, me: &Arc<Address>, kind: Kind, sequence: u64) -> Option<Self> {
+        debug_assert!(kind.is_answer());
+        self.kind.wants_answer().then(|| Self {
+            kind,
+            sequence,
+            origin: Arc::clone(me),
+            destination: Arc::clone(&self.origin),
+            target: self.target.clone(),
+            token: None,
+            budget_ms: self.budget_ms,
+            hops_left: 0,
+            lane: self.lane,
+            flags: Flags::default(),
+            extras: None,
+        })
+    }
+}
+
+/// Bytes that an envelope is counted as in every queue: its payload and a fixed sum for the rest.
+#[must_use]
+pub fn cost(envelope: &Envelope) -> usize {
+    const HEADER_COST: usize = 256;
+    let extras = envelope.header.extras.as_ref().map_or(0, |extras| extras.headers.len() + 256);
+    envelope.payload.len() + HEADER_COST + extras
+}

@@ -1,0 +1,269 @@
+//! Requests that wait for their one end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use crate::{
+    envelope::{Address, Header, Kind},
+    route::Hop,
+    status::Status,
+};
+
+/// The outstanding requests of one cell; `T` is whoever waits.
+#[derive(Debug)]
+pub struct Exchange<T> {
+    slots: BTreeMap<u64, Slot<T>>,
+    deadlines: BTreeSet<(Instant, u64)>,
+    max: usize,
+    /// One above the highest sequence number that was waited for.
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    to: Arc<Address>,
+    via: Hop,
+    deadline: Instant,
+    waiter: T,
+}
+
+/// An answer that nobody here waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stray {
+    /// The request has ended already.
+    Late,
+    /// No such request was made, or not there.
+    Unsolicited,
+}
+
+impl<T> Exchange<T> {
+    /// Outstanding requests that a cell may have unless configured otherwise.
+    pub const MAX: usize = 65_536;
+
+    /// An exchange for at most `max` requests at once.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { slots: BTreeMap::new(), deadlines: BTreeSet::new(), max, next: 1 }
+    }
+
+    /// Waits for the answer to the request `sequence`, which leaves by `via`.
+    ///
+    /// # Errors
+    /// Gives the waiter back when too many requests are outstanding.
+    pub fn begin(
+        &mut self,
+        sequence: u64,
+        to: Arc<Address>,
+        via: Hop,
+        deadline: Instant,
+        waiter: T,
+    ) -> Result<(), T> {
+        if self.slots.len() >= self.max {
+            return Err(waiter);
+        }
+        self.next = self.next.max(sequence + 1);
+        self.deadlines.insert((deadline, sequence));
+        self.slots.insert(sequence, Slot { to, via, deadline, waiter });
+        Ok(())
+    }
+
+    /// Ends the request that `header` answers and gives its waiter.
+    ///
+    /// A reply must come from the cell that was asked, and where an incarnation was asked, from that
+    /// one. Any answer must come the way the request went.
+    ///
+    /// # Errors
+    /// [`Stray`]; nothing has changed then.
+    pub fn complete(&mut self, header: &Header, arrived: Hop) -> Result<T, Stray> {
+        let (to, from_anyone) = match &header.kind {
+            Kind::Reply { to } => (*to, false),
+            Kind::Return { to, .. } => (*to, true),
+            Kind::Publish | Kind::Request => return Err(Stray::Unsolicited),
+        };
+        let Some(slot) = self.slots.get(&to) else {
+            return Err(if to < self.next && to > 0 { Stray::Late } else { Stray::Unsolicited });
+        };
+        let named = slot.to.name == header.origin.name
+            && (slot.to.incarnation.is_none() || slot.to.incarnation == header.origin.incarnation);
+        // This cell itself returns what it cannot send.
+        let by_its_way = slot.via == arrived || (from_anyone && arrived == Hop::Local);
+        if !by_its_way || !(from_anyone || named) {
+            return Err(Stray::Unsolicited);
+        }
+        self.remove(to).ok_or(Stray::Late)
+    }
+
+    /// Forgets a request whose waiter has given up.
+    pub fn give_up(&mut self, sequence: u64) -> Option<T> {
+        self.remove(sequence)
+    }
+
+    /// When [`Self::expire`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Ends every request whose deadline has come.
+    pub fn expire(&mut self, now: Instant) -> Vec<T> {
+        let mut expired = Vec::new();
+        while let Some((at, sequence)) = self.deadlines.first().copied()
+            && at <= now
+        {
+            expired.extend(self.remove(sequence));
+        }
+        expired
+    }
+
+    /// Ends every request that went by `via`, which is no more; the caller tells them
+    /// [`Status::PeerLost`].
+    pub fn fail_hop(&mut self, via: Hop) -> Vec<(T, Status)> {
+        let lost: Vec<u64> =
+            self.slots.iter().filter(|(_, slot)| slot.via == via).map(|(seq, _)| *seq).collect();
+        lost.into_iter()
+            .filter_map(|sequence| self.remove(sequence))
+            .map(|waiter| (waiter, Status::PeerLost))
+            .collect()
+    }
+
+    /// Ends everything.
+    pub fn drain(&mut self) -> Vec<T> {
+        self.deadlines.clear();
+        std::mem::take(&mut self.slots).into_values().map(|slot| slot.waiter).collect()
+    }
+
+    /// Requests that are outstanding.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether nothing is outstanding.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    fn remove(&mut self, sequence: u64) -> Option<T> {
+        let slot = self.slots.remove(&sequence)?;
+        self.deadlines.remove(&(slot.deadline, sequence));
+        Some(slot.waiter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        envelope::{Flags, Incarnation, Lane},
+        route::LinkId,
+        testing::at,
+    };
+
+    const WAY: Hop = Hop::Link(LinkId(1));
+
+    fn answer(kind: Kind, from: &str) -> Header {
+        let inc = Incarnation { counter: 1, nonce: 1 };
+        Header {
+            kind,
+            sequence: 1,
+            origin: Address::exact(from.parse().unwrap(), inc),
+            destination: Address::exact("me".parse().unwrap(), inc),
+            target: "a/b".parse().unwrap(),
+            token: None,
+            budget_ms: 1000,
+            hops_left: 1,
+            lane: Lane::Interactive,
+            flags: Flags::default(),
+            extras: None,
+        }
+    }
+
+    fn asked() -> (Exchange<u32>, u64) {
+        let mut exchange = Exchange::new(2);
+        exchange.begin(1, Address::any("b".parse().unwrap()), WAY, at(5), 7).unwrap();
+        (exchange, 1)
+    }
+
+    #[test]
+    fn p_19_a_reply_is_taken_once_from_whom_was_asked_by_the_way_it_went() {
+        let (mut exchange, to) = asked();
+        let reply = |from| answer(Kind::Reply { to }, from);
+        assert_eq!(exchange.complete(&reply("c"), WAY), Err(Stray::Unsolicited));
+        assert_eq!(exchange.complete(&reply("b"), Hop::Link(LinkId(2))), Err(Stray::Unsolicited));
+        assert_eq!(
+            exchange.complete(&answer(Kind::Reply { to: 99 }, "b"), WAY),
+            Err(Stray::Unsolicited)
+        );
+        assert_eq!(exchange.complete(&answer(Kind::Request, "b"), WAY), Err(Stray::Unsolicited));
+        assert_eq!(exchange.complete(&reply("b"), WAY), Ok(7));
+        assert_eq!(exchange.complete(&reply("b"), WAY), Err(Stray::Late));
+    }
+
+    #[test]
+    fn a_return_may_come_from_any_cell_on_the_way() {
+        let (mut exchange, to) = asked();
+        let by = "relay".parse().unwrap();
+        let header = answer(Kind::Return { to, status: Status::NoRoute, by }, "relay");
+        assert_eq!(exchange.complete(&header, Hop::Link(LinkId(2))), Err(Stray::Unsolicited));
+        assert_eq!(exchange.complete(&header, WAY), Ok(7));
+        assert!(exchange.is_empty());
+    }
+
+    #[test]
+    fn g_04_a_request_ends_at_its_deadline_and_with_its_link() {
+        let (mut exchange, _) = asked();
+        assert_eq!(exchange.poll_timeout(), Some(at(5)));
+        assert!(exchange.expire(at(4)).is_empty());
+        assert_eq!(exchange.expire(at(5)), [7]);
+        let (mut exchange, _) = asked();
+        assert_eq!(exchange.fail_hop(WAY), [(7, Status::PeerLost)]);
+        assert_eq!(exchange.poll_timeout(), None);
+    }
+
+    #[test]
+    fn the_exchange_is_bounded() {
+        let (mut exchange, _) = asked();
+        let to = Address::any("b".parse().unwrap());
+        assert_eq!(exchange.begin(2, Arc::clone(&to), WAY, at(5), 8), Ok(()));
+        assert_eq!(exchange.begin(3, to, WAY, at(5), 8), Err(8));
+        assert_eq!(exchange.len(), 2);
+    }
+
+    proptest! {
+        /// Every request ends exactly once, whatever happens in whatever order.
+        #[test]
+        fn g_03_every_request_ends_exactly_once(events in prop::collection::vec((0u8..6, 1u64..12), 0..80)) {
+            let mut exchange = Exchange::new(8);
+            let mut begun = 0u32;
+            let mut ended = Vec::new();
+            for (event, n) in events {
+                match event {
+                    0 | 1 => {
+                        let sequence = u64::from(begun) + 1;
+                        let via = Hop::Link(LinkId(n % 2));
+                        match exchange.begin(sequence, Address::any("b".parse().unwrap()), via, at(n), begun) {
+                            Ok(()) => {}
+                            Err(refused) => ended.push(refused),
+                        }
+                        begun += 1;
+                    }
+                    2 => ended.extend(exchange.complete(&answer(Kind::Reply { to: n }, "b"), Hop::Link(LinkId(n % 2))).ok()),
+                    3 => ended.extend(exchange.expire(at(n))),
+                    4 => ended.extend(exchange.fail_hop(Hop::Link(LinkId(n % 2))).into_iter().map(|(w, _)| w)),
+                    _ => ended.extend(exchange.give_up(n)),
+                }
+                prop_assert!(exchange.len() <= 8);
+                prop_assert_eq!(exchange.poll_timeout().is_some(), !exchange.is_empty());
+            }
+            ended.extend(exchange.drain());
+            ended.sort_unstable();
+            prop_assert_eq!(ended, (0..begun).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! What cells say to each other, and every decision they make about it.
+//!
+//! Nothing in this crate performs I/O, reads a clock, draws a random number or spawns a task. Bytes
+//! and time come in as arguments; values go out.
+#![warn(missing_docs)]
+
+pub mod admission;
+pub mod challenge;
+pub mod codec;
+pub mod directory;
+pub mod envelope;
+pub mod exchange;
+pub mod identity;
+pub mod local;
+pub mod link;
+pub mod name;
+pub mod policy;
+pub mod registry;
+pub mod route;
+pub mod status;
+pub mod token;
+pub mod topology;
+pub mod transcript;
+pub mod well_known;
+
+#[cfg(test)]
+mod testing;

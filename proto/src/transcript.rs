@@ -1,0 +1,206 @@
+//! What is signed: a purpose, then fields, each with its length in front, hashed.
+//!
+//! No two purposes share a label and no field can borrow bytes from its neighbour, so that a
+//! signature made for one purpose is noise for every other.
+
+use sha2::{Digest, Sha256};
+
+/// Why something is signed. Every signature in the system has one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Purpose {
+    /// A child proves itself to its direct parent.
+    Register,
+    /// The parent proves itself to the child.
+    RegisterAck,
+    /// A cell proves itself to the server through its parent.
+    RegisterEndToEnd,
+    /// The server announces the key that signs session tokens.
+    TokenKey,
+    /// The server issues a session token.
+    Token,
+}
+
+/// Collects the fields of one signature.
+#[derive(Clone, Debug)]
+pub struct Transcript {
+    purpose: Purpose,
+    hash: Sha256,
+}
+
+/// What a signing key signs: the label of the purpose, a zero byte, and the hash over all fields.
+pub type Signable = Vec<u8>;
+
+impl Purpose {
+    /// Every purpose.
+    pub const ALL: [Self; 5] =
+        [Self::Register, Self::RegisterAck, Self::RegisterEndToEnd, Self::TokenKey, Self::Token];
+
+    /// The label on the wire.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Register => "cellbus/v1/register",
+            Self::RegisterAck => "cellbus/v1/register-ack",
+            Self::RegisterEndToEnd => "cellbus/v1/register-e2e",
+            Self::TokenKey => "cellbus/v1/token-key",
+            Self::Token => "cellbus/v1/token",
+        }
+    }
+}
+
+impl Transcript {
+    /// Starts a transcript for `purpose`.
+    #[must_use]
+    pub fn new(purpose: Purpose) -> Self {
+        Self { purpose, hash: Sha256::new() }.field(purpose.label().as_bytes())
+    }
+
+    /// Adds a field: its length as eight bytes, big endian, then the bytes.
+    #[must_use]
+    pub fn field(mut self, bytes: &[u8]) -> Self {
+        self.hash.update((bytes.len() as u64).to_be_bytes());
+        self.hash.update(bytes);
+        self
+    }
+
+    /// What is to be signed or verified.
+    #[must_use]
+    pub fn finish(self) -> Signable {
+        let mut signable = self.purpose.label().as_bytes().to_vec();
+        signable.push(0);
+        signable.extend_from_slice(&self.hash.finalize());
+        signable
+    }
+}
+
+/// SHA-256.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// What both ends of a link know about their registration, before either signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisterFacts<'a> {
+    /// The project.
+    pub project: &'a str,
+    /// Full name of the child.
+    pub child: &'a str,
+    /// Kind of the child.
+    pub child_kind: &'a str,
+    /// Full name of the parent.
+    pub parent: &'a str,
+    /// Kind of the parent.
+    pub parent_kind: &'a str,
+    /// Drawn by the child for this connection.
+    pub child_nonce: &'a [u8; 32],
+    /// Drawn by the parent for this challenge.
+    pub parent_nonce: &'a [u8; 32],
+    /// Which challenge is answered.
+    pub challenge: u64,
+    /// SHA-256 of the child's leaf certificate, from the connection.
+    pub child_leaf: &'a [u8; 32],
+    /// SHA-256 of the parent's leaf certificate, from the connection.
+    pub parent_leaf: &'a [u8; 32],
+    /// Exporter of this TLS session (RFC 9266).
+    pub exporter: &'a [u8; 32],
+}
+
+impl RegisterFacts<'_> {
+    /// What is signed, by the child for [`Purpose::Register`] and by the parent for
+    /// [`Purpose::RegisterAck`].
+    #[must_use]
+    pub fn signable(&self, purpose: Purpose) -> Signable {
+        Transcript::new(purpose)
+            .field(self.project.as_bytes())
+            .field(self.child.as_bytes())
+            .field(self.child_kind.as_bytes())
+            .field(self.parent.as_bytes())
+            .field(self.parent_kind.as_bytes())
+            .field(self.child_nonce)
+            .field(self.parent_nonce)
+            .field(&self.challenge.to_be_bytes())
+            .field(self.child_leaf)
+            .field(self.parent_leaf)
+            .field(self.exporter)
+            .finish()
+    }
+}
+
+/// What a cell behind a parent signs for the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndToEndFacts<'a> {
+    /// The project.
+    pub project: &'a str,
+    /// Full name of the cell.
+    pub child: &'a str,
+    /// Full name of its direct parent.
+    pub parent: &'a str,
+    /// Full name of the server.
+    pub server: &'a str,
+    /// Drawn by the server for this registration.
+    pub server_nonce: &'a [u8; 32],
+    /// SHA-256 of the cell's leaf certificate.
+    pub child_leaf: &'a [u8; 32],
+}
+
+impl EndToEndFacts<'_> {
+    /// What the cell signs.
+    #[must_use]
+    pub fn signable(&self) -> Signable {
+        Transcript::new(Purpose::RegisterEndToEnd)
+            .field(self.project.as_bytes())
+            .field(self.child.as_bytes())
+            .field(self.parent.as_bytes())
+            .field(self.server.as_bytes())
+            .field(self.server_nonce)
+            .field(self.child_leaf)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer, SigningKey, Verifier};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn p_01_a_signature_for_one_purpose_verifies_for_no_other() {
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let fields: [&[u8]; 3] = [b"project", b"child", &[1; 32]];
+        let signable = |purpose| {
+            fields.iter().fold(Transcript::new(purpose), |t, field| t.field(field)).finish()
+        };
+        for made in Purpose::ALL {
+            let signature = key.sign(&signable(made));
+            for asked in Purpose::ALL {
+                let verifies = key.verifying_key().verify(&signable(asked), &signature).is_ok();
+                assert_eq!(verifies, made == asked, "{made:?} presented as {asked:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_label_is_the_beginning_of_another_with_its_terminator() {
+        for a in Purpose::ALL {
+            for b in Purpose::ALL {
+                let (a0, b0) = (format!("{}\0", a.label()), format!("{}\0", b.label()));
+                assert!(a == b || !a0.starts_with(&b0));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn atk_029_moving_bytes_between_fields_changes_what_is_signed(text in "[a-z]{2,20}", cut in 0usize..20, other in 0usize..20) {
+            let split = |at: usize| {
+                let (a, b) = text.split_at(at.min(text.len()));
+                Transcript::new(Purpose::Register).field(a.as_bytes()).field(b.as_bytes()).finish()
+            };
+            let same = cut.min(text.len()) == other.min(text.len());
+            prop_assert_eq!(split(cut) == split(other), same);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The channels and topics that the system itself uses. They stand here and nowhere else.
+
+use crate::name::{Channel, ChannelTopic, Topic};
+
+/// A channel and topic of the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SystemTopic {
+    /// First level.
+    pub channel: &'static str,
+    /// Second level.
+    pub topic: &'static str,
+}
+
+const CHANNEL_TASK: &str = "task";
+const CHANNEL_CELLNET: &str = "cellnet.channel";
+const CHANNEL_CELL: &str = "cell";
+
+/// A child asks its direct parent for a fresh nonce.
+pub const CHALLENGE: SystemTopic = SystemTopic { channel: CHANNEL_TASK, topic: "challenge" };
+/// A child proves its identity to its direct parent.
+pub const REGISTER: SystemTopic = SystemTopic { channel: CHANNEL_TASK, topic: "register" };
+/// A direct neighbour says that this connection is going away.
+pub const BYE: SystemTopic = SystemTopic { channel: CHANNEL_CELLNET, topic: "bye" };
+/// A parent asks the server for a nonce that its child will sign.
+pub const CHALLENGE_CHILD: SystemTopic =
+    SystemTopic { channel: CHANNEL_CELL, topic: "challenge_child" };
+/// A parent brings its child's signed proof to the server.
+pub const REGISTER_CHILD: SystemTopic =
+    SystemTopic { channel: CHANNEL_CELL, topic: "register_child" };
+/// A parent asks the server for a new token for a child whose token is ageing.
+pub const RENEW_CHILD: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "renew_child" };
+/// A parent tells the server that the connection of a child has ended.
+pub const DETACH_CHILD: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "detach_child" };
+/// An authenticated cell leaves: its record is removed and its token revoked.
+pub const QUIT: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "quit" };
+/// Answered by every cell with its own payload.
+pub const PING: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "ping" };
+/// The server tells a site to start a job.
+pub const JOB_START: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_start" };
+/// The server tells a site to stop a job.
+pub const JOB_STOP: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_stop" };
+/// A site tells the server how a job of it has ended.
+pub const JOB_ENDED: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_ended" };
+
+/// The only topics that need no session token, and only from a direct neighbour.
+pub const EXEMPT: [SystemTopic; 3] = [CHALLENGE, REGISTER, BYE];
+
+/// Every topic of the system.
+pub const ALL: [SystemTopic; 12] = [
+    CHALLENGE,
+    REGISTER,
+    BYE,
+    CHALLENGE_CHILD,
+    REGISTER_CHILD,
+    RENEW_CHILD,
+    DETACH_CHILD,
+    QUIT,
+    PING,
+    JOB_START,
+    JOB_STOP,
+    JOB_ENDED,
+];
+
+impl SystemTopic {
+    /// Whether `target` is this topic, compared as bytes.
+    #[must_use]
+    pub fn matches(self, target: &ChannelTopic) -> bool {
+        target.is(self.channel, self.topic)
+    }
+}
+
+impl From<SystemTopic> for ChannelTopic {
+    fn from(system: SystemTopic) -> Self {
+        let channel: Channel = system.channel.parse().expect("a system channel is a channel");
+        let topic: Topic = system.topic.parse().expect("a system topic is a topic");
+        Self::new(channel, topic)
+    }
+}
+
+/// The system topic that `target` is, if it is one.
+#[must_use]
+pub fn lookup(target: &ChannelTopic) -> Option<SystemTopic> {
+    ALL.into_iter().find(|system| system.matches(target))
+}
+
+/// Whether applications may not register on, or send to, this channel except for the system's own topics.
+#[must_use]
+pub fn is_reserved(channel: &Channel) -> bool {
+    matches!(channel.as_str(), CHANNEL_CELLNET | CHANNEL_CELL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_system_topic_is_a_name_and_stands_once() {
+        for (index, system) in ALL.into_iter().enumerate() {
+            let target = ChannelTopic::from(system);
+            assert_eq!(lookup(&target), Some(system));
+            assert!(!ALL[..index].contains(&system));
+        }
+    }
+}

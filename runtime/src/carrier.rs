@@ -1,0 +1,170 @@
+//! Where connections come from: dialling a parent, and accepting children.
+
+use std::{future::Future, net::SocketAddr, pin::Pin, rc::Rc};
+
+use crate::{
+    conn::{Connection, PeerError},
+    tls::SERVER_NAME,
+};
+
+/// A future that stays on its thread.
+pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// Dials the parent.
+pub trait Dial: 'static {
+    /// One attempt, including the handshake. Dropping it gives up.
+    fn dial(&self) -> LocalFuture<Result<Connection, DialError>>;
+
+    /// Whom it dials, for people.
+    fn target(&self) -> String;
+}
+
+/// Accepts children.
+pub trait Accept: 'static {
+    /// Waits for the next caller and gives its handshake, which is to be awaited elsewhere: who is slow
+    /// must not hold up the others. `None` when nothing will come any more.
+    fn accept(&self) -> LocalFuture<Option<LocalFuture<Result<Connection, DialError>>>>;
+
+    /// Takes nobody any more; connections that exist go on.
+    fn close(&self);
+
+    /// Where it listens.
+    fn address(&self) -> Option<SocketAddr>;
+
+    /// Waits until everything that was closed has been said.
+    fn wait_idle(&self) -> LocalFuture<()>;
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialError {
+    /// The name of the parent's machine cannot be resolved.
+    #[error("cannot resolve `{target}`")]
+    Resolve {
+        /// What was to be resolved.
+        target: String,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The transport refuses to try.
+    #[error(transparent)]
+    Connect(#[from] quinn::ConnectError),
+    /// The handshake failed.
+    #[error(transparent)]
+    Handshake(#[from] quinn::ConnectionError),
+    /// The handshake told nothing about the peer.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// Nobody is there, within this process.
+    #[error("nobody listens as `{0}`")]
+    Nobody(String),
+    /// Too many are being served.
+    #[error("too many handshakes at once")]
+    Busy,
+}
+
+/// Dials over QUIC.
+pub struct QuicDial {
+    endpoint: quinn::Endpoint,
+    config: quinn::ClientConfig,
+    /// Host and port.
+    target: String,
+}
+
+impl QuicDial {
+    /// Dials `target` (host and port) from `endpoint`.
+    #[must_use]
+    pub fn new(endpoint: quinn::Endpoint, config: quinn::ClientConfig, target: String) -> Self {
+        Self { endpoint, config, target }
+    }
+}
+
+impl Dial for QuicDial {
+    fn dial(&self) -> LocalFuture<Result<Connection, DialError>> {
+        let (endpoint, config, target) =
+            (self.endpoint.clone(), self.config.clone(), self.target.clone());
+        Box::pin(async move {
+            let address = resolve(&endpoint, target).await?;
+            let connecting = endpoint.connect_with(config, address, SERVER_NAME)?;
+            Ok(Connection::quic(connecting.await?)?)
+        })
+    }
+
+    fn target(&self) -> String {
+        self.target.clone()
+    }
+}
+
+/// The first address of the same family as the socket's own, or any.
+async fn resolve(endpoint: &quinn::Endpoint, target: String) -> Result<SocketAddr, DialError> {
+    if let Ok(address) = target.parse() {
+        return Ok(address);
+    }
+    let failed = |source| DialError::Resolve { target: target.clone(), source };
+    let found: Vec<SocketAddr> = tokio::net::lookup_host(&target).await.map_err(failed)?.collect();
+    let v4 = endpoint.local_addr().is_ok_and(|own| own.is_ipv4());
+    let fits = found.iter().find(|address| address.is_ipv4() == v4).or(found.first()).copied();
+    fits.ok_or_else(|| failed(std::io::Error::other("no address")))
+}
+
+/// Accepts over QUIC.
+pub struct QuicAccept {
+    endpoint: quinn::Endpoint,
+    in_flight: Rc<()>,
+}
+
+impl QuicAccept {
+    /// Handshakes at once; further callers first have to show that their address is their own, and
+    /// beyond twice as many are turned away.
+    const HANDSHAKES_MAX: usize = 64;
+
+    /// Accepts what comes to `endpoint`.
+    #[must_use]
+    pub fn new(endpoint: quinn::Endpoint) -> Self {
+        Self { endpoint, in_flight: Rc::new(()) }
+    }
+}
+
+impl Accept for QuicAccept {
+    fn accept(&self) -> LocalFuture<Option<LocalFuture<Result<Connection, DialError>>>> {
+        let (endpoint, in_flight) = (self.endpoint.clone(), Rc::clone(&self.in_flight));
+        Box::pin(async move {
+            loop {
+                let incoming = endpoint.accept().await?;
+                let busy = Rc::strong_count(&in_flight) - 2;
+                if busy >= 2 * Self::HANDSHAKES_MAX {
+                    incoming.refuse();
+                    continue;
+                }
+                if busy >= Self::HANDSHAKES_MAX && incoming.may_retry() {
+                    // Fails only for one that has been retried, which `may_retry` excludes.
+                    let _ = incoming.retry();
+                    continue;
+                }
+                let handshake: LocalFuture<Result<Connection, DialError>> =
+                    Box::pin(async move {
+                        let counted = in_flight;
+                        let connection = incoming.accept()?.await?;
+                        drop(counted);
+                        Ok(Connection::quic(connection)?)
+                    });
+                return Some(handshake);
+            }
+        })
+    }
+
+    fn close(&self) {
+        self.endpoint.set_server_config(None);
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        self.endpoint.local_addr().ok()
+    }
+
+    fn wait_idle(&self) -> LocalFuture<()> {
+        let endpoint = self.endpoint.clone();
+        Box::pin(async move { endpoint.wait_idle().await })
+    }
+}

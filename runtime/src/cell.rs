@@ -1,0 +1,474 @@
+//! The cell: routes, handlers, outstanding requests and the registrations of its children.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use actix::{Actor, ActorContext, Addr, Context, Handler, Message, SpawnHandle};
+use cellbus_channels::RequestError;
+use cellbus_proto::{
+    admission::Admitted,
+    envelope::{Envelope, Header, Incarnation, Kind},
+    exchange::{Exchange, Stray},
+    identity::CellKind,
+    name::{Fqcn, Segment},
+    registry::Registry,
+    route::{Hop, LinkId, Routes},
+    status::Status,
+    well_known,
+};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+
+use crate::{
+    clock,
+    filter::{AuthFilter, Inbound, RemovePeer, SetRoutes},
+    link::{Link, Say},
+    outbox::Outbox,
+    own::Own,
+    seam::{EndNotice, Pacer, post},
+};
+
+mod ask;
+mod handlers;
+mod inspect;
+mod registrar;
+mod root;
+
+pub use self::{
+    ask::{Ask, FailOwn, GiveUp, Submit},
+    handlers::{HandlerDone, HandlerLimits, HandlerTable},
+    inspect::{InspectCell, InspectReport, LinkReport, PeerReport},
+    registrar::{ChallengeFor, DetachPeer, RegisterPeer, RegisteredPeer, RenewPeer},
+    root::{AllowJob, Root, RootError},
+};
+pub(crate) use self::{registrar::random_nonce, root::announcement_signable};
+use self::{ask::Waiter, handlers::Handlers};
+
+/// The actor that is a cell.
+#[derive(Debug)]
+pub struct Cell {
+    own: Arc<Own>,
+    filter: Addr<AuthFilter>,
+    routes: Routes,
+    links: BTreeMap<LinkId, LinkInfo>,
+    registry: Registry<Holder>,
+    exchange: Exchange<Waiter>,
+    expiry: Option<(std::time::Instant, SpawnHandle)>,
+    handlers: Handlers,
+    root: Option<Root>,
+    roster: Arc<dyn Roster>,
+    settings: CellSettings,
+    state: watch::Sender<CellState>,
+    pacer: Pacer,
+    _end: EndNotice,
+}
+
+/// Who may attach below this cell.
+pub trait Roster: Send + Sync + std::fmt::Debug {
+    /// The kind that the cell `name` must be of, if it may attach to this cell directly.
+    fn child_kind(&self, name: &Fqcn) -> Option<CellKind>;
+
+    /// The kind of any cell of the project, wherever it attaches.
+    fn kind_of(&self, name: &Fqcn) -> Option<CellKind>;
+}
+
+/// How a registered cell is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its link, for a direct child.
+    pub link: Option<LinkId>,
+    /// Its parent.
+    pub via: Fqcn,
+}
+
+/// What the cell knows of a link.
+#[derive(Debug)]
+pub(crate) struct LinkInfo {
+    pub(crate) name: Fqcn,
+    pub(crate) kind: CellKind,
+    pub(crate) is_parent: bool,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) link: Addr<Link>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) since: std::time::Instant,
+    pub(crate) health: Arc<crate::link::Health>,
+}
+
+/// Where a cell is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CellState {
+    /// It has been started.
+    Starting,
+    /// It dials its parent, or registers there.
+    Connecting,
+    /// It is registered; messages flow.
+    Ready,
+    /// It takes nothing new.
+    Draining,
+    /// It has ended.
+    Stopped,
+}
+
+impl CellState {
+    /// The word for it in tables and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Connecting => "connecting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// Figures that a person may set.
+#[derive(Clone, Debug)]
+pub struct CellSettings {
+    /// Budget of a request that states none.
+    pub budget: Duration,
+    /// Largest payload that travels in a message, in bytes.
+    pub payload_max: usize,
+    /// Requests outstanding at once.
+    pub requests_max: usize,
+    /// What handlers may hold.
+    pub handlers: HandlerLimits,
+    /// Life of a challenge.
+    pub challenge_life: Duration,
+    /// Life of a session token, in seconds.
+    pub token_life_s: u64,
+}
+
+impl Default for CellSettings {
+    fn default() -> Self {
+        Self {
+            budget: Duration::from_secs(30),
+            payload_max: 1 << 20,
+            requests_max: Exchange::<()>::MAX,
+            handlers: HandlerLimits::default(),
+            challenge_life: Duration::from_secs(30),
+            token_life_s: 900,
+        }
+    }
+}
+
+/// Messages for this cell itself, let in by the filter.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Deliver {
+    /// The messages, in the order in which they came.
+    pub batch: Vec<Admitted>,
+    /// Bytes of the sender's allowance, given back when the batch is done.
+    pub permit: Option<OwnedSemaphorePermit>,
+}
+
+/// A link is registered and carries messages.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LinkUp {
+    /// The link.
+    pub id: LinkId,
+    /// Who is at the other end.
+    pub name: Fqcn,
+    /// Its kind.
+    pub kind: CellKind,
+    /// Whether it is the parent.
+    pub is_parent: bool,
+    /// Start of its process.
+    pub incarnation: Incarnation,
+    /// The link itself.
+    pub link: Addr<Link>,
+    /// Where messages to it wait.
+    pub outbox: Arc<Outbox>,
+    /// How it is doing.
+    pub health: Arc<crate::link::Health>,
+}
+
+/// A link is no more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LinkDown(pub LinkId);
+
+/// Takes no new requests, and says so.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct BeginDrain;
+
+/// Ends the actor.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Halt;
+
+/// Whether handlers are running or requests outstanding.
+#[derive(Debug, Message)]
+#[rtype(result = "usize")]
+pub struct Busy;
+
+/// Says bye to every neighbour; the links close when they have answered, or after a second.
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<Arc<crate::link::Health>>")]
+pub struct SayBye;
+
+impl Cell {
+    /// A cell behind `filter`.
+    #[must_use]
+    pub fn new(
+        own: Arc<Own>,
+        filter: Addr<AuthFilter>,
+        root: Option<Root>,
+        roster: Arc<dyn Roster>,
+        handlers: HandlerTable,
+        settings: CellSettings,
+        state: watch::Sender<CellState>,
+        end: EndNotice,
+    ) -> Self {
+        Self {
+            routes: Routes::new(own.name.clone(), own.is_root()),
+            links: BTreeMap::new(),
+            registry: Registry::new(Registry::<Holder>::MAX),
+            exchange: Exchange::new(settings.requests_max),
+            expiry: None,
+            handlers: Handlers::new(handlers, settings.handlers),
+            own,
+            filter,
+            root,
+            roster,
+            settings,
+            state,
+            pacer: Pacer::default(),
+            _end: end,
+        }
+    }
+
+    fn set_state(&self, next: CellState) {
+        self.state.send_if_modified(|state| {
+            let changes = *state != next && *state < CellState::Draining;
+            if changes {
+                *state = next;
+            }
+            changes
+        });
+    }
+
+    fn publish_routes(&self) {
+        self.to_filter(SetRoutes(Arc::new(self.routes.clone())));
+    }
+
+    fn to_filter<M>(&self, message: M)
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        AuthFilter: Handler<M>,
+    {
+        if post(&self.filter, message).is_err() {
+            tracing::debug!(cell = %self.own.name, "the filter has ended");
+        }
+    }
+
+    /// Sends a message of this cell itself: through the filter, as everybody's.
+    fn emit(&self, envelope: Envelope) {
+        self.to_filter(Inbound { from: Hop::Local, batch: vec![envelope], permit: None });
+    }
+
+    fn take(&mut self, admitted: Admitted, ctx: &mut Context<Self>) {
+        self.own.counters.deliver();
+        if admitted.header().kind.is_answer() {
+            self.take_answer(admitted);
+            return;
+        }
+        let here = Some(self.own.incarnation);
+        let meant = admitted.header().destination.incarnation;
+        if meant.is_some() && meant != here {
+            self.answer_failed(admitted.header(), Status::PeerRestarted, bytes::Bytes::new());
+            return;
+        }
+        let Some(budget_ms) = admitted.budget_left(clock::now()) else {
+            self.answer_failed(admitted.header(), Status::ExpiredInQueue, bytes::Bytes::new());
+            return;
+        };
+        match well_known::lookup(&admitted.header().target) {
+            Some(well_known::PING) => {
+                let envelope = admitted.into_envelope();
+                self.answer(&envelope.header, envelope.payload, None);
+            }
+            Some(
+                system @ (well_known::CHALLENGE_CHILD
+                | well_known::REGISTER_CHILD
+                | well_known::RENEW_CHILD
+                | well_known::DETACH_CHILD
+                | well_known::QUIT),
+            ) => self.take_registration(system, admitted),
+            Some(_) | None => self.dispatch(admitted, budget_ms, ctx),
+        }
+    }
+
+    fn take_answer(&mut self, admitted: Admitted) {
+        match self.exchange.complete(admitted.header(), admitted.arrived()) {
+            Ok(waiter) => waiter.finish(admitted),
+            Err(Stray::Late) => self.own.counters.late_reply(),
+            Err(Stray::Unsolicited) => {
+                self.own.counters.refuse(Status::ReplyUnsolicited);
+                tracing::debug!(cell = %self.own.name, "an answer that nobody waits for");
+            }
+        }
+    }
+
+    /// Sends a reply to a request.
+    fn answer(&self, request: &Header, payload: bytes::Bytes, content_type: Option<Arc<str>>) {
+        let kind = Kind::Reply { to: request.sequence };
+        if let Some(mut header) =
+            request.answer(&self.own.address, kind, self.own.next_sequence())
+        {
+            header.token = self.own.token();
+            let extras = cellbus_proto::envelope::Extras { content_type, ..Default::default() };
+            header.extras = extras.boxed();
+            self.emit(Envelope { header, payload });
+        }
+    }
+
+    /// Sends a return for a request; nothing where nobody waits.
+    fn answer_failed(&self, request: &Header, status: Status, detail: bytes::Bytes) {
+        let kind = Kind::Return { to: request.sequence, status, by: self.own.name.clone() };
+        if let Some(mut header) =
+            request.answer(&self.own.address, kind, self.own.next_sequence())
+        {
+            header.token = self.own.token();
+            self.emit(Envelope { header, payload: detail });
+        } else {
+            self.own.counters.refuse(status);
+        }
+    }
+
+    fn fail_link(&mut self, id: LinkId) {
+        for (waiter, status) in self.exchange.fail_hop(Hop::Link(id)) {
+            waiter.fail(RequestError::Returned {
+                by: self.own.name.clone(),
+                status,
+                detail: bytes::Bytes::new(),
+            });
+        }
+    }
+}
+
+impl Actor for Cell {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.publish_routes();
+        if self.own.is_root() {
+            self.start_root(ctx);
+            self.set_state(CellState::Ready);
+        } else {
+            self.set_state(CellState::Connecting);
+        }
+    }
+}
+
+impl Handler<Deliver> for Cell {
+    type Result = ();
+
+    fn handle(&mut self, Deliver { batch, permit }: Deliver, ctx: &mut Self::Context) {
+        let weight = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        for admitted in batch {
+            self.take(admitted, ctx);
+        }
+        drop(permit);
+        self.pacer.pace(weight, ctx);
+    }
+}
+
+impl Handler<LinkUp> for Cell {
+    type Result = ();
+
+    fn handle(&mut self, up: LinkUp, _: &mut Self::Context) {
+        let LinkUp { id, name, kind, is_parent, incarnation, link, outbox, health } = up;
+        if is_parent {
+            self.routes.set_uplink(Some(id));
+            self.own.advance_epoch();
+            self.set_state(CellState::Ready);
+        } else if let Some(old) = self.routes.insert_child(name.clone(), id).filter(|old| *old != id) {
+            self.fail_link(old);
+        }
+        tracing::info!(cell = %self.own.name, peer = %name, link = id.0, "link is up");
+        let since = clock::now();
+        let info = LinkInfo { name, kind, is_parent, incarnation, link, outbox, since, health };
+        self.links.insert(id, info);
+        self.publish_routes();
+    }
+}
+
+impl Handler<LinkDown> for Cell {
+    type Result = ();
+
+    fn handle(&mut self, LinkDown(id): LinkDown, _: &mut Self::Context) {
+        // Routes first: what the filter returns of the outbox must not go out by this link again.
+        let routed = self.routes.remove(id);
+        if routed {
+            self.publish_routes();
+        }
+        self.to_filter(RemovePeer(id));
+        self.fail_link(id);
+        let Some(info) = self.links.remove(&id) else { return };
+        tracing::info!(cell = %self.own.name, peer = %info.name, link = id.0, "link is down");
+        if info.is_parent {
+            if self.routes.uplink().is_none() {
+                self.set_state(CellState::Connecting);
+            }
+        } else {
+            self.forget_child(&info.name, info.incarnation);
+        }
+    }
+}
+
+impl Handler<BeginDrain> for Cell {
+    type Result = ();
+
+    fn handle(&mut self, _: BeginDrain, _: &mut Self::Context) {
+        self.set_state(CellState::Draining);
+        self.to_filter(crate::filter::StopTaking);
+    }
+}
+
+impl Handler<Halt> for Cell {
+    type Result = ();
+
+    fn handle(&mut self, _: Halt, ctx: &mut Self::Context) {
+        for waiter in self.exchange.drain() {
+            waiter.fail(RequestError::Closed);
+        }
+        for info in self.links.values() {
+            // Fails only when the link has ended already.
+            let _ = post(&info.link, Say::Close(crate::conn::CloseCode::Later, "the cell has ended"));
+        }
+        ctx.stop();
+    }
+}
+
+impl Handler<Busy> for Cell {
+    type Result = usize;
+
+    fn handle(&mut self, _: Busy, _: &mut Self::Context) -> usize {
+        self.exchange.len() + self.handlers.running()
+    }
+}
+
+impl Handler<SayBye> for Cell {
+    type Result = actix::MessageResult<SayBye>;
+
+    fn handle(&mut self, _: SayBye, _: &mut Self::Context) -> Self::Result {
+        let mut told = Vec::new();
+        for info in self.links.values() {
+            if post(&info.link, Say::Bye).is_ok() {
+                told.push(Arc::clone(&info.health));
+            }
+        }
+        actix::MessageResult(told)
+    }
+}
+
+/// Waits for an answer that a future of this cell itself is interested in.
+type Answer<T> = oneshot::Receiver<T>;
+
+/// The last segment of a cell name, as a segment.
+fn base_segment(name: &Fqcn) -> Segment {
+    name.base().parse().expect("the last segment of a name is a segment")
+}

@@ -1,0 +1,145 @@
+//! What a running cell tells about itself.
+
+use actix::{Handler, Message, MessageResult};
+use cellbus_proto::route::LinkId;
+use serde::Serialize;
+
+use super::{Cell, registrar};
+use crate::{clock, counters::CounterReport};
+
+/// Asks a cell for its report.
+#[derive(Debug, Message)]
+#[rtype(result = "InspectReport")]
+pub struct InspectCell;
+
+/// The report of one cell.
+#[derive(Clone, Debug, Serialize)]
+pub struct InspectReport {
+    /// Full name.
+    pub cell: String,
+    /// Kind.
+    pub kind: String,
+    /// Project.
+    pub project: String,
+    /// Counter and nonce of this start.
+    pub incarnation: String,
+    /// Where it is in its life.
+    pub state: &'static str,
+    /// How often it has registered.
+    pub epoch: u64,
+    /// Full name of the parent.
+    pub parent: Option<String>,
+    /// Its links.
+    pub links: Vec<LinkReport>,
+    /// The cells that are registered with it.
+    pub registered: Vec<PeerReport>,
+    /// Requests of its own that are outstanding.
+    pub outstanding: usize,
+    /// Messages that its handlers are working on.
+    pub handling: usize,
+    /// What it has handlers for.
+    pub handlers: Vec<String>,
+    /// What it has counted.
+    pub counters: CounterReport,
+    /// Accepted messages that are nowhere; zero at rest.
+    pub missing: i64,
+}
+
+/// One link.
+#[derive(Clone, Debug, Serialize)]
+pub struct LinkReport {
+    /// Number of the link in this process.
+    pub link: u64,
+    /// Who is at the other end.
+    pub peer: String,
+    /// Its kind.
+    pub kind: String,
+    /// Whether it is the parent.
+    pub is_parent: bool,
+    /// Counter and nonce of the other end's start.
+    pub incarnation: String,
+    /// Round trip of the last beat, or of the transport, in microseconds.
+    pub rtt_us: u64,
+    /// Bytes of datagrams sent.
+    pub sent_bytes: u64,
+    /// Bytes of datagrams received.
+    pub received_bytes: u64,
+    /// Packets declared lost.
+    pub lost_packets: u64,
+    /// Largest datagram in use.
+    pub mtu: u16,
+    /// Bytes that wait in the outbox.
+    pub queued_bytes: usize,
+    /// Age of the link in milliseconds.
+    pub since_ms: u64,
+    /// End of the other end's certificate, in seconds since 1970.
+    pub cert_expires_unix: u64,
+}
+
+/// One registered cell.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeerReport {
+    /// Full name.
+    pub name: String,
+    /// Kind.
+    pub kind: String,
+    /// Organisation.
+    pub org: String,
+    /// The parent behind which it registered.
+    pub via: String,
+    /// Whether it is a direct child.
+    pub direct: bool,
+    /// Counter and nonce of its start.
+    pub incarnation: String,
+    /// Age of the registration in milliseconds.
+    pub since_ms: u64,
+}
+
+impl Cell {
+    fn link_report(&self, id: LinkId, info: &super::LinkInfo) -> LinkReport {
+        let stats = info.health.carrier();
+        LinkReport {
+            link: id.0,
+            peer: info.name.to_string(),
+            kind: info.kind.to_string(),
+            is_parent: info.is_parent,
+            incarnation: format!("{}-{:016x}", info.incarnation.counter, info.incarnation.nonce),
+            rtt_us: info.health.rtt_us().unwrap_or(stats.rtt_us),
+            sent_bytes: stats.sent_bytes,
+            received_bytes: stats.received_bytes,
+            lost_packets: stats.lost_packets,
+            mtu: stats.mtu,
+            queued_bytes: info.outbox.bytes(),
+            since_ms: u64::try_from(clock::now().saturating_duration_since(info.since).as_millis())
+                .unwrap_or(u64::MAX),
+            cert_expires_unix: info.health.cert_expires_unix(),
+        }
+    }
+}
+
+impl Handler<InspectCell> for Cell {
+    type Result = MessageResult<InspectCell>;
+
+    fn handle(&mut self, _: InspectCell, _: &mut Self::Context) -> Self::Result {
+        let counters = self.own.counters.report();
+        MessageResult(InspectReport {
+            cell: self.own.name.to_string(),
+            kind: self.own.kind().to_string(),
+            project: self.own.identity.project.to_string(),
+            incarnation: format!(
+                "{}-{:016x}",
+                self.own.incarnation.counter, self.own.incarnation.nonce
+            ),
+            state: self.state.borrow().as_str(),
+            epoch: self.own.epoch(),
+            parent: self.own.parent.as_ref().map(ToString::to_string),
+            links: self.links.iter().map(|(id, info)| self.link_report(*id, info)).collect(),
+            registered: registrar::rows(&self.registry),
+            outstanding: self.exchange.len(),
+            handling: self.handlers.running(),
+            handlers: self.handlers.selectors(),
+            missing: counters.missing(),
+            counters,
+        })
+    }
+}

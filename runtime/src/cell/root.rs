@@ -1,0 +1,198 @@
+//! What only the server has: the key that signs session tokens, and the challenges of cells behind
+//! relays.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use actix::{AsyncContext, Context, Handler, Message};
+use cellbus_proto::{
+    challenge::ChallengeBook,
+    codec::{
+        Octets,
+        body::{Blob, SignedServerKey},
+    },
+    identity::{CellKind, Identity},
+    name::{Fqcn, Segment},
+    status::Status,
+    token::{Claims, ServerKey, Token, TokenSigner},
+    transcript::{Purpose, Transcript, sha256},
+};
+use zeroize::Zeroizing;
+
+use super::Cell;
+use crate::{
+    filter::{SetServerKey, Sweep},
+    own::Own,
+    tls::SignError,
+};
+
+/// The server's own state.
+#[derive(Debug)]
+pub struct Root {
+    signer: TokenSigner,
+    announcement: SignedServerKey,
+    pub(super) challenges: ChallengeBook<(Fqcn, Fqcn)>,
+    jobs: BTreeSet<(Fqcn, Segment)>,
+}
+
+/// Why the server cannot start issuing tokens.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// The operating system gave no random bytes.
+    #[error("the operating system gives no random bytes")]
+    Random(#[from] getrandom::Error),
+    /// The leaf key did not sign.
+    #[error("signing the token key")]
+    Sign(#[from] SignError),
+}
+
+/// Says which job cells may register: the job, at this parent.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct AllowJob {
+    /// The parent of the job cell.
+    pub at: Fqcn,
+    /// The job.
+    pub job: Segment,
+    /// Allow or, when the job has ended, no longer.
+    pub allow: bool,
+}
+
+/// What is signed to announce a token key.
+pub(crate) fn announcement_signable(
+    project: &str,
+    announcement: &SignedServerKey,
+    leaf: &[u8; 32],
+) -> Vec<u8> {
+    Transcript::new(Purpose::TokenKey)
+        .field(project.as_bytes())
+        .field(announcement.server.as_str().as_bytes())
+        .field(&announcement.incarnation.0.to_be_bytes())
+        .field(&announcement.incarnation.1.to_be_bytes())
+        .field(&announcement.key.0)
+        .field(leaf)
+        .finish()
+}
+
+impl Root {
+    /// Makes the token key of this incarnation; it lives in memory only.
+    ///
+    /// # Errors
+    /// [`RootError`] when there is no randomness or the leaf key does not sign.
+    pub fn new(own: &Own, challenge_life: Duration) -> Result<Self, RootError> {
+        let mut secret = Zeroizing::new([0; 32]);
+        getrandom::fill(secret.as_mut_slice())?;
+        let signer = TokenSigner::new(&secret);
+        let chain = own.certificate.chain();
+        let mut announcement = SignedServerKey {
+            server: own.name.clone(),
+            incarnation: own.incarnation.into(),
+            key: Octets(signer.public_key()),
+            chain: chain.iter().map(|der| Blob(der.to_vec())).collect(),
+            signature: Blob(Vec::new()),
+        };
+        let signable = announcement_signable(
+            own.identity.project.as_str(),
+            &announcement,
+            &sha256(chain.first().map_or(&[][..], |leaf| leaf)),
+        );
+        announcement.signature = Blob(own.signer.sign(&signable)?);
+        let challenges = ChallengeBook::new(challenge_life, ChallengeBook::<(Fqcn, Fqcn)>::MAX);
+        Ok(Self { signer, announcement, challenges, jobs: BTreeSet::new() })
+    }
+
+    pub(super) fn announcement(&self) -> SignedServerKey {
+        self.announcement.clone()
+    }
+
+    /// Whether `job` runs at `at`, so that its cell may register there.
+    pub(super) fn runs(&self, at: &Fqcn, job: &Segment) -> bool {
+        self.jobs.contains(&(at.clone(), job.clone()))
+    }
+
+    /// Issues a token.
+    ///
+    /// # Errors
+    /// [`Status::Overloaded`] when the operating system gives no random number for it.
+    pub(super) fn issue(
+        &self,
+        own: &Own,
+        subject: &Subject<'_>,
+        life_s: u64,
+    ) -> Result<Token, Status> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(|_| Status::Overloaded)?;
+        let issued = own.wall.unix();
+        Ok(self.signer.sign(&Claims {
+            version: Claims::VERSION,
+            issuer: own.name.clone(),
+            project: own.identity.project.clone(),
+            subject: subject.name.clone(),
+            kind: subject.identity.kind,
+            org: subject.identity.org.clone(),
+            via: subject.via.clone(),
+            server_counter: own.incarnation.counter,
+            server_nonce: own.incarnation.nonce,
+            issued,
+            expires: issued + life_s,
+            id,
+            leaf: *subject.leaf,
+            job: (subject.identity.kind == CellKind::Job).then(|| super::base_segment(subject.name)),
+        }))
+    }
+}
+
+/// Whom a token is for.
+pub(super) struct Subject<'a> {
+    pub(super) name: &'a Fqcn,
+    pub(super) identity: &'a Identity,
+    pub(super) via: &'a Fqcn,
+    pub(super) leaf: &'a [u8; 32],
+}
+
+impl Cell {
+    /// The server registers itself, and keeps itself registered.
+    pub(super) fn start_root(&mut self, ctx: &mut Context<Self>) {
+        let Some(root) = &self.root else { return };
+        self.to_filter(SetServerKey(ServerKey {
+            server: self.own.name.clone(),
+            incarnation: self.own.incarnation,
+            key: root.signer.public_key(),
+        }));
+        self.renew_own_token();
+        let every = Duration::from_secs((self.settings.token_life_s / 3).max(1));
+        ctx.run_interval(every, |cell, _| {
+            cell.renew_own_token();
+            let longest_life_s = cell.settings.token_life_s;
+            cell.to_filter(Sweep { longest_life_s });
+        });
+    }
+
+    fn renew_own_token(&mut self) {
+        let Some(root) = &self.root else { return };
+        let leaf = self.own.certificate.hash();
+        let subject = Subject {
+            name: &self.own.name,
+            identity: &self.own.identity,
+            via: &self.own.name,
+            leaf: &leaf,
+        };
+        match root.issue(&self.own, &subject, self.settings.token_life_s) {
+            Ok(token) => self.own.set_token(Some(token)),
+            Err(status) => tracing::error!(code = status.code(), "no token for the server itself"),
+        }
+    }
+}
+
+impl Handler<AllowJob> for Cell {
+    type Result = ();
+
+    fn handle(&mut self, AllowJob { at, job, allow }: AllowJob, _: &mut Self::Context) {
+        let Some(root) = &mut self.root else { return };
+        if allow {
+            root.jobs.insert((at, job));
+        } else {
+            root.jobs.remove(&(at, job));
+        }
+    }
+}
+

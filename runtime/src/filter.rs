@@ -1,0 +1,477 @@
+//! The auth filter: the actor in front of a cell, and the only address that a neighbour holds.
+//!
+//! It owns the gate and decides on every message, whoever it is from; what passes goes to an outbox, to
+//! the cell, or, for challenge, register and bye, to the link that it came by.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use actix::{Actor, ActorContext, Addr, Context, Handler, Message};
+use cellbus_proto::{
+    admission::{Admitted, Arrival, Consequence, Gate, Peer, Permit, Refused},
+    envelope::{Envelope, Kind},
+    policy::Policy,
+    route::{Hop, LinkId, Routes},
+    status::Status,
+    token::{ServerKey, Token, TokenError},
+};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::{
+    cell::{Cell, Deliver, Halt},
+    clock,
+    link::{Exempted, Link, Misbehaved},
+    outbox::Outbox,
+    own::Own,
+    seam::{EndNotice, Pacer, post},
+    throttle::LogThrottle,
+};
+
+/// The actor in front of a cell.
+#[derive(Debug)]
+pub struct AuthFilter {
+    own: Arc<Own>,
+    gate: Gate,
+    routes: Arc<Routes>,
+    neighbours: BTreeMap<LinkId, Neighbour>,
+    cell: Option<Addr<Cell>>,
+    draining: bool,
+    pacer: Pacer,
+    throttle: LogThrottle,
+    _end: EndNotice,
+}
+
+#[derive(Debug)]
+struct Neighbour {
+    peer: Peer,
+    outbox: Arc<Outbox>,
+    link: Addr<Link>,
+}
+
+/// Messages from one place, in the order in which they came.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Inbound {
+    /// Where they came from.
+    pub from: Hop,
+    /// The messages.
+    pub batch: Vec<Envelope>,
+    /// Bytes of the sender's allowance, given back when the batch is done.
+    pub permit: Option<OwnedSemaphorePermit>,
+}
+
+/// One message of this cell itself, whose sender wants to know whether it was let out.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Status>")]
+pub struct Pass(pub Envelope);
+
+/// What a link tells the filter about its other end, at every change of phase.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SetPeer {
+    /// The other end.
+    pub peer: Peer,
+    /// Where messages to it wait.
+    pub outbox: Arc<Outbox>,
+    /// The link itself.
+    pub link: Addr<Link>,
+}
+
+/// The link is gone.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct RemovePeer(pub LinkId);
+
+/// A new snapshot of the cell's links.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SetRoutes(pub Arc<Routes>);
+
+/// A new policy.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SetPolicy(pub Arc<Policy>);
+
+/// The cell behind this filter.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SetCell(pub Addr<Cell>);
+
+/// The key that verifies session tokens, from a verified announcement.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SetServerKey(pub ServerKey);
+
+/// Refuses every token that was issued to a cell until now.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct RevokeSubject(pub cellbus_proto::name::Fqcn);
+
+/// The claims of a token, if it is good here and now.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Arc<cellbus_proto::token::Claims>, TokenError>")]
+pub struct VerifyToken(pub Token);
+
+/// What the gate would say about a message.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(Permit, Hop), Status>")]
+pub struct Explain(pub Envelope);
+
+/// Takes no new requests for this cell itself.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopTaking;
+
+/// Forgets revocations that concern no living token.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Sweep {
+    /// Life of the longest token, in seconds.
+    pub longest_life_s: u64,
+}
+
+impl AuthFilter {
+    /// A filter that refuses everything until it is told the cell's links.
+    #[must_use]
+    pub fn new(own: Arc<Own>, gate: Gate, end: EndNotice) -> Self {
+        let routes = Arc::new(Routes::new(own.name.clone(), own.is_root()));
+        Self {
+            own,
+            gate,
+            routes,
+            neighbours: BTreeMap::new(),
+            cell: None,
+            draining: false,
+            pacer: Pacer::default(),
+            throttle: LogThrottle::default(),
+            _end: end,
+        }
+    }
+
+    fn take(
+        &mut self,
+        from: Hop,
+        envelope: Envelope,
+        local: &mut Vec<Admitted>,
+    ) -> Result<(), Status> {
+        let now = clock::now();
+        let unix = self.own.wall.unix();
+        let arrival = match from {
+            Hop::Local => Arrival::Local,
+            Hop::Link(link) => match self.neighbours.get(&link) {
+                Some(neighbour) => Arrival::Link(&neighbour.peer),
+                None => {
+                    self.count_refusal(Status::PeerUnknown, &envelope, from);
+                    return Err(Status::PeerUnknown);
+                }
+            },
+        };
+        match self.gate.admit(now, unix, envelope, arrival) {
+            Ok(admitted) => {
+                self.own.counters.accept();
+                self.pass(admitted, local)
+            }
+            Err(refused) => {
+                let status = refused.status;
+                self.refuse(refused, from, local);
+                Err(status)
+            }
+        }
+    }
+
+    fn deliver(&self, batch: Vec<Admitted>, permit: Option<OwnedSemaphorePermit>) {
+        if batch.is_empty() {
+            return;
+        }
+        let delivered = self.cell.as_ref().map(|cell| post(cell, Deliver { batch, permit }));
+        if !matches!(delivered, Some(Ok(()))) {
+            tracing::debug!(cell = %self.own.name, "messages outlived their cell");
+        }
+    }
+
+    /// Sends an admitted message where it goes next.
+    fn pass(&mut self, mut admitted: Admitted, local: &mut Vec<Admitted>) -> Result<(), Status> {
+        if let Permit::Exempt(topic) = admitted.permit() {
+            self.own.counters.exempt();
+            if let Hop::Link(link) = admitted.arrived()
+                && let Some(neighbour) = self.neighbours.get(&link)
+                && post(&neighbour.link, Exempted { topic, admitted }).is_err()
+            {
+                tracing::debug!(link = link.0, "an exempt message outlived its link");
+            }
+            return Ok(());
+        }
+        let arrived = admitted.arrived();
+        let next = self.routes.next_hop(&admitted.header().destination.name, arrived);
+        let outcome = match next {
+            Ok(Hop::Local) => {
+                let refused = self.draining && admitted.header().kind == Kind::Request;
+                if !refused {
+                    local.push(admitted);
+                    return Ok(());
+                }
+                Err((admitted, Status::Draining))
+            }
+            Ok(Hop::Link(link)) => match admitted.spend_hop() {
+                Err(status) => Err((admitted, status)),
+                Ok(()) => match self.neighbours.get(&link) {
+                    None => Err((admitted, Status::NoRoute)),
+                    Some(neighbour) => neighbour
+                        .outbox
+                        .push(admitted)
+                        .map_err(|not_taken| (*not_taken.message, not_taken.status)),
+                },
+            },
+            Err(status) => Err((admitted, status)),
+        };
+        let Err((admitted, status)) = outcome else { return Ok(()) };
+        self.own.counters.bury(status);
+        self.give_back(admitted.into_envelope(), arrived, status, local);
+        Err(status)
+    }
+
+    fn refuse(&mut self, refused: Refused, from: Hop, local: &mut Vec<Admitted>) {
+        let Refused { envelope, status, consequence } = refused;
+        self.count_refusal(status, &envelope, from);
+        match consequence {
+            Consequence::Answer => self.give_back(*envelope, from, status, local),
+            Consequence::Silence => {}
+            Consequence::Close => {
+                if let Hop::Link(link) = from
+                    && let Some(neighbour) = self.neighbours.get(&link)
+                    && post(&neighbour.link, Misbehaved(status)).is_err()
+                {
+                    tracing::debug!(link = link.0, "a refused message outlived its link");
+                }
+            }
+        }
+    }
+
+    fn count_refusal(&mut self, status: Status, envelope: &Envelope, from: Hop) {
+        let count = self.own.counters.refuse(status);
+        let Some(suppressed) = self.throttle.allow(status, clock::now()) else { return };
+        let header = &envelope.header;
+        // What a rule forbids is everyday business; what no honest neighbour sends is not.
+        let hostile = matches!(
+            status,
+            Status::OriginMismatch
+                | Status::NotDirect
+                | Status::BadToken
+                | Status::TokenWrongConn
+                | Status::ReplyUnsolicited
+                | Status::NoHello
+                | Status::PeerUnknown
+        ) && from != Hop::Local;
+        if hostile {
+            tracing::warn!(
+                cell = %self.own.name, code = status.code(), origin = %header.origin.name,
+                destination = %header.destination.name, target = %header.target, ?from, count, suppressed,
+                "message refused"
+            );
+        } else {
+            tracing::info!(
+                cell = %self.own.name, code = status.code(), origin = %header.origin.name,
+                destination = %header.destination.name, target = %header.target, ?from, count, suppressed,
+                "message refused"
+            );
+        }
+    }
+
+    /// Tells the sender of a request that it failed. Answers are never answered.
+    fn give_back(
+        &mut self,
+        envelope: Envelope,
+        arrived: Hop,
+        status: Status,
+        local: &mut Vec<Admitted>,
+    ) {
+        let to = envelope.header.sequence;
+        let kind = Kind::Return { to, status, by: self.own.name.clone() };
+        let sequence = self.own.next_sequence();
+        let Some(mut header) = envelope.header.answer(&self.own.address, kind, sequence) else {
+            return;
+        };
+        header.token = self.own.token();
+        if arrived == Hop::Local {
+            // The sender is this cell: it has no need of a token to hear from itself.
+            header.token = header.token.or(envelope.header.token);
+            if header.token.is_none() {
+                self.return_unregistered(to, status);
+                return;
+            }
+        }
+        let answer = Envelope { header, payload: bytes::Bytes::new() };
+        let (now, unix) = (clock::now(), self.own.wall.unix());
+        match self.gate.admit(now, unix, answer, Arrival::Local) {
+            Ok(admitted) => {
+                self.own.counters.accept();
+                // Counted where it fails; an answer has no answer.
+                let _ = self.pass(admitted, local);
+            }
+            Err(refused) if arrived == Hop::Local => {
+                tracing::debug!(code = refused.status.code(), "a return to this cell itself");
+                self.return_unregistered(to, status);
+            }
+            Err(refused) => {
+                self.own.counters.refuse(refused.status);
+            }
+        }
+    }
+
+    /// Ends a request of this cell itself before the cell has a good token.
+    fn return_unregistered(&self, to: u64, status: Status) {
+        if let Some(cell) = &self.cell
+            && post(cell, crate::cell::FailOwn { sequence: to, status }).is_err()
+        {
+            tracing::debug!("the cell has ended");
+        }
+    }
+}
+
+impl Actor for AuthFilter {
+    type Context = Context<Self>;
+}
+
+impl Handler<Inbound> for AuthFilter {
+    type Result = ();
+
+    fn handle(&mut self, inbound: Inbound, ctx: &mut Self::Context) {
+        let Inbound { from, batch, permit } = inbound;
+        let weight = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        let mut local = Vec::new();
+        for envelope in batch {
+            // Answered, counted and logged inside.
+            let _ = self.take(from, envelope, &mut local);
+        }
+        self.deliver(local, permit);
+        self.pacer.pace(weight, ctx);
+    }
+}
+
+impl Handler<Pass> for AuthFilter {
+    type Result = Result<(), Status>;
+
+    fn handle(&mut self, Pass(envelope): Pass, ctx: &mut Self::Context) -> Self::Result {
+        let mut local = Vec::new();
+        let outcome = self.take(Hop::Local, envelope, &mut local);
+        self.deliver(local, None);
+        self.pacer.pace(1, ctx);
+        outcome
+    }
+}
+
+impl Handler<SetPeer> for AuthFilter {
+    type Result = ();
+
+    fn handle(&mut self, SetPeer { peer, outbox, link }: SetPeer, _: &mut Self::Context) {
+        self.neighbours.insert(peer.link, Neighbour { peer, outbox, link });
+    }
+}
+
+impl Handler<RemovePeer> for AuthFilter {
+    type Result = ();
+
+    fn handle(&mut self, RemovePeer(link): RemovePeer, ctx: &mut Self::Context) {
+        let Some(neighbour) = self.neighbours.remove(&link) else { return };
+        // What was never written has certainly not been executed.
+        let left = neighbour.outbox.close();
+        let mut local = Vec::new();
+        for admitted in left {
+            self.own.counters.drop_queued(Status::NoRoute);
+            let arrived = admitted.arrived();
+            self.give_back(admitted.into_envelope(), arrived, Status::NoRoute, &mut local);
+        }
+        self.deliver(local, None);
+        self.pacer.pace(1, ctx);
+    }
+}
+
+impl Handler<SetRoutes> for AuthFilter {
+    type Result = ();
+
+    fn handle(&mut self, SetRoutes(routes): SetRoutes, _: &mut Self::Context) {
+        self.gate.set_routes(Arc::clone(&routes));
+        self.routes = routes;
+    }
+}
+
+impl Handler<SetPolicy> for AuthFilter {
+    type Result = ();
+
+    fn handle(&mut self, SetPolicy(policy): SetPolicy, _: &mut Self::Context) {
+        self.gate.set_policy(policy);
+    }
+}
+
+impl Handler<SetCell> for AuthFilter {
+    type Result = ();
+
+    fn handle(&mut self, SetCell(cell): SetCell, _: &mut Self::Context) {
+        self.cell = Some(cell);
+    }
+}
+
+impl Handler<SetServerKey> for AuthFilter {
+    type Result = ();
+
+    fn handle(&mut self, SetServerKey(key): SetServerKey, _: &mut Self::Context) {
+        self.gate.tokens().set_server(key);
+    }
+}
+
+impl Handler<RevokeSubject> for AuthFilter {
+    type Result = ();
+
+    fn handle(&mut self, RevokeSubject(subject): RevokeSubject, _: &mut Self::Context) {
+        let now = self.own.wall.unix();
+        self.gate.tokens().revoke_subject(subject, now);
+    }
+}
+
+impl Handler<VerifyToken> for AuthFilter {
+    type Result = Result<Arc<cellbus_proto::token::Claims>, TokenError>;
+
+    fn handle(&mut self, VerifyToken(token): VerifyToken, _: &mut Self::Context) -> Self::Result {
+        let now = self.own.wall.unix();
+        self.gate.tokens().verify(&token, now)
+    }
+}
+
+impl Handler<Explain> for AuthFilter {
+    type Result = Result<(Permit, Hop), Status>;
+
+    fn handle(&mut self, Explain(envelope): Explain, _: &mut Self::Context) -> Self::Result {
+        let unix = self.own.wall.unix();
+        let destination = envelope.header.destination.name.clone();
+        let (_, permit) = self
+            .gate
+            .judge(unix, &envelope, Arrival::Local)
+            .map_err(|(status, _)| status)?;
+        let next = self.routes.next_hop(&destination, Hop::Local)?;
+        Ok((permit, next))
+    }
+}
+
+impl Handler<StopTaking> for AuthFilter {
+    type Result = ();
+
+    fn handle(&mut self, _: StopTaking, _: &mut Self::Context) {
+        self.draining = true;
+    }
+}
+
+impl Handler<Halt> for AuthFilter {
+    type Result = ();
+
+    fn handle(&mut self, _: Halt, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Handler<Sweep> for AuthFilter {
+    type Result = ();
+
+    fn handle(&mut self, Sweep { longest_life_s }: Sweep, _: &mut Self::Context) {
+        let now = self.own.wall.unix();
+        self.gate.tokens().sweep(now, longest_life_s);
+    }
+}

@@ -1,0 +1,376 @@
+//! One running cell: its three actors, started together, watched, and started again together.
+//!
+//! A handler that panics ends its own request only. When an actor itself ends, nothing of the cell is
+//! trusted any more: every link is closed and all three start afresh, the filter knowing nobody.
+
+use std::{
+    rc::Rc,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use actix::{Actor, Addr};
+use cellbus_channels::{Bus, HandleError, Handler, Selector};
+use cellbus_proto::{
+    admission::{Gate, Permit},
+    challenge::ChallengeBook,
+    directory::Directory,
+    envelope::{Address, Envelope, Flags, Header, Kind, Lane},
+    name::{ChannelTopic, Fqcn, Segment},
+    policy::Policy,
+    route::Hop,
+    status::Status,
+    token::TokenVerifier,
+    well_known::SystemTopic,
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    bus::CellTransport,
+    carrier::{Accept, Dial},
+    cell::{
+        AllowJob, BeginDrain, Busy, Cell, CellSettings, CellState, Halt, HandlerTable, InspectCell,
+        InspectReport, Roster, Root, RootError, SayBye,
+    },
+    clock,
+    endpoint::{Endpoint, EndpointSettings, EndpointStart, StopLinking},
+    filter::{AuthFilter, Explain, SetCell, SetPolicy},
+    own::Own,
+    seam::{EndNotice, Ended, post},
+};
+
+/// Everything that a cell is made of.
+#[derive(Clone)]
+pub struct CellStart {
+    /// Who it is.
+    pub own: Arc<Own>,
+    /// Message policy.
+    pub policy: Arc<Policy>,
+    /// The cells of the project.
+    pub directory: Arc<Directory>,
+    /// Who may attach.
+    pub roster: Arc<dyn Roster>,
+    /// How the parent is dialled.
+    pub dial: Option<Rc<dyn Dial>>,
+    /// How children come.
+    pub accept: Option<Rc<dyn Accept>>,
+    /// Figures of the cell.
+    pub cell: CellSettings,
+    /// Figures of the endpoint and its links.
+    pub endpoint: EndpointSettings,
+    /// Forwarding steps that a message may take.
+    pub hops_max: u8,
+}
+
+#[derive(Clone)]
+struct Group {
+    filter: Addr<AuthFilter>,
+    cell: Addr<Cell>,
+    endpoint: Addr<Endpoint>,
+}
+
+/// A cell that runs on this thread.
+#[derive(Clone)]
+pub struct RunningCell {
+    own: Arc<Own>,
+    handlers: HandlerTable,
+    state: watch::Receiver<CellState>,
+    group: watch::Receiver<Option<Group>>,
+    cell: watch::Receiver<Option<Addr<Cell>>>,
+    stop: Rc<Mutex<Option<oneshot::Sender<()>>>>,
+    accept: Option<Rc<dyn Accept>>,
+}
+
+/// Starts a cell on this thread, which must be one of actix.
+///
+/// # Errors
+/// [`RootError`] when the server cannot make its token key.
+pub fn start(start: CellStart) -> Result<RunningCell, RootError> {
+    let (state_tx, state) = watch::channel(CellState::Starting);
+    let (group_tx, group) = watch::channel(None);
+    let (cell_tx, cell) = watch::channel(None);
+    let (stop_tx, stop) = oneshot::channel();
+    let handlers = HandlerTable::default();
+    let first = Group::start(&start, &handlers, &state_tx)?;
+    let running = RunningCell {
+        own: Arc::clone(&start.own),
+        handlers: handlers.clone(),
+        state,
+        group,
+        cell,
+        stop: Rc::new(Mutex::new(Some(stop_tx))),
+        accept: start.accept.clone(),
+    };
+    let publish = move |group: Option<Group>| {
+        cell_tx.send_replace(group.as_ref().map(|group| group.cell.clone()));
+        group_tx.send_replace(group);
+    };
+    publish(Some(first.0.clone()));
+    actix::spawn(supervise(start, handlers, state_tx, first, publish, stop));
+    Ok(running)
+}
+
+/// Keeps the group running until it is told to stop, or ends too often.
+async fn supervise(
+    start: CellStart,
+    handlers: HandlerTable,
+    state: watch::Sender<CellState>,
+    mut current: (Group, [Ended; 3]),
+    publish: impl Fn(Option<Group>),
+    mut stop: oneshot::Receiver<()>,
+) {
+    const WINDOW: Duration = Duration::from_secs(60);
+    const RESTARTS_MAX: usize = 5;
+    let mut restarts: Vec<std::time::Instant> = Vec::new();
+    loop {
+        let (group, [filter, cell, endpoint]) = current;
+        let ended = tokio::select! {
+            biased;
+            _ = &mut stop => None,
+            () = filter.wait() => Some("filter"),
+            () = cell.wait() => Some("cell"),
+            () = endpoint.wait() => Some("endpoint"),
+        };
+        group.halt();
+        let Some(what) = ended else { break };
+        let name = &start.own.name;
+        tracing::error!(cell = %name, actor = what, "an actor ended; the cell starts again");
+        publish(None);
+        state.send_replace(CellState::Starting);
+        let now = clock::now();
+        restarts.retain(|at| now.saturating_duration_since(*at) < WINDOW);
+        restarts.push(now);
+        if restarts.len() > RESTARTS_MAX {
+            tracing::error!(cell = %name, "the cell ended too often and stays down");
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100 << restarts.len().min(6))).await;
+        start.own.set_token(None);
+        current = match Group::start(&start, &handlers, &state) {
+            Ok(next) => next,
+            Err(error) => {
+                tracing::error!(cell = %name, %error, "the cell cannot start");
+                break;
+            }
+        };
+        publish(Some(current.0.clone()));
+    }
+    publish(None);
+    state.send_replace(CellState::Stopped);
+}
+
+impl Group {
+    fn start(
+        start: &CellStart,
+        handlers: &HandlerTable,
+        state: &watch::Sender<CellState>,
+    ) -> Result<(Self, [Ended; 3]), RootError> {
+        let own = &start.own;
+        let root = if own.is_root() {
+            Some(Root::new(own, start.cell.challenge_life)?)
+        } else {
+            None
+        };
+        let (filter_notice, filter_ended) = EndNotice::new();
+        let (cell_notice, cell_ended) = EndNotice::new();
+        let (endpoint_notice, endpoint_ended) = EndNotice::new();
+        let tokens = TokenVerifier::new(own.identity.project.clone());
+        let mut gate =
+            Gate::new(Arc::clone(&start.policy), Arc::clone(&start.directory), tokens);
+        gate.set_hops_max(start.hops_max);
+        let filter = AuthFilter::new(Arc::clone(own), gate, filter_notice).start();
+        let cell = Cell::new(
+            Arc::clone(own),
+            filter.clone(),
+            root,
+            Arc::clone(&start.roster),
+            handlers.clone(),
+            start.cell.clone(),
+            state.clone(),
+            cell_notice,
+        )
+        .start();
+        // Fails only when the filter has ended, which the supervisor sees.
+        let _ = post(&filter, SetCell(cell.clone()));
+        let book = ChallengeBook::new(start.cell.challenge_life, ChallengeBook::<u64>::MAX);
+        let endpoint = Endpoint::new(EndpointStart {
+            own: Arc::clone(own),
+            cell: cell.clone(),
+            filter: filter.clone(),
+            roster: Arc::clone(&start.roster),
+            challenges: Arc::new(Mutex::new(book)),
+            dial: start.dial.clone(),
+            accept: start.accept.clone(),
+            settings: start.endpoint.clone(),
+            end: endpoint_notice,
+        })
+        .start();
+        Ok((Self { filter, cell, endpoint }, [filter_ended, cell_ended, endpoint_ended]))
+    }
+
+    fn halt(&self) {
+        // Each fails only for an actor that has ended.
+        let _ = post(&self.endpoint, Halt);
+        let _ = post(&self.cell, Halt);
+        let _ = post(&self.filter, Halt);
+    }
+}
+
+impl RunningCell {
+    /// Who it is.
+    #[must_use]
+    pub fn own(&self) -> &Arc<Own> {
+        &self.own
+    }
+
+    /// Its place on the bus.
+    #[must_use]
+    pub fn bus(&self) -> Bus {
+        Bus::new(Arc::new(CellTransport {
+            own: Arc::clone(&self.own),
+            cell: self.cell.clone(),
+            handlers: self.handlers.clone(),
+            state: self.state.clone(),
+        }))
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub fn state(&self) -> CellState {
+        *self.state.borrow()
+    }
+
+    /// Waits until it is in `state` or beyond.
+    pub async fn wait_for(&self, state: CellState) {
+        let mut watch = self.state.clone();
+        // Ends also when the cell is gone.
+        let _ = watch.wait_for(|now| *now >= state).await;
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> Option<std::net::SocketAddr> {
+        self.accept.as_ref()?.address()
+    }
+
+    /// Registers a handler for a topic of the system that this cell's role answers.
+    ///
+    /// # Errors
+    /// [`HandleError::Taken`].
+    pub fn handle_system(
+        &self,
+        topic: SystemTopic,
+        handler: impl Handler,
+    ) -> Result<(), HandleError> {
+        self.handlers.add(Selector::Exact(topic.into()), Arc::new(handler))
+    }
+
+    fn group(&self) -> Option<Group> {
+        self.group.borrow().clone()
+    }
+
+    /// Its report; `None` while it does not run.
+    pub async fn inspect(&self) -> Option<InspectReport> {
+        self.group()?.cell.send(InspectCell).await.ok()
+    }
+
+    /// Lets the cell of `job` register below `at`, or no longer. Only the server decides on that.
+    pub fn allow_job(&self, at: Fqcn, job: Segment, allow: bool) {
+        if let Some(group) = self.group() {
+            // Fails only when the cell has ended.
+            let _ = post(&group.cell, AllowJob { at, job, allow });
+        }
+    }
+
+    /// Takes a new message policy.
+    pub fn set_policy(&self, policy: Arc<Policy>) {
+        if let Some(group) = self.group() {
+            // Fails only when the filter has ended.
+            let _ = post(&group.filter, SetPolicy(policy));
+        }
+    }
+
+    /// What this cell would do with a request of its own, and by which permit.
+    ///
+    /// # Errors
+    /// The code that it would be refused with.
+    pub async fn explain(&self, to: Fqcn, target: ChannelTopic) -> Result<(Permit, Hop), Status> {
+        let header = Header {
+            kind: Kind::Request,
+            sequence: self.own.next_sequence(),
+            origin: Arc::clone(&self.own.address),
+            destination: Address::any(to),
+            target,
+            token: self.own.token(),
+            budget_ms: 1000,
+            hops_left: 0,
+            lane: Lane::Interactive,
+            flags: Flags::default(),
+            extras: None,
+        };
+        let group = self.group().ok_or(Status::ShuttingDown)?;
+        let envelope = Envelope { header, payload: bytes::Bytes::new() };
+        group.filter.send(Explain(envelope)).await.unwrap_or(Err(Status::ShuttingDown))
+    }
+
+    /// Ends the filter as a fault would. The cell closes its links and starts again.
+    pub fn crash_filter(&self) {
+        if let Some(group) = self.group() {
+            // Fails only when the filter has ended.
+            let _ = post(&group.filter, Halt);
+        }
+    }
+
+    /// Takes nothing new, finishes what was accepted within `deadline`, says bye to every neighbour and
+    /// stops. `true` when everything was finished in time.
+    pub async fn drain(&self, deadline: Duration) -> bool {
+        const LOOK: Duration = Duration::from_millis(10);
+        let Some(group) = self.group() else { return true };
+        // Each fails only for an actor that has ended.
+        let _ = post(&group.endpoint, StopLinking);
+        let _ = post(&group.cell, BeginDrain);
+        let finished = tokio::time::timeout(deadline, async {
+            while group.cell.send(Busy).await.is_ok_and(|busy| busy > 0) {
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+        .await
+        .is_ok();
+        self.say_bye(&group).await;
+        self.stop();
+        self.wait_for(CellState::Stopped).await;
+        finished
+    }
+
+    async fn say_bye(&self, group: &Group) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let told = group.cell.send(SayBye).await.unwrap_or_default();
+        let all = async {
+            for health in &told {
+                health.wait_closed().await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, all).await.is_err() {
+            tracing::debug!(cell = %self.own.name, "a neighbour did not answer the bye");
+        }
+        if let Some(accept) = &self.accept {
+            // What was closed is said, or given up after the transport's own time.
+            let _ = tokio::time::timeout(Duration::from_secs(3), accept.wait_idle()).await;
+        }
+    }
+
+    /// Ends at once. Requests that are outstanding end as closed.
+    pub fn stop(&self) {
+        let sender = self.stop.lock().ok().and_then(|mut stop| stop.take());
+        if let Some(sender) = sender {
+            // Fails only when the supervisor has ended.
+            let _ = sender.send(());
+        }
+    }
+}
+
+impl std::fmt::Debug for RunningCell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RunningCell({}, {})", self.own.name, self.state().as_str())
+    }
+}

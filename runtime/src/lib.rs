@@ -1,0 +1,26 @@
+//! Actors and I/O around the core: QUIC, TLS, local sockets, and the actors that own a cell's state.
+//!
+//! Every decision is made in `cellbus-proto`; here it is carried out. This is the only crate that names
+//! quinn or rustls.
+
+mod bus;
+pub mod authority;
+pub mod carrier;
+pub mod cell;
+pub mod certificate;
+pub mod clock;
+pub mod conn;
+pub mod counters;
+pub mod endpoint;
+pub mod filter;
+pub mod host;
+pub mod link;
+pub mod local_socket;
+pub mod outbox;
+pub mod own;
+pub mod quic_settings;
+pub mod seam;
+pub mod secret_file;
+pub mod state_dir;
+pub mod throttle;
+pub mod tls;

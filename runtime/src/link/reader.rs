@@ -1,0 +1,304 @@
+//! Reading the streams of a link: bytes to frames, and messages in batches to the filter.
+
+use std::sync::Arc;
+
+use actix::{Addr, AsyncContext, Context};
+use bytes::Bytes;
+use cellbus_proto::{
+    codec::{CodecError, Decoder, Frame, FrameLimits},
+    envelope::{Envelope, Lane, cost},
+    link::Side,
+    route::{Hop, LinkId},
+    status::Status,
+    well_known,
+};
+use tokio::sync::{Semaphore, watch};
+
+use super::{Control, LaneAccepted, Link, Unreadable, writer};
+use crate::{
+    conn::{Connection, Lost, RecvStream},
+    counters::Counters,
+    filter::{AuthFilter, Inbound},
+    seam::post,
+};
+
+/// Bytes taken from a stream at once.
+const CHUNK: usize = 64 << 10;
+/// Messages handed to the filter at once.
+const BATCH: usize = 64;
+
+/// What every reader of one link shares.
+#[derive(Clone)]
+struct Reading {
+    id: LinkId,
+    side: Side,
+    link: Addr<Link>,
+    filter: Addr<AuthFilter>,
+    counters: Arc<Counters>,
+    /// Bytes that may be read and not yet decided on, over all streams but control.
+    allowance: Arc<Semaphore>,
+    inbound_max: usize,
+    limits: FrameLimits,
+    hold: watch::Receiver<bool>,
+}
+
+impl Link {
+    /// Opens or awaits the control stream, and starts reading and writing.
+    pub(super) fn start_streams(&mut self, ctx: &mut Context<Self>) {
+        let reading = Reading {
+            id: self.id,
+            side: self.side(),
+            link: ctx.address(),
+            filter: self.filter.clone(),
+            counters: Arc::clone(&self.own.counters),
+            allowance: Arc::new(Semaphore::new(self.settings.inbound_max)),
+            inbound_max: self.settings.inbound_max,
+            limits: self.settings.limits,
+            hold: self.hold.subscribe(),
+        };
+        let connection = self.connection.clone();
+        let outbox = Arc::clone(&self.outbox);
+        let counters = Arc::clone(&self.own.counters);
+        let side = self.side();
+        if side == Side::Child {
+            self.say_hello();
+        }
+        actix::spawn(async move {
+            let opened = match side {
+                Side::Child => connection.open_control().await,
+                Side::Parent => connection.accept_control().await,
+            };
+            let Ok((send, recv)) = opened else { return };
+            send.set_priority(2);
+            actix::spawn(writer::write_control(send, Arc::clone(&outbox), Arc::clone(&counters)));
+            for lane in [Lane::Interactive, Lane::Bulk] {
+                let (connection, outbox) = (connection.clone(), Arc::clone(&outbox));
+                actix::spawn(writer::write_lane(connection, lane, outbox, Arc::clone(&counters)));
+            }
+            actix::spawn(accept_lanes(connection.clone(), reading.clone()));
+            actix::spawn(refuse_second_control(connection, reading.link.clone()));
+            read_control(recv, reading).await;
+        });
+    }
+}
+
+/// There is one control stream. Another one is a peer that plays tricks.
+async fn refuse_second_control(connection: Connection, link: Addr<Link>) {
+    if connection.second_control().await.is_ok() {
+        let error = CodecError { status: Status::BadFrame, what: "a second control stream" };
+        // Fails only when the link has ended already.
+        let _ = post(&link, Unreadable(error));
+    }
+}
+
+async fn accept_lanes(connection: Connection, reading: Reading) {
+    while let Ok(stream) = connection.accept_lane().await {
+        if post(&reading.link, LaneAccepted).is_err() {
+            return;
+        }
+        actix::spawn(read_lane(stream, reading.clone()));
+    }
+}
+
+/// Messages of the control lane that wait while the neighbour registers (again).
+struct Waiting {
+    messages: Vec<Envelope>,
+    hold: watch::Receiver<bool>,
+    /// Whether the neighbour may have reason to send already: a parent as soon as it has let this cell
+    /// in, a child once it has been let in before.
+    may_come: bool,
+}
+
+impl Waiting {
+    /// Messages that may wait: what a neighbour can have sent before it knew.
+    const MAX: usize = 1024;
+
+    /// Gives the messages whose turn has come.
+    fn admit(&mut self, envelope: Envelope) -> Result<Vec<Envelope>, CodecError> {
+        let exempt = well_known::EXEMPT.iter().any(|topic| topic.matches(&envelope.header.target));
+        let open = !*self.hold.borrow();
+        self.may_come |= open;
+        if exempt || open {
+            let mut batch = self.release();
+            batch.push(envelope);
+            return Ok(batch);
+        }
+        if !self.may_come || self.messages.len() >= Self::MAX {
+            return Err(CodecError { status: Status::NoToken, what: "messages before the registration" });
+        }
+        self.messages.push(envelope);
+        Ok(Vec::new())
+    }
+
+    fn release(&mut self) -> Vec<Envelope> {
+        if *self.hold.borrow() { Vec::new() } else { std::mem::take(&mut self.messages) }
+    }
+}
+
+/// Control frames go to the link, messages to the filter.
+async fn read_control(mut stream: RecvStream, reading: Reading) {
+    let mut decoder = Decoder::new(FrameLimits::BEFORE_HELLO);
+    let mut greeted = false;
+    let may_come = reading.side == Side::Child;
+    let mut waiting = Waiting { messages: Vec::new(), hold: reading.hold.clone(), may_come };
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            changed = waiting.hold.changed(), if !waiting.messages.is_empty() => {
+                if changed.is_err() || !reading.pass(waiting.release()) {
+                    return;
+                }
+                continue;
+            }
+            chunk = stream.read_chunk(CHUNK) => chunk,
+        };
+        let outcome = match chunk {
+            Ok(Some(chunk)) => {
+                reading.counters.read(chunk.len());
+                take_control(chunk, &mut decoder, &mut greeted, &mut waiting, &reading).await
+            }
+            Ok(None) => {
+                Err(CodecError { status: Status::BadFrame, what: "the control stream was ended" })
+            }
+            Err(Lost(_)) => return,
+        };
+        if let Err(error) = outcome {
+            let _ = post(&reading.link, Unreadable(error));
+            return;
+        }
+    }
+}
+
+async fn take_control(
+    chunk: Bytes,
+    decoder: &mut Decoder,
+    greeted: &mut bool,
+    waiting: &mut Waiting,
+    reading: &Reading,
+) -> Result<(), CodecError> {
+    let mut chunk = Some(chunk);
+    loop {
+        let mut read = Vec::new();
+        let mut early = false;
+        decoder.feed(chunk.take().unwrap_or_default(), |frame| {
+            let first = !*greeted;
+            *greeted = true;
+            early = first && matches!(frame, Frame::Message(_));
+            read.push(frame);
+            // What follows the first frame is read by the limits of a link that has said HELLO.
+            !first && read.len() < BATCH
+        })?;
+        if early {
+            return Err(CodecError { status: Status::NoHello, what: "a message before HELLO" });
+        }
+        if read.is_empty() {
+            return Ok(());
+        }
+        decoder.set_limits(reading.limits);
+        for frame in read {
+            match frame {
+                Frame::Message(envelope) => {
+                    let batch = waiting.admit(envelope)?;
+                    if !reading.pass(batch) {
+                        return Ok(());
+                    }
+                }
+                frame @ (Frame::Hello(_)
+                | Frame::HelloOk(_)
+                | Frame::Beat(_)
+                | Frame::Echo(_)
+                | Frame::Lane(_)
+                | Frame::Drain(_)
+                | Frame::Answer(_)) => {
+                    if post(&reading.link, Control(frame)).is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        // What the link or the filter concludes from these comes before what follows them.
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Reading {
+    /// Hands control messages to the filter; `false` when there is none any more.
+    fn pass(&self, batch: Vec<Envelope>) -> bool {
+        let from = Hop::Link(self.id);
+        batch.is_empty() || post(&self.filter, Inbound { from, batch, permit: None }).is_ok()
+    }
+}
+
+/// The first frame says which lane it is; every other one is a message.
+async fn read_lane(mut stream: RecvStream, reading: Reading) {
+    if let Err(error) = read_messages(&mut stream, &reading).await {
+        let _ = post(&reading.link, Unreadable(error));
+    }
+}
+
+async fn read_messages(stream: &mut RecvStream, reading: &Reading) -> Result<(), CodecError> {
+    let mut decoder = Decoder::new(reading.limits);
+    let mut lane = None;
+    let mut hold = reading.hold.clone();
+    loop {
+        // While the neighbour registers again, what it sent before waits in the transport.
+        if hold.wait_for(|held| !*held).await.is_err() {
+            return Ok(());
+        }
+        let chunk = match stream.read_chunk(CHUNK).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) | Err(Lost(_)) => return Ok(()),
+        };
+        reading.counters.read(chunk.len());
+        let mut chunk = Some(chunk);
+        loop {
+            let mut batch = Vec::new();
+            let mut wrong = None;
+            decoder.feed(chunk.take().unwrap_or_default(), |frame| {
+                match (frame, lane) {
+                    (Frame::Lane(Lane::Control), _) | (Frame::Lane(_), Some(_)) => {
+                        wrong = Some("a lane that cannot be opened");
+                    }
+                    (Frame::Lane(first), None) => lane = Some(first),
+                    (Frame::Message(envelope), Some(lane)) if envelope.header.lane == lane => {
+                        batch.push(envelope);
+                    }
+                    (
+                        Frame::Hello(_)
+                        | Frame::HelloOk(_)
+                        | Frame::Message(_)
+                        | Frame::Beat(_)
+                        | Frame::Echo(_)
+                        | Frame::Drain(_)
+                        | Frame::Answer(_),
+                        _,
+                    ) => wrong = Some("a frame on the wrong stream"),
+                }
+                wrong.is_none() && batch.len() < BATCH
+            })?;
+            if let Some(what) = wrong {
+                return Err(CodecError { status: Status::BadFrame, what });
+            }
+            if batch.is_empty() {
+                break;
+            }
+            if !hand_over(batch, reading, &mut hold).await {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Waits until the filter has room for the batch; `false` when there is no filter any more.
+async fn hand_over(batch: Vec<Envelope>, reading: &Reading, hold: &mut watch::Receiver<bool>) -> bool {
+    let bytes = batch.iter().map(cost).sum::<usize>().min(reading.inbound_max);
+    let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let Ok(permit) = Arc::clone(&reading.allowance).acquire_many_owned(wanted).await else {
+        return false;
+    };
+    if hold.wait_for(|held| !*held).await.is_err() {
+        return false;
+    }
+    let from = Hop::Link(reading.id);
+    post(&reading.filter, Inbound { from, batch, permit: Some(permit) }).is_ok()
+}

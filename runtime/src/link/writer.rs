@@ -1,0 +1,121 @@
+//! Writing the streams of a link: everything that waits leaves in as few writes as possible.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use cellbus_proto::{
+    codec::{Encoder, Frame},
+    envelope::Lane,
+    status::Status,
+};
+
+use crate::{
+    clock,
+    conn::{Connection, Lost, SendStream},
+    counters::Counters,
+    outbox::{Item, Outbox},
+};
+
+/// Bytes gathered before a write.
+const WRITE: usize = 64 << 10;
+
+/// Writes the control lane to the control stream.
+pub(super) async fn write_control(stream: SendStream, outbox: Arc<Outbox>, counters: Arc<Counters>) {
+    run(stream, Encoder::new(), BytesMut::new(), Lane::Control, &outbox, &counters).await;
+}
+
+/// Opens the stream of a lane when there is something to send, and writes it.
+pub(super) async fn write_lane(
+    connection: Connection,
+    lane: Lane,
+    outbox: Arc<Outbox>,
+    counters: Arc<Counters>,
+) {
+    if !outbox.wait(lane).await {
+        return;
+    }
+    let Ok(stream) = connection.open_lane().await else { return };
+    stream.set_priority(if lane == Lane::Interactive { 1 } else { 0 });
+    let mut encoder = Encoder::new();
+    let mut buffer = BytesMut::new();
+    // A lane frame has no payload.
+    let _ = encoder.encode(&Frame::Lane(lane), &mut buffer);
+    run(stream, encoder, buffer, lane, &outbox, &counters).await;
+}
+
+async fn run(
+    mut stream: SendStream,
+    mut encoder: Encoder,
+    mut buffer: BytesMut,
+    lane: Lane,
+    outbox: &Outbox,
+    counters: &Counters,
+) {
+    while let Some((mut items, bytes)) = outbox.take(lane).await {
+        let written =
+            write(&mut stream, &mut encoder, &mut buffer, &mut items, counters).await;
+        outbox.written(lane, bytes);
+        if written.is_err() {
+            // The connection is gone, and the link hears of that by itself. What was taken and not
+            // written may have been written in part: nobody knows.
+            for item in items {
+                if let Item::Message(_) = item {
+                    counters.drop_queued(Status::PeerLost);
+                }
+            }
+            return;
+        }
+    }
+    stream.finish();
+}
+
+async fn write(
+    stream: &mut SendStream,
+    encoder: &mut Encoder,
+    buffer: &mut BytesMut,
+    items: &mut VecDeque<Item>,
+    counters: &Counters,
+) -> Result<(), Lost> {
+    while !items.is_empty() {
+        let mut chunks: Vec<Bytes> = Vec::new();
+        let mut gathered = 0;
+        let mut messages = 0u32;
+        while gathered < WRITE
+            && let Some(item) = items.pop_front()
+        {
+            let tail = match &item {
+                Item::Frame(frame) => encoder.encode(frame, buffer),
+                Item::Message(message) => {
+                    let Some(budget_ms) = message.budget_left(clock::now()) else {
+                        counters.drop_queued(Status::ExpiredInQueue);
+                        continue;
+                    };
+                    messages += 1;
+                    encoder.encode_message(message.envelope(), budget_ms, buffer)
+                }
+            };
+            if let Some(payload) = tail {
+                chunks.push(buffer.split().freeze());
+                gathered += payload.len();
+                chunks.push(payload);
+            }
+            if buffer.len() >= WRITE {
+                break;
+            }
+        }
+        if !buffer.is_empty() {
+            chunks.push(buffer.split().freeze());
+        }
+        let total = chunks.iter().map(Bytes::len).sum();
+        let outcome = stream.write_all(&mut chunks).await;
+        for _ in 0..messages {
+            match outcome {
+                Ok(()) => counters.forward(),
+                Err(_) => counters.drop_queued(Status::PeerLost),
+            }
+        }
+        outcome?;
+        counters.wrote(total);
+    }
+    Ok(())
+}

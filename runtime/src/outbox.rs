@@ -1,0 +1,191 @@
+//! What waits to leave by one link: a queue per lane, bounded in bytes at the push.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use cellbus_proto::{
+    admission::Admitted,
+    codec::Frame,
+    envelope::{Lane, cost},
+    status::Status,
+};
+use tokio::sync::Notify;
+
+use crate::counters::Counters;
+
+/// The outbox of one link.
+#[derive(Debug)]
+pub struct Outbox {
+    lanes: [Queue; 3],
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    state: Mutex<State>,
+    wake: Notify,
+    max_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    items: VecDeque<Item>,
+    /// Bytes of everything that was pushed and is not yet written.
+    bytes: usize,
+    closed: bool,
+}
+
+/// One thing to be written.
+#[derive(Debug)]
+pub enum Item {
+    /// A message that was let in.
+    Message(Box<Admitted>),
+    /// A frame of the link itself.
+    Frame(Frame),
+}
+
+/// The queue is full, or the link is gone; the message was not taken.
+#[derive(Debug)]
+pub struct NotTaken {
+    /// The message.
+    pub message: Box<Admitted>,
+    /// Why.
+    pub status: Status,
+}
+
+impl Outbox {
+    /// Bytes kept for the system's own frames and messages, whatever the other lanes hold.
+    const CONTROL_MAX: usize = 1 << 20;
+
+    /// An outbox that holds at most `max_bytes` on each lane for applications.
+    #[must_use]
+    pub fn new(max_bytes: usize, counters: Arc<Counters>) -> Arc<Self> {
+        let queue = |max_bytes| Queue { state: Mutex::default(), wake: Notify::new(), max_bytes };
+        Arc::new(Self {
+            lanes: [queue(Self::CONTROL_MAX), queue(max_bytes), queue(max_bytes)],
+            counters,
+        })
+    }
+
+    /// Queues a message that was let in.
+    ///
+    /// # Errors
+    /// [`NotTaken`] when its lane is full or the link is gone.
+    pub fn push(&self, message: Admitted) -> Result<(), NotTaken> {
+        let lane = message.header().lane;
+        let size = cost(message.envelope());
+        let queue = &self.lanes[lane as usize];
+        let mut state = queue.lock();
+        let status = if state.closed {
+            Status::NoRoute
+        } else if state.bytes + size > queue.max_bytes {
+            Status::Overloaded
+        } else {
+            state.bytes += size;
+            state.items.push_back(Item::Message(Box::new(message)));
+            drop(state);
+            self.counters.enqueue();
+            queue.wake.notify_one();
+            return Ok(());
+        };
+        Err(NotTaken { message: Box::new(message), status })
+    }
+
+    /// Queues a frame of the link itself on the control lane. `false` when the neighbour takes so
+    /// little that even these have piled up: the link is to be closed.
+    #[must_use]
+    pub fn push_frame(&self, frame: Frame) -> bool {
+        const FRAME_COST: usize = 512;
+        let queue = &self.lanes[Lane::Control as usize];
+        let mut state = queue.lock();
+        if state.closed || state.bytes + FRAME_COST > queue.max_bytes {
+            return false;
+        }
+        state.bytes += FRAME_COST;
+        state.items.push_back(Item::Frame(frame));
+        drop(state);
+        queue.wake.notify_one();
+        true
+    }
+
+    /// Waits for the first thing to write on `lane`; `false` when the link is gone before.
+    pub(crate) async fn wait(&self, lane: Lane) -> bool {
+        let queue = &self.lanes[lane as usize];
+        loop {
+            {
+                let state = queue.lock();
+                if !state.items.is_empty() || state.closed {
+                    return !state.closed;
+                }
+            }
+            queue.wake.notified().await;
+        }
+    }
+
+    /// Waits for something to write on `lane`; `None` when the link is gone. What is taken counts
+    /// until [`Self::written`].
+    pub(crate) async fn take(&self, lane: Lane) -> Option<(VecDeque<Item>, usize)> {
+        let queue = &self.lanes[lane as usize];
+        loop {
+            {
+                let mut state = queue.lock();
+                if !state.items.is_empty() {
+                    let bytes = state.bytes;
+                    return Some((std::mem::take(&mut state.items), bytes));
+                }
+                if state.closed {
+                    return None;
+                }
+            }
+            queue.wake.notified().await;
+        }
+    }
+
+    /// Gives back the bytes of what was taken and is written or dropped.
+    pub(crate) fn written(&self, lane: Lane, bytes: usize) {
+        let mut state = self.lanes[lane as usize].lock();
+        state.bytes = state.bytes.saturating_sub(bytes);
+    }
+
+    /// Takes nothing more and gives back what was never written.
+    pub(crate) fn close(&self) -> Vec<Admitted> {
+        let mut left = Vec::new();
+        for queue in &self.lanes {
+            let mut state = queue.lock();
+            state.closed = true;
+            left.extend(std::mem::take(&mut state.items).into_iter().filter_map(Item::message));
+            drop(state);
+            queue.wake.notify_one();
+        }
+        left
+    }
+
+    /// Bytes that wait or are being written, on all lanes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.lanes.iter().map(|queue| queue.lock().bytes).sum()
+    }
+
+    /// Whether everything has been written.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.bytes() == 0
+    }
+}
+
+impl Item {
+    fn message(self) -> Option<Admitted> {
+        match self {
+            Self::Message(message) => Some(*message),
+            Self::Frame(_) => None,
+        }
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,121 @@
+//! What a running cell knows about itself, shared by its actors.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use cellbus_proto::{
+    envelope::{Address, Incarnation},
+    identity::{CellKind, Identity},
+    name::Fqcn,
+    token::Token,
+};
+
+use crate::{
+    authority::OwnCertificate,
+    clock::WallClock,
+    counters::Counters,
+    tls::{LeafSigner, Roots},
+};
+
+/// A running cell's own side of every decision.
+#[derive(Debug)]
+pub struct Own {
+    /// Full name.
+    pub name: Fqcn,
+    /// Full name of the server.
+    pub server: Fqcn,
+    /// Full name of the parent; the server has none.
+    pub parent: Option<Fqcn>,
+    /// What its certificate says.
+    pub identity: Identity,
+    /// This start of its process.
+    pub incarnation: Incarnation,
+    /// Name and incarnation, as messages carry them.
+    pub address: Arc<Address>,
+    /// Its certificate.
+    pub certificate: OwnCertificate,
+    /// Signs with the key of that certificate.
+    pub signer: LeafSigner,
+    /// The authorities of the project.
+    pub roots: Arc<Roots>,
+    /// Seconds since 1970.
+    pub wall: WallClock,
+    /// What it has counted.
+    pub counters: Arc<Counters>,
+    sequence: AtomicU64,
+    epoch: AtomicU64,
+    token: Mutex<Option<Token>>,
+}
+
+impl Own {
+    /// Puts the parts together; the name must fit the certificate, which the caller has checked.
+    #[must_use]
+    pub fn new(
+        name: Fqcn,
+        server: Fqcn,
+        parent: Option<Fqcn>,
+        incarnation: Incarnation,
+        certificate: OwnCertificate,
+        roots: Arc<Roots>,
+        wall: WallClock,
+    ) -> Self {
+        Self {
+            address: Address::exact(name.clone(), incarnation),
+            identity: certificate.identity().clone(),
+            signer: LeafSigner::new(&certificate),
+            counters: Arc::new(Counters::default()),
+            sequence: AtomicU64::new(1),
+            epoch: AtomicU64::new(u64::from(parent.is_none())),
+            token: Mutex::new(None),
+            name,
+            server,
+            parent,
+            incarnation,
+            certificate,
+            roots,
+            wall,
+        }
+    }
+
+    /// The kind of this cell.
+    #[must_use]
+    pub fn kind(&self) -> CellKind {
+        self.identity.kind
+    }
+
+    /// Whether this cell is the server.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.parent.is_none()
+    }
+
+    /// The sequence number of the next message of this incarnation. Never given twice.
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How often this cell has registered; the server counts as registered from the start, and zero
+    /// means that nobody can be let in yet.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// This cell has registered (again): whoever registered through it has to follow.
+    pub fn advance_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The session token in force.
+    #[must_use]
+    pub fn token(&self) -> Option<Token> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes a new session token.
+    pub fn set_token(&self, token: Option<Token>) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+}

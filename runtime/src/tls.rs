@@ -1,0 +1,210 @@
+//! TLS as cells use it: version 1.3 with both sides certified, and nothing carried over from one connection to the next.
+//!
+//! | who listens | whom it lets in |
+//! |---|---|
+//! | server, relay | whoever the project's root certified to dial, and its own pinned job cells |
+//! | site | its own pinned job cells |
+//!
+//! | who dials | whom it accepts |
+//! |---|---|
+//! | any cell | the server or relay of the expected name, certified by the project's root |
+//! | job cell | the one certificate that its parent told it |
+//!
+//! No session is stored and no ticket given: a resumed session would skip the checks of the peer's
+//! certificate, so a revoked or expired one would go on being let in.
+
+use std::sync::{Arc, LazyLock};
+
+use cellbus_proto::name::Segment;
+use rustls::{
+    ClientConfig, ServerConfig, SignatureScheme,
+    client::{Resumption, danger::ServerCertVerifier},
+    crypto::CryptoProvider,
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, danger::ClientCertVerifier},
+    sign::{CertifiedKey, SingleCertAndKey},
+    time_provider::TimeProvider,
+    version::TLS13,
+};
+use rustls_pki_types::UnixTime;
+
+use self::{
+    accept::{AcceptJobs, AcceptProject},
+    dial::{DialPinned, DialProject},
+};
+pub use self::{
+    chain::{ChainError, Direction, MAX_CHAIN, Roots, VerifiedPeer, verify_chain},
+    pins::PinnedPeers,
+    refusal::PeerRefused,
+    signer::{LeafSigner, SignError, verify_leaf_signature},
+};
+use crate::{
+    authority::{Credentials, OwnCertificate},
+    certificate::LeafHash,
+};
+
+mod accept;
+mod chain;
+mod dial;
+mod pins;
+mod refusal;
+mod signer;
+#[cfg(test)]
+mod tests;
+
+/// The application protocol, and with it the one version of it, that cells agree on.
+pub const ALPN: &[u8] = b"cellbus/1";
+
+/// The server name that every cell dials. It says nothing about the peer, whose certificate does;
+/// a listener turns away whoever asks for another before it shows its certificate.
+pub const SERVER_NAME: &str = "cell.cellbus.invalid";
+
+/// Signature schemes of leaf keys, best first.
+pub(crate) const LEAF_SCHEMES: &[SignatureScheme] =
+    &[SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ED25519];
+
+/// Told of every certificate that is refused, by a listener or by one who dials. The peer is told nothing but that it is refused.
+///
+/// Runs within the handshake: count and log, do not wait.
+pub type OnRefusal = Arc<dyn Fn(&PeerRefused) + Send + Sync>;
+
+/// The cryptography in use; the hybrid post-quantum key exchange comes first.
+///
+/// It is handed to every configuration and never installed for the process, so what runs does not depend on
+/// which part of the program came first.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    Arc::clone(&PROVIDER)
+}
+
+/// A clock for TLS from a function that tells the seconds since 1970.
+pub fn clock_from<F>(now_unix: F) -> Arc<dyn TimeProvider>
+where
+    F: Fn() -> u64 + Send + Sync + 'static,
+{
+    Arc::new(Clock(now_unix))
+}
+
+struct Clock<F>(F);
+
+impl<F> std::fmt::Debug for Clock<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+impl<F: Fn() -> u64 + Send + Sync> TimeProvider for Clock<F> {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs((self.0)())))
+    }
+}
+
+/// The listener of a server or relay.
+///
+/// # Errors
+/// Those of the TLS library; none is expected for credentials that were loaded or issued.
+pub fn server_config(
+    own: &Credentials,
+    pins: Arc<PinnedPeers>,
+    clock: Arc<dyn TimeProvider>,
+    on_refusal: OnRefusal,
+) -> Result<ServerConfig, rustls::Error> {
+    let project = own.certificate().identity().project.clone();
+    let jobs = AcceptJobs::new(project, pins, on_refusal);
+    let verifier = AcceptProject::new(Arc::clone(own.roots()), jobs);
+    listener(own.certificate(), Arc::new(verifier), clock)
+}
+
+/// The loopback listener of a site, for its own job cells and nobody else.
+///
+/// The certificate of a site is not one to be dialled with; its jobs pin it by hash, see [`job_client_config`].
+///
+/// # Errors
+/// Those of the TLS library; none is expected for credentials that were loaded or issued.
+pub fn job_server_config(
+    own: &OwnCertificate,
+    pins: Arc<PinnedPeers>,
+    clock: Arc<dyn TimeProvider>,
+    on_refusal: OnRefusal,
+) -> Result<ServerConfig, rustls::Error> {
+    let project = own.identity().project.clone();
+    listener(own, Arc::new(AcceptJobs::new(project, pins, on_refusal)), clock)
+}
+
+/// What a cell dials its parent with, a server or relay whose certificate must carry the base name `parent`.
+///
+/// # Errors
+/// Those of the TLS library; none is expected for credentials that were loaded or issued.
+pub fn client_config(
+    own: &Credentials,
+    parent: &Segment,
+    clock: Arc<dyn TimeProvider>,
+    on_refusal: OnRefusal,
+) -> Result<ClientConfig, rustls::Error> {
+    let project = own.certificate().identity().project.clone();
+    let verifier = DialProject::new(Arc::clone(own.roots()), project, parent.clone(), on_refusal);
+    dialler(own.certificate(), Arc::new(verifier), clock)
+}
+
+/// What a job cell dials its parent with: exactly the holder of the certificate with hash `parent`.
+///
+/// # Errors
+/// Those of the TLS library; none is expected for a certificate that was minted for a job.
+pub fn job_client_config(
+    own: &OwnCertificate,
+    parent: LeafHash,
+    clock: Arc<dyn TimeProvider>,
+    on_refusal: OnRefusal,
+) -> Result<ClientConfig, rustls::Error> {
+    dialler(own, Arc::new(DialPinned::new(parent, on_refusal)), clock)
+}
+
+fn listener(
+    own: &OwnCertificate,
+    verifier: Arc<dyn ClientCertVerifier>,
+    clock: Arc<dyn TimeProvider>,
+) -> Result<ServerConfig, rustls::Error> {
+    let resolver = OneName(Arc::clone(own.certified()));
+    let mut config = ServerConfig::builder_with_details(provider(), clock)
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(resolver));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    config.cert_compressors = Vec::new();
+    config.cert_decompressors = Vec::new();
+    Ok(config)
+}
+
+fn dialler(
+    own: &OwnCertificate,
+    verifier: Arc<dyn ServerCertVerifier>,
+    clock: Arc<dyn TimeProvider>,
+) -> Result<ClientConfig, rustls::Error> {
+    let certified = SingleCertAndKey::from(Arc::clone(own.certified()));
+    let mut config = ClientConfig::builder_with_details(provider(), clock)
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_cert_resolver(Arc::new(certified));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    config.cert_compressors = Vec::new();
+    config.cert_decompressors = Vec::new();
+    Ok(config)
+}
+
+/// Shows the certificate to those who ask for [`SERVER_NAME`].
+#[derive(Debug)]
+struct OneName(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for OneName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        (hello.server_name() == Some(SERVER_NAME)).then(|| Arc::clone(&self.0))
+    }
+}

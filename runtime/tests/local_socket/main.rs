@@ -1,0 +1,9 @@
+//! The local socket, over a real one: who is let in, what is bridged, and what hostile job code can do.
+
+mod bridge;
+mod cell_and_job;
+mod door;
+mod hostile;
+mod launch;
+mod loss;
+mod place;

@@ -1,0 +1,193 @@
+//! Every code that a person can meet, and what it means.
+
+use cellbus_cells::control::LocalCode;
+use cellbus_proto::{
+    status::{Class, Status},
+    topology,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    exit::Exit,
+    output::{Failure, Outcome, Success},
+    table::Table,
+};
+
+/// Codes of the command itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CliCode {
+    /// The command line.
+    Usage,
+    /// The topology file.
+    Config,
+    /// A file that the command line names.
+    Input,
+    /// Which cell is meant.
+    CellAmbiguous,
+    /// A code that does not exist.
+    UnknownCode,
+    /// A claim that does not hold.
+    CheckFailed,
+    /// A defect.
+    Bug,
+}
+
+/// One row of `errors ls`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CodeRow {
+    /// The code.
+    pub code: String,
+    /// Where it comes from: `message`, `control`, `topology` or `command`.
+    pub source: String,
+    /// Whether the work can have been done, for the codes of messages.
+    pub class: Option<String>,
+    /// The exit code of a command that ends with it.
+    pub exit_code: u8,
+    /// One sentence.
+    pub meaning: String,
+}
+
+impl CliCode {
+    const ALL: [Self; 7] = [
+        Self::Usage,
+        Self::Config,
+        Self::Input,
+        Self::CellAmbiguous,
+        Self::UnknownCode,
+        Self::CheckFailed,
+        Self::Bug,
+    ];
+
+    /// The stable code.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Usage => "USAGE",
+            Self::Config => "CONFIG",
+            Self::Input => "INPUT",
+            Self::CellAmbiguous => "CELL_AMBIGUOUS",
+            Self::UnknownCode => "UNKNOWN_CODE",
+            Self::CheckFailed => "CHECK_FAILED",
+            Self::Bug => "BUG",
+        }
+    }
+
+    /// The exit code of a command that ends with it.
+    pub fn exit(self) -> Exit {
+        match self {
+            Self::Usage | Self::Config | Self::Input | Self::CellAmbiguous | Self::UnknownCode => {
+                Exit::Invalid
+            }
+            Self::CheckFailed => Exit::No,
+            Self::Bug => Exit::Bug,
+        }
+    }
+
+    fn meaning(self) -> &'static str {
+        match self {
+            Self::Usage => "The command line is not understood.",
+            Self::Config => "The topology file has errors; each has a code of its own.",
+            Self::Input => "A file or directory that the command line names cannot be used.",
+            Self::CellAmbiguous => "More than one running cell could be meant, or none was found.",
+            Self::UnknownCode => "There is no such code.",
+            Self::CheckFailed => "A claim that the command examines does not hold.",
+            Self::Bug => "This program has a defect; please report it with what was printed.",
+        }
+    }
+}
+
+/// `errors ls`.
+pub fn list() -> Success {
+    let rows = rows();
+    let mut table = Table::new(["CODE", "SOURCE", "CLASS", "EXIT", "MEANING"]);
+    for row in &rows {
+        let class = row.class.as_deref().unwrap_or("-");
+        table.row([&row.code, &row.source, class, &row.exit_code.to_string(), &row.meaning]);
+    }
+    Success::new(&rows, table.render())
+}
+
+/// `errors explain CODE`.
+pub fn explain(code: &str) -> Outcome {
+    let wanted = code.to_ascii_uppercase().replace('-', "_");
+    let Some(row) = rows().into_iter().find(|row| row.code == wanted) else {
+        let failure = Failure::new(CliCode::UnknownCode, format!("there is no code `{code}`"));
+        return Err(failure.hint("`cellbus errors ls` lists them all"));
+    };
+    let mut text = format!("{}\n  {}\n", row.code, row.meaning);
+    let class = row.class.as_deref().map(|class| match class {
+        "refused" => "The work was certainly not done.",
+        "unknown" => "The work may have been done.",
+        _ => "The work was done and failed.",
+    });
+    let transient = Status::from_code(&row.code).is_some_and(Status::is_transient);
+    let again = transient.then_some("The same again, later, may succeed without any change.");
+    for line in class.into_iter().chain(again) {
+        text.push_str(&format!("  {line}\n"));
+    }
+    text.push_str(&format!("  Commands that end with it exit with {}.", row.exit_code));
+    Ok(Success::new(&row, text))
+}
+
+fn rows() -> Vec<CodeRow> {
+    let row = |code: &str, source: &str, class: Option<&str>, exit: Exit, meaning: &str| CodeRow {
+        code: code.to_owned(),
+        source: source.to_owned(),
+        class: class.map(str::to_owned),
+        exit_code: exit.number(),
+        meaning: meaning.to_owned(),
+    };
+    let exit_of = |code: &str| Exit::of_code(code).expect("a listed code has an exit code");
+    let messages = Status::ALL.iter().map(|status| {
+        let code = status.code();
+        row(code, "message", Some(class_name(status.class())), exit_of(code), status.meaning())
+    });
+    let control = LocalCode::ALL
+        .iter()
+        .map(|local| row(local.code(), "control", None, exit_of(local.code()), local.meaning()));
+    let command = CliCode::ALL
+        .into_iter()
+        .map(|cli| row(cli.code(), "command", None, cli.exit(), cli.meaning()));
+    let topology = topology::Code::ALL.iter().map(|code| {
+        let exit = match code.severity() {
+            topology::Severity::Error => Exit::Invalid,
+            topology::Severity::Warning => Exit::Ok,
+        };
+        row(code.as_str(), "topology", None, exit, code.meaning())
+    });
+    messages.chain(control).chain(command).chain(topology).collect()
+}
+
+fn class_name(class: Class) -> &'static str {
+    match class {
+        Class::Refused => "refused",
+        Class::Unknown => "unknown",
+        Class::Failed => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_code_stands_once_and_is_a_sentence() {
+        let rows = rows();
+        let codes: BTreeSet<&str> = rows.iter().map(|row| row.code.as_str()).collect();
+        assert_eq!(codes.len(), rows.len());
+        assert!(rows.iter().all(|row| row.meaning.ends_with('.')));
+    }
+
+    #[test]
+    fn what_policy_denies_exits_with_six() {
+        for code in ["TOPIC_DENIED", "JOB_SCOPE", "FORBIDDEN"] {
+            assert_eq!(Exit::of_code(code), Some(Exit::Denied));
+        }
+        assert_eq!(Exit::of_code("DEADLINE"), Some(Exit::Deadline));
+        assert_eq!(Exit::of_code("NO_ROUTE"), Some(Exit::No));
+        assert_eq!(Exit::of_code("CELL_NOT_RUNNING"), Some(Exit::Unreachable));
+        assert_eq!(Exit::of_code("NO_SUCH_CODE"), None);
+    }
+}

@@ -1,0 +1,121 @@
+//! The command `cellbus`: reads arguments, calls cells, prints.
+
+mod args;
+mod ask;
+mod codes;
+mod exit;
+mod files;
+mod logs;
+mod output;
+#[cfg_attr(not(test), expect(dead_code, reason = "the demo shows itself with it"))]
+mod progress;
+#[cfg_attr(not(test), expect(dead_code, reason = "the demo shows itself with it"))]
+mod report;
+mod table;
+mod target;
+
+use std::{
+    ffi::OsString,
+    panic::{self, PanicHookInfo},
+    process::ExitCode,
+    thread,
+};
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use serde_json::json;
+
+use crate::{
+    args::{Cli, Command, Completion, Errors},
+    codes::CliCode,
+    exit::Exit,
+    output::{Failure, Outcome, Success, say},
+};
+
+fn main() -> ExitCode {
+    panic::set_hook(Box::new(report_panic));
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let format = args::format_of(&arguments);
+    let outcome = match Cli::try_parse_from(arguments) {
+        Ok(cli) => guarded(|| run(cli)),
+        Err(error)
+            if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) =>
+        {
+            // Help that nobody reads to its end is no error.
+            let _ = error.print();
+            return Exit::Ok.into();
+        }
+        Err(error) => Err(usage(&error)),
+    };
+    output::print(format, &outcome).into()
+}
+
+fn run(cli: Cli) -> Outcome {
+    let Cli { global, command } = cli;
+    let _warnings = logs::start(&global)?;
+    match command {
+        Command::Status(args) => block_on(ask::status(args.target())),
+        Command::Cells(target) => block_on(ask::cells(target)),
+        Command::Peers(args) => block_on(ask::peers(args.target())),
+        Command::Ping(args) => block_on(ask::ping(args)),
+        Command::Explain(args) => block_on(ask::explain(args)),
+        Command::Request(args) => block_on(ask::request(args)),
+        Command::Inspect(args) => block_on(ask::inspect(args.target())),
+        Command::Drain(args) => block_on(ask::drain(args.target())),
+        Command::Validate(args) => files::validate(&args),
+        Command::Graph(args) => files::graph(&args),
+        Command::Schema(args) => Ok(files::schema(&args)),
+        Command::Errors(Errors::Ls) => Ok(codes::list()),
+        Command::Errors(Errors::Explain { code }) => codes::explain(&code),
+        Command::Completion(args) => Ok(completion(&args)),
+    }
+}
+
+/// Runs `work`; a panic in it becomes a failure that says that this program has a defect.
+fn guarded(work: impl FnOnce() -> Outcome + panic::UnwindSafe) -> Outcome {
+    panic::catch_unwind(work).unwrap_or_else(|_| {
+        let failure = Failure::new(CliCode::Bug, "this program has a defect; see stderr");
+        Err(failure.hint("please report it with what was printed"))
+    })
+}
+
+fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("the kernel gives a process an event queue").block_on(work)
+}
+
+fn completion(args: &Completion) -> Success {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "cellbus", &mut script);
+    let script = String::from_utf8_lossy(&script).into_owned();
+    let data = json!({ "shell": args.shell.to_string(), "script": script });
+    Success::new(&data, script)
+}
+
+fn usage(error: &clap::Error) -> Box<Failure> {
+    let text = error.render();
+    let first = text.to_string();
+    let mut paragraphs = first.trim().splitn(2, "\n\n");
+    let message = paragraphs.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let failure =
+        Failure::new(CliCode::Usage, message).hint("`cellbus --help` shows how to use it");
+    let report = if output::stderr_is_colourful() { text.ansi().to_string() } else { first };
+    Box::new(Failure { report: Some(report), ..*failure })
+}
+
+fn report_panic(info: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("unnamed");
+    say(&format!("error: BUG: thread {name}: {info}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_defect_with_its_own_exit_code() {
+        let failure = guarded(|| panic!("as a test")).unwrap_err();
+        assert_eq!((failure.exit, failure.code.as_str()), (Exit::Bug, "BUG"));
+        assert_eq!(failure.exit.number(), 5);
+    }
+}

@@ -1,0 +1,146 @@
+//! Cells that answer on control sockets with fixed replies, without a network.
+
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, thread};
+
+use cellbus_cells::control::{
+    Accepted, CellRow, CellState, ControlError, ControlSocket, Controlled, Direction, ExplainAsk,
+    ExplainReply, LinkState, Payload, PeerRow, PingAsk, PingReply, PingRow, Reply, Request,
+    RequestAsk, RequestReply, StatusReport, Verdict,
+};
+use cellbus_channels::{BoxFuture, CellKind, Fqcn, Status};
+use serde_json::json;
+
+struct Fake {
+    status: StatusReport,
+}
+
+/// Serves a cell in `<state>/<name>` until the process ends.
+pub fn serve(state: &Path, name: &str, kind: CellKind) {
+    let dir = state.join(name);
+    fs::create_dir_all(&dir).expect("a temporary directory takes directories");
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("it is ours");
+    let socket = ControlSocket::bind(&dir).expect("nobody else is there");
+    let cell = Arc::new(Fake { status: status(name, kind) });
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let served = runtime.expect("a runtime").block_on(socket.serve(cell));
+        panic!("the socket ended: {served:?}");
+    });
+}
+
+impl Controlled for Fake {
+    fn handle(&self, request: Request) -> BoxFuture<Result<Reply, ControlError>> {
+        let cell = self.status.cell.clone();
+        let answer = match request {
+            Request::Status => Ok(Reply::Status(self.status.clone())),
+            Request::Cells => {
+                Ok(Reply::Cells(vec![row("relay", None), row("relay.site-1", Some("relay"))]))
+            }
+            Request::Peers => Ok(Reply::Peers(vec![peer()])),
+            Request::Ping(ask) => Ok(Reply::Ping(pings(&ask))),
+            Request::Explain(ask) => Ok(Reply::Explain(explain(&ask, cell))),
+            Request::Request(ask) => request_to(ask),
+            Request::Inspect => Ok(Reply::Inspect(json!({ "seed": 7 }))),
+            Request::Drain | Request::Stop => {
+                Ok(Reply::Accepted(Accepted { cell, state: CellState::Draining }))
+            }
+        };
+        Box::pin(async move { answer })
+    }
+}
+
+fn name(text: &str) -> Fqcn {
+    text.parse().expect("a name")
+}
+
+fn status(cell: &str, kind: CellKind) -> StatusReport {
+    StatusReport {
+        cell: name(cell),
+        kind,
+        project: "study".parse().expect("a name"),
+        incarnation: u64::MAX.to_string(),
+        state: CellState::Ready,
+        uptime_ms: 90_000,
+        parent: None,
+        uplink_state: None,
+        children: 1,
+        counters: BTreeMap::from([("admitted".to_owned(), 12)]),
+    }
+}
+
+fn row(cell: &str, via: Option<&str>) -> CellRow {
+    CellRow {
+        name: name(cell),
+        kind: CellKind::Relay,
+        state: LinkState::Active,
+        since_ms: 5,
+        rtt_us: via.is_none().then_some(1234),
+        via: via.map(name),
+    }
+}
+
+fn peer() -> PeerRow {
+    PeerRow {
+        name: name("relay"),
+        kind: CellKind::Relay,
+        direction: Direction::Down,
+        state: LinkState::Active,
+        rtt_us: Some(1234),
+        sent_bytes: 2048,
+        sent_messages: 3,
+        received_bytes: 0,
+        received_messages: 0,
+        since_ms: 5,
+        cert_expires_unix: Some(2_000_000_000),
+    }
+}
+
+fn pings(ask: &PingAsk) -> PingReply {
+    let gone = ask.to == name("gone");
+    let row = |seq| PingRow {
+        seq,
+        rtt_us: (!gone).then_some(900),
+        status: gone.then(|| Status::NoRoute.code().to_owned()),
+        by: gone.then(|| name("server")),
+    };
+    PingReply { to: ask.to.clone(), rows: (1..=ask.count).map(row).collect() }
+}
+
+fn explain(ask: &ExplainAsk, at: Fqcn) -> ExplainReply {
+    if ask.to == name("site-2") {
+        let code = Some(Status::TopicDenied.code().to_owned());
+        let rule = Some("no rule allows it".to_owned());
+        return ExplainReply { verdict: Verdict::Refuse, code, rule, next_hop: None, at };
+    }
+    let rule = Some("allow site-* -> server task/fetch".to_owned());
+    let next_hop = Some(ask.to.clone());
+    ExplainReply { verdict: Verdict::Admit, code: None, rule, next_hop, at }
+}
+
+fn request_to(ask: RequestAsk) -> Result<Reply, ControlError> {
+    let RequestAsk { to, payload, content_type, .. } = ask;
+    let status = match to.as_str() {
+        "denied" => Status::TopicDenied,
+        "slow" => Status::Deadline,
+        "failed" => Status::HandlerFailed,
+        "stranger" => Status::Unauthenticated,
+        "binary" => {
+            let payload = Payload::from_bytes(b"\xff\x00");
+            return Ok(Reply::Request(RequestReply {
+                payload,
+                content_type,
+                from: to,
+                elapsed_us: 7,
+            }));
+        }
+        _ => {
+            return Ok(Reply::Request(RequestReply {
+                payload,
+                content_type,
+                from: to,
+                elapsed_us: 7,
+            }));
+        }
+    };
+    Err(ControlError::status(status, format!("{to}: \x1b[31m{status}")).by("relay").hint("ask"))
+}
