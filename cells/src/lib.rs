@@ -1,4 +1,11 @@
-//! cellbus-cells
+//! The roles of cells and their services: from a topology file to running cells, jobs and answers to
+//! people. This is the only crate that reads configuration.
+
 pub mod config;
 pub mod control;
+pub mod demo;
+pub mod job;
 pub mod learning;
+pub mod node;
+pub mod programs;
+pub mod up;

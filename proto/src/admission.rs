@@ -15,7 +15,7 @@ use crate::{
     envelope::{Envelope, Header, Kind},
     identity::CellKind,
     link::Phase,
-    name::{Fqcn, Segment},
+    name::{ChannelTopic, Fqcn, Segment},
     policy::{Decision, Policy},
     route::{Hop, LinkId, Neighbour, Routes},
     status::Status,
@@ -112,10 +112,10 @@ pub enum Consequence {
 }
 
 /// Largest bodies of the exempt topics, in bytes.
-const fn exempt_body_max(topic: SystemTopic) -> usize {
-    match topic.topic.as_bytes() {
-        b"challenge" => 8 << 10,
-        b"register" => 64 << 10,
+fn exempt_body_max(topic: SystemTopic) -> usize {
+    match topic {
+        well_known::CHALLENGE => 8 << 10,
+        well_known::REGISTER => 64 << 10,
         _ => 0,
     }
 }
@@ -198,7 +198,10 @@ impl Gate {
     ) -> Result<(Verified, Permit), (Status, Consequence)> {
         let header = &envelope.header;
         let routes = self.routes.clone().ok_or((Status::Unauthenticated, Consequence::Close))?;
-        if let Some(topic) = well_known::EXEMPT.into_iter().find(|t| t.matches(&header.target)) {
+        let exempt = well_known::EXEMPT.into_iter().find(|topic| topic.matches(&header.target));
+        // What a return says about an exempt request is for whoever made that request, by the rules
+        // for every return.
+        if let Some(topic) = exempt.filter(|_| !matches!(header.kind, Kind::Return { .. })) {
             return judge_exempt(topic, envelope, arrival, &routes);
         }
         if let Arrival::Link(peer) = arrival
@@ -210,9 +213,8 @@ impl Gate {
             return Err((Status::OriginMismatch, Consequence::Silence));
         }
         let claims = self.verify_token(now_unix, header, arrival)?;
-        let permit = self
-            .permit(header, &claims, &routes)
-            .map_err(|status| (status, Consequence::Answer))?;
+        let permit =
+            self.permit(header, &claims).map_err(|status| (status, Consequence::Answer))?;
         Ok((Verified::Claims(claims), permit))
     }
 
@@ -241,94 +243,116 @@ impl Gate {
     }
 
     /// The permit for a message of a genuine origin. An answer is judged as its request would be.
-    fn permit(&self, header: &Header, claims: &Claims, routes: &Routes) -> Result<Permit, Status> {
-        let (origin, destination) = (&header.origin.name, &header.destination.name);
-        let from_kind = Some(claims.kind);
-        let to_kind = self.directory.kind_of(destination);
-        let (asks, asks_kind, answers, answers_kind) = if header.kind.is_answer() {
-            (destination, to_kind, origin, from_kind)
-        } else {
-            (origin, from_kind, destination, to_kind)
-        };
-        if let Some(system) = well_known::lookup(&header.target) {
-            return self
-                .system_rule(system, asks, asks_kind, answers, answers_kind)
-                .then_some(Permit::System(system))
-                .ok_or(Status::TopicDenied);
-        }
-        if well_known::is_reserved(header.target.channel()) {
-            return Err(Status::TopicDenied);
-        }
+    fn permit(&self, header: &Header, claims: &Claims) -> Result<Permit, Status> {
         // A return comes from whichever cell on the path gave up, so its origin says nothing about
         // the request. It concerns one outstanding request or nobody.
-        if matches!(header.kind, Kind::Return { .. }) {
+        if matches!(header.kind, Kind::Return { .. })
+            && well_known::lookup(&header.target).is_none()
+            && !well_known::is_reserved(header.target.channel())
+        {
             return Ok(Permit::Rule { revision: self.policy.revision, rule: usize::MAX });
         }
-        if asks == answers {
+        let origin = Party { name: &header.origin.name, kind: Some(claims.kind) };
+        let name = &header.destination.name;
+        let destination = Party { name, kind: self.directory.kind_of(name) };
+        let (asks, answers) =
+            if header.kind.is_answer() { (destination, origin) } else { (origin, destination) };
+        decide(&self.policy, asks, answers, &header.target, header.kind.is_answer())
+    }
+}
+
+/// What the rules say about a request from one cell to another, whatever way it would take.
+///
+/// # Errors
+/// The code that it would be refused with.
+pub fn judge_names(
+    policy: &Policy,
+    directory: &Directory,
+    from: &Fqcn,
+    to: &Fqcn,
+    target: &ChannelTopic,
+) -> Result<Permit, Status> {
+    if well_known::EXEMPT.iter().any(|exempt| exempt.matches(target)) {
+        return Err(Status::NotDirect);
+    }
+    let party = |name| Party { name, kind: directory.kind_of(name) };
+    decide(policy, party(from), party(to), target, false)
+}
+
+/// One end of a request.
+#[derive(Clone, Copy)]
+struct Party<'a> {
+    name: &'a Fqcn,
+    kind: Option<CellKind>,
+}
+
+impl Party<'_> {
+    fn is(self, kind: CellKind) -> bool {
+        self.kind == Some(kind)
+    }
+}
+
+fn decide(
+    policy: &Policy,
+    asks: Party<'_>,
+    answers: Party<'_>,
+    target: &ChannelTopic,
+    is_answer: bool,
+) -> Result<Permit, Status> {
+    if let Some(system) = well_known::lookup(target) {
+        // Who gave up on the way to the server may be any cell.
+        let allowed =
+            system_rule(system, asks, answers) || (is_answer && !answers.is(CellKind::Job));
+        return allowed.then_some(Permit::System(system)).ok_or(Status::TopicDenied);
+    }
+    if well_known::is_reserved(target.channel()) {
+        return Err(Status::TopicDenied);
+    }
+    if asks.name == answers.name {
+        return Ok(Permit::Job);
+    }
+    if asks.is(CellKind::Job) || answers.is(CellKind::Job) {
+        if is_family(asks, answers) {
             return Ok(Permit::Job);
         }
-        if asks_kind == Some(CellKind::Job) || answers_kind == Some(CellKind::Job) {
-            if is_family(asks, asks_kind, answers, answers_kind) {
-                return Ok(Permit::Job);
-            }
-            if asks_kind == Some(CellKind::Job) {
-                return Err(Status::JobScope);
-            }
-        }
-        let Some(asks_kind) = asks_kind else { return Err(Status::TopicDenied) };
-        let _ = routes;
-        match self.policy.decide(
-            asks.base(),
-            asks_kind,
-            answers.base(),
-            answers_kind,
-            &header.target,
-        ) {
-            Decision::Allowed { rule } => Ok(Permit::Rule { revision: self.policy.revision, rule }),
-            Decision::DeniedBy { .. } | Decision::NoRule => Err(Status::TopicDenied),
+        if asks.is(CellKind::Job) {
+            return Err(Status::JobScope);
         }
     }
+    let asks_kind = asks.kind.ok_or(Status::TopicDenied)?;
+    match policy.decide(asks.name.base(), asks_kind, answers.name.base(), answers.kind, target) {
+        Decision::Allowed { rule } => Ok(Permit::Rule { revision: policy.revision, rule }),
+        Decision::DeniedBy { .. } | Decision::NoRule => Err(Status::TopicDenied),
+    }
+}
 
-    /// The fixed rules for topics of the system.
-    fn system_rule(
-        &self,
-        system: SystemTopic,
-        asks: &Fqcn,
-        asks_kind: Option<CellKind>,
-        answers: &Fqcn,
-        answers_kind: Option<CellKind>,
-    ) -> bool {
-        let to_server = answers_kind == Some(CellKind::Server);
-        let from_server = asks_kind == Some(CellKind::Server);
-        let by_parent =
-            matches!(asks_kind, Some(CellKind::Server | CellKind::Relay | CellKind::Client));
-        match system {
-            well_known::PING => {
-                asks_kind != Some(CellKind::Job)
-                    || is_family(asks, asks_kind, answers, answers_kind)
-            }
-            well_known::CHALLENGE_CHILD
-            | well_known::REGISTER_CHILD
-            | well_known::RENEW_CHILD
-            | well_known::DETACH_CHILD => to_server && by_parent,
-            well_known::QUIT => to_server && asks_kind != Some(CellKind::Job),
-            well_known::JOB_START | well_known::JOB_STOP => {
-                from_server && answers_kind == Some(CellKind::Client)
-            }
-            well_known::JOB_ENDED => to_server && asks_kind == Some(CellKind::Client),
-            _ => false,
+/// The fixed rules for topics of the system.
+fn system_rule(system: SystemTopic, asks: Party<'_>, answers: Party<'_>) -> bool {
+    let to_server = answers.is(CellKind::Server);
+    let by_parent =
+        matches!(asks.kind, Some(CellKind::Server | CellKind::Relay | CellKind::Client));
+    match system {
+        well_known::PING => !asks.is(CellKind::Job) || is_family(asks, answers),
+        well_known::CHALLENGE_CHILD
+        | well_known::REGISTER_CHILD
+        | well_known::RENEW_CHILD
+        | well_known::DETACH_CHILD => to_server && by_parent,
+        well_known::QUIT => to_server && !asks.is(CellKind::Job),
+        well_known::JOB_START | well_known::JOB_STOP => {
+            asks.is(CellKind::Server) && answers.is(CellKind::Client)
         }
+        well_known::JOB_ENDED => to_server && asks.is(CellKind::Client),
+        _ => false,
     }
 }
 
 /// Whether both cells belong to one job, or one is a job cell and the other its parent.
-fn is_family(a: &Fqcn, a_kind: Option<CellKind>, b: &Fqcn, b_kind: Option<CellKind>) -> bool {
-    let is_job = |kind| kind == Some(CellKind::Job);
+fn is_family(a: Party<'_>, b: Party<'_>) -> bool {
     let is_parent = |parent: &Fqcn, child: &Fqcn| child.parent().as_ref() == Some(parent);
-    match (is_job(a_kind), is_job(b_kind)) {
-        (true, true) => a.base() == b.base(),
-        (true, false) => is_parent(b, a),
-        (false, true) => is_parent(a, b),
+    match (a.is(CellKind::Job), b.is(CellKind::Job)) {
+        (true, true) => a.name.base() == b.name.base(),
+        (true, false) => is_parent(b.name, a.name),
+        (false, true) => is_parent(a.name, b.name),
         (false, false) => false,
     }
 }
@@ -344,11 +368,11 @@ fn judge_exempt(
     let Arrival::Link(peer) = arrival else {
         return Err((Status::NotDirect, Consequence::Answer));
     };
-    if header.destination.name != *routes.me() {
-        return Err((Status::NotDirect, Consequence::Answer));
-    }
     if header.origin.name != peer.name {
         return Err((Status::OriginMismatch, Consequence::Silence));
+    }
+    if header.destination.name != *routes.me() {
+        return Err((Status::NotDirect, Consequence::Answer));
     }
     if header.kind != Kind::Request {
         return Err((Status::ReplyUnsolicited, Consequence::Silence));

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use actix::Addr;
 use cellbus_channels::{
-    BoxFuture, HandleError, Handler, Outgoing, PublishError, Reply, RequestError, Selector, Transport,
+    BoxFuture, HandleError, Handler, Outgoing, PublishError, Reply, RequestError, Selector,
+    Transport,
 };
 use cellbus_proto::name::Fqcn;
 use tokio::sync::{oneshot, watch};

@@ -1,29 +1,29 @@
 //! Where connections come from: dialling a parent, and accepting children.
 
-use std::{future::Future, net::SocketAddr, pin::Pin, rc::Rc};
+use std::{future::Future, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc};
 
 use crate::{
     conn::{Connection, PeerError},
     tls::SERVER_NAME,
 };
 
-/// A future that stays on its thread.
-pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+/// A future on its way.
+pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Dials the parent.
-pub trait Dial: 'static {
+pub trait Dial: Send + Sync + 'static {
     /// One attempt, including the handshake. Dropping it gives up.
-    fn dial(&self) -> LocalFuture<Result<Connection, DialError>>;
+    fn dial(&self) -> Task<Result<Connection, DialError>>;
 
     /// Whom it dials, for people.
     fn target(&self) -> String;
 }
 
 /// Accepts children.
-pub trait Accept: 'static {
+pub trait Accept: Send + Sync + 'static {
     /// Waits for the next caller and gives its handshake, which is to be awaited elsewhere: who is slow
     /// must not hold up the others. `None` when nothing will come any more.
-    fn accept(&self) -> LocalFuture<Option<LocalFuture<Result<Connection, DialError>>>>;
+    fn accept(&self) -> Task<Option<Task<Result<Connection, DialError>>>>;
 
     /// Takes nobody any more; connections that exist go on.
     fn close(&self);
@@ -32,7 +32,7 @@ pub trait Accept: 'static {
     fn address(&self) -> Option<SocketAddr>;
 
     /// Waits until everything that was closed has been said.
-    fn wait_idle(&self) -> LocalFuture<()>;
+    fn wait_idle(&self) -> Task<()>;
 }
 
 /// Why there is no connection.
@@ -65,24 +65,41 @@ pub enum DialError {
     Busy,
 }
 
+/// Where the parent is found.
+#[derive(Clone, Debug)]
+pub enum DialTarget {
+    /// Host and port.
+    Host(String),
+    /// A file in which the parent, on this machine, has written its address and port.
+    File(PathBuf),
+}
+
+impl std::fmt::Display for DialTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Host(host) => f.write_str(host),
+            Self::File(path) => write!(f, "the address in {}", path.display()),
+        }
+    }
+}
+
 /// Dials over QUIC.
 pub struct QuicDial {
     endpoint: quinn::Endpoint,
     config: quinn::ClientConfig,
-    /// Host and port.
-    target: String,
+    target: DialTarget,
 }
 
 impl QuicDial {
-    /// Dials `target` (host and port) from `endpoint`.
+    /// Dials `target` from `endpoint`.
     #[must_use]
-    pub fn new(endpoint: quinn::Endpoint, config: quinn::ClientConfig, target: String) -> Self {
+    pub fn new(endpoint: quinn::Endpoint, config: quinn::ClientConfig, target: DialTarget) -> Self {
         Self { endpoint, config, target }
     }
 }
 
 impl Dial for QuicDial {
-    fn dial(&self) -> LocalFuture<Result<Connection, DialError>> {
+    fn dial(&self) -> Task<Result<Connection, DialError>> {
         let (endpoint, config, target) =
             (self.endpoint.clone(), self.config.clone(), self.target.clone());
         Box::pin(async move {
@@ -93,12 +110,19 @@ impl Dial for QuicDial {
     }
 
     fn target(&self) -> String {
-        self.target.clone()
+        self.target.to_string()
     }
 }
 
 /// The first address of the same family as the socket's own, or any.
-async fn resolve(endpoint: &quinn::Endpoint, target: String) -> Result<SocketAddr, DialError> {
+async fn resolve(endpoint: &quinn::Endpoint, target: DialTarget) -> Result<SocketAddr, DialError> {
+    let target = match target {
+        DialTarget::Host(host) => host,
+        DialTarget::File(path) => {
+            let failed = |source| DialError::Resolve { target: path.display().to_string(), source };
+            std::fs::read_to_string(&path).map_err(failed)?.trim().to_owned()
+        }
+    };
     if let Ok(address) = target.parse() {
         return Ok(address);
     }
@@ -112,7 +136,7 @@ async fn resolve(endpoint: &quinn::Endpoint, target: String) -> Result<SocketAdd
 /// Accepts over QUIC.
 pub struct QuicAccept {
     endpoint: quinn::Endpoint,
-    in_flight: Rc<()>,
+    in_flight: Arc<()>,
 }
 
 impl QuicAccept {
@@ -123,17 +147,17 @@ impl QuicAccept {
     /// Accepts what comes to `endpoint`.
     #[must_use]
     pub fn new(endpoint: quinn::Endpoint) -> Self {
-        Self { endpoint, in_flight: Rc::new(()) }
+        Self { endpoint, in_flight: Arc::new(()) }
     }
 }
 
 impl Accept for QuicAccept {
-    fn accept(&self) -> LocalFuture<Option<LocalFuture<Result<Connection, DialError>>>> {
-        let (endpoint, in_flight) = (self.endpoint.clone(), Rc::clone(&self.in_flight));
+    fn accept(&self) -> Task<Option<Task<Result<Connection, DialError>>>> {
+        let (endpoint, in_flight) = (self.endpoint.clone(), Arc::clone(&self.in_flight));
         Box::pin(async move {
             loop {
                 let incoming = endpoint.accept().await?;
-                let busy = Rc::strong_count(&in_flight) - 2;
+                let busy = Arc::strong_count(&in_flight) - 2;
                 if busy >= 2 * Self::HANDSHAKES_MAX {
                     incoming.refuse();
                     continue;
@@ -143,13 +167,12 @@ impl Accept for QuicAccept {
                     let _ = incoming.retry();
                     continue;
                 }
-                let handshake: LocalFuture<Result<Connection, DialError>> =
-                    Box::pin(async move {
-                        let counted = in_flight;
-                        let connection = incoming.accept()?.await?;
-                        drop(counted);
-                        Ok(Connection::quic(connection)?)
-                    });
+                let handshake: Task<Result<Connection, DialError>> = Box::pin(async move {
+                    let counted = in_flight;
+                    let connection = incoming.accept()?.await?;
+                    drop(counted);
+                    Ok(Connection::quic(connection)?)
+                });
                 return Some(handshake);
             }
         })
@@ -163,7 +186,7 @@ impl Accept for QuicAccept {
         self.endpoint.local_addr().ok()
     }
 
-    fn wait_idle(&self) -> LocalFuture<()> {
+    fn wait_idle(&self) -> Task<()> {
         let endpoint = self.endpoint.clone();
         Box::pin(async move { endpoint.wait_idle().await })
     }

@@ -32,6 +32,7 @@ mod inspect;
 mod registrar;
 mod root;
 
+use self::{ask::Waiter, handlers::Handlers};
 pub use self::{
     ask::{Ask, FailOwn, GiveUp, Submit},
     handlers::{HandlerDone, HandlerLimits, HandlerTable},
@@ -40,7 +41,6 @@ pub use self::{
     root::{AllowJob, Root, RootError},
 };
 pub(crate) use self::{registrar::random_nonce, root::announcement_signable};
-use self::{ask::Waiter, handlers::Handlers};
 
 /// The actor that is a cell.
 #[derive(Debug)]
@@ -315,8 +315,7 @@ impl Cell {
     /// Sends a reply to a request.
     fn answer(&self, request: &Header, payload: bytes::Bytes, content_type: Option<Arc<str>>) {
         let kind = Kind::Reply { to: request.sequence };
-        if let Some(mut header) =
-            request.answer(&self.own.address, kind, self.own.next_sequence())
+        if let Some(mut header) = request.answer(&self.own.address, kind, self.own.next_sequence())
         {
             header.token = self.own.token();
             let extras = cellbus_proto::envelope::Extras { content_type, ..Default::default() };
@@ -328,8 +327,7 @@ impl Cell {
     /// Sends a return for a request; nothing where nobody waits.
     fn answer_failed(&self, request: &Header, status: Status, detail: bytes::Bytes) {
         let kind = Kind::Return { to: request.sequence, status, by: self.own.name.clone() };
-        if let Some(mut header) =
-            request.answer(&self.own.address, kind, self.own.next_sequence())
+        if let Some(mut header) = request.answer(&self.own.address, kind, self.own.next_sequence())
         {
             header.token = self.own.token();
             self.emit(Envelope { header, payload: detail });
@@ -385,7 +383,9 @@ impl Handler<LinkUp> for Cell {
             self.routes.set_uplink(Some(id));
             self.own.advance_epoch();
             self.set_state(CellState::Ready);
-        } else if let Some(old) = self.routes.insert_child(name.clone(), id).filter(|old| *old != id) {
+        } else if let Some(old) =
+            self.routes.insert_child(name.clone(), id).filter(|old| *old != id)
+        {
             self.fail_link(old);
         }
         tracing::info!(cell = %self.own.name, peer = %name, link = id.0, "link is up");
@@ -437,7 +437,8 @@ impl Handler<Halt> for Cell {
         }
         for info in self.links.values() {
             // Fails only when the link has ended already.
-            let _ = post(&info.link, Say::Close(crate::conn::CloseCode::Later, "the cell has ended"));
+            let _ =
+                post(&info.link, Say::Close(crate::conn::CloseCode::Later, "the cell has ended"));
         }
         ctx.stop();
     }

@@ -1,6 +1,6 @@
 //! The endpoint of a cell: it accepts children, dials the parent, and dials again.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message};
 use cellbus_proto::{
@@ -26,8 +26,8 @@ pub struct Endpoint {
     filter: Addr<AuthFilter>,
     roster: Arc<dyn Roster>,
     challenges: Challenges,
-    dial: Option<Rc<dyn Dial>>,
-    accept: Option<Rc<dyn Accept>>,
+    dial: Option<Arc<dyn Dial>>,
+    accept: Option<Arc<dyn Accept>>,
     settings: EndpointSettings,
     /// Failures in a row.
     attempt: u32,
@@ -85,9 +85,9 @@ pub struct EndpointStart {
     /// Challenges of this cell's links.
     pub challenges: Challenges,
     /// How the parent is dialled; the server dials nobody.
-    pub dial: Option<Rc<dyn Dial>>,
+    pub dial: Option<Arc<dyn Dial>>,
     /// How children come; a cell without children accepts nobody.
-    pub accept: Option<Rc<dyn Accept>>,
+    pub accept: Option<Arc<dyn Accept>>,
     /// Figures.
     pub settings: EndpointSettings,
     /// Told when the endpoint has ended.

@@ -442,10 +442,8 @@ impl Handler<Explain> for AuthFilter {
     fn handle(&mut self, Explain(envelope): Explain, _: &mut Self::Context) -> Self::Result {
         let unix = self.own.wall.unix();
         let destination = envelope.header.destination.name.clone();
-        let (_, permit) = self
-            .gate
-            .judge(unix, &envelope, Arrival::Local)
-            .map_err(|(status, _)| status)?;
+        let (_, permit) =
+            self.gate.judge(unix, &envelope, Arrival::Local).map_err(|(status, _)| status)?;
         let next = self.routes.next_hop(&destination, Hop::Local)?;
         Ok((permit, next))
     }

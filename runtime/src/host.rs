@@ -4,7 +4,6 @@
 //! trusted any more: every link is closed and all three start afresh, the filter knowing nobody.
 
 use std::{
-    rc::Rc,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -30,7 +29,7 @@ use crate::{
     carrier::{Accept, Dial},
     cell::{
         AllowJob, BeginDrain, Busy, Cell, CellSettings, CellState, Halt, HandlerTable, InspectCell,
-        InspectReport, Roster, Root, RootError, SayBye,
+        InspectReport, Root, RootError, Roster, SayBye,
     },
     clock,
     endpoint::{Endpoint, EndpointSettings, EndpointStart, StopLinking},
@@ -51,9 +50,9 @@ pub struct CellStart {
     /// Who may attach.
     pub roster: Arc<dyn Roster>,
     /// How the parent is dialled.
-    pub dial: Option<Rc<dyn Dial>>,
+    pub dial: Option<Arc<dyn Dial>>,
     /// How children come.
-    pub accept: Option<Rc<dyn Accept>>,
+    pub accept: Option<Arc<dyn Accept>>,
     /// Figures of the cell.
     pub cell: CellSettings,
     /// Figures of the endpoint and its links.
@@ -77,8 +76,8 @@ pub struct RunningCell {
     state: watch::Receiver<CellState>,
     group: watch::Receiver<Option<Group>>,
     cell: watch::Receiver<Option<Addr<Cell>>>,
-    stop: Rc<Mutex<Option<oneshot::Sender<()>>>>,
-    accept: Option<Rc<dyn Accept>>,
+    stop: Arc<Mutex<Option<oneshot::Sender<()>>>>,
+    accept: Option<Arc<dyn Accept>>,
 }
 
 /// Starts a cell on this thread, which must be one of actix.
@@ -98,7 +97,7 @@ pub fn start(start: CellStart) -> Result<RunningCell, RootError> {
         state,
         group,
         cell,
-        stop: Rc::new(Mutex::new(Some(stop_tx))),
+        stop: Arc::new(Mutex::new(Some(stop_tx))),
         accept: start.accept.clone(),
     };
     let publish = move |group: Option<Group>| {
@@ -166,17 +165,13 @@ impl Group {
         state: &watch::Sender<CellState>,
     ) -> Result<(Self, [Ended; 3]), RootError> {
         let own = &start.own;
-        let root = if own.is_root() {
-            Some(Root::new(own, start.cell.challenge_life)?)
-        } else {
-            None
-        };
+        let root =
+            if own.is_root() { Some(Root::new(own, start.cell.challenge_life)?) } else { None };
         let (filter_notice, filter_ended) = EndNotice::new();
         let (cell_notice, cell_ended) = EndNotice::new();
         let (endpoint_notice, endpoint_ended) = EndNotice::new();
         let tokens = TokenVerifier::new(own.identity.project.clone());
-        let mut gate =
-            Gate::new(Arc::clone(&start.policy), Arc::clone(&start.directory), tokens);
+        let mut gate = Gate::new(Arc::clone(&start.policy), Arc::clone(&start.directory), tokens);
         gate.set_hops_max(start.hops_max);
         let filter = AuthFilter::new(Arc::clone(own), gate, filter_notice).start();
         let cell = Cell::new(

@@ -3,8 +3,8 @@
 //! Every decision is made in `cellbus-proto`; here it is carried out. This is the only crate that names
 //! quinn or rustls.
 
-mod bus;
 pub mod authority;
+mod bus;
 pub mod carrier;
 pub mod cell;
 pub mod certificate;
@@ -18,6 +18,7 @@ pub mod link;
 pub mod local_socket;
 pub mod outbox;
 pub mod own;
+pub mod quic;
 pub mod quic_settings;
 pub mod seam;
 pub mod secret_file;

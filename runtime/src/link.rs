@@ -147,6 +147,8 @@ pub struct Health {
     start: Instant,
     heard_ms: AtomicU64,
     rtt_us: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
     closed: watch::Sender<bool>,
 }
 
@@ -157,6 +159,8 @@ impl Health {
             start: clock::now(),
             heard_ms: AtomicU64::new(0),
             rtt_us: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
             closed: watch::Sender::new(false),
         })
     }
@@ -177,6 +181,20 @@ impl Health {
     #[must_use]
     pub fn rtt_us(&self) -> Option<u64> {
         Some(self.rtt_us.load(Ordering::Relaxed)).filter(|rtt| *rtt > 0)
+    }
+
+    fn count_sent(&self, messages: u64) {
+        self.sent.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    fn count_received(&self, messages: usize) {
+        self.received.fetch_add(messages as u64, Ordering::Relaxed);
+    }
+
+    /// Messages written to and read from this link.
+    #[must_use]
+    pub fn messages(&self) -> (u64, u64) {
+        (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
     }
 
     /// What the transport knows.
@@ -394,7 +412,9 @@ impl Link {
         match self.state.handle_timeout(clock::now()) {
             None => {}
             Some(Due::Beat(number)) => self.send(Frame::Beat(Beat { number })),
-            Some(Due::Close(CloseReason::NoHello)) => self.close_for(Status::NoHello, "no HELLO in time"),
+            Some(Due::Close(CloseReason::NoHello)) => {
+                self.close_for(Status::NoHello, "no HELLO in time")
+            }
             Some(Due::Close(CloseReason::NotRegistered)) => {
                 self.close_for(Status::NoToken, "no registration in time");
             }
@@ -498,7 +518,8 @@ impl Link {
         if !self.state.phase().takes_bye() || self.bye.is_some() {
             return self.close(CloseCode::Done, "bye");
         }
-        let Some((sequence, frame)) = self.exempt_request(well_known::BYE, bytes::Bytes::new()) else {
+        let Some((sequence, frame)) = self.exempt_request(well_known::BYE, bytes::Bytes::new())
+        else {
             return self.close(CloseCode::Done, "bye");
         };
         self.bye = Some(sequence);

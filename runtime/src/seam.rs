@@ -17,7 +17,10 @@ pub struct Gone;
 ///
 /// # Errors
 /// [`Gone`] when the actor has ended.
-#[expect(clippy::disallowed_methods, reason = "this is the one place, and what is posted is bounded")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place, and what is posted is bounded"
+)]
 pub fn post<A, M>(addr: &Addr<A>, message: M) -> Result<(), Gone>
 where
     A: Actor + Handler<M>,
@@ -57,7 +60,9 @@ impl Pacer {
 
 /// Says that an actor has ended, however it did: kept in the actor, dropped with it.
 #[derive(Debug)]
-pub struct EndNotice(#[expect(dead_code, reason = "dropping it is the notice")] oneshot::Sender<()>);
+pub struct EndNotice(
+    #[expect(dead_code, reason = "dropping it is the notice")] oneshot::Sender<()>,
+);
 
 /// Resolves when the actor that holds the other half has ended.
 #[derive(Debug)]

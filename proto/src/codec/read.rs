@@ -7,7 +7,8 @@ use super::CodecError;
 use crate::status::Status;
 
 const ENDS_EARLY: CodecError = CodecError::header("header ends early");
-const SECOND_SPELLING: CodecError = CodecError::header("number or length is not in its shortest form");
+const SECOND_SPELLING: CodecError =
+    CodecError::header("number or length is not in its shortest form");
 
 /// Takes a nil, if one stands here.
 pub(super) fn take_nil(r: &mut &[u8]) -> Result<bool, CodecError> {

@@ -35,7 +35,9 @@ impl Waiter {
             Kind::Return { status, by, .. } => {
                 Err(RequestError::Returned { by, status, detail: payload })
             }
-            Kind::Reply { .. } | Kind::Publish | Kind::Request => Ok(Reply { payload, content_type }),
+            Kind::Reply { .. } | Kind::Publish | Kind::Request => {
+                Ok(Reply { payload, content_type })
+            }
         };
         // Whoever waited may have given up in the meantime.
         let _ = self.answer.send(result);
@@ -84,10 +86,15 @@ pub struct FailOwn {
 pub struct Submit(pub Outgoing);
 
 impl Own {
-    pub(super) fn envelope(&self, kind: Kind, sequence: u64, outgoing: &Outgoing, budget_ms: u32) -> Envelope {
+    pub(super) fn envelope(
+        &self,
+        kind: Kind,
+        sequence: u64,
+        outgoing: &Outgoing,
+        budget_ms: u32,
+    ) -> Envelope {
         let system = well_known::lookup(&outgoing.target).is_some();
-        let extras =
-            Extras { content_type: outgoing.content_type.clone(), ..Extras::default() };
+        let extras = Extras { content_type: outgoing.content_type.clone(), ..Extras::default() };
         Envelope {
             header: Header {
                 kind,

@@ -51,7 +51,11 @@ impl HandlerTable {
     ///
     /// # Errors
     /// [`HandleError::Taken`] when something is registered for exactly this selector.
-    pub fn add(&self, selector: Selector, handler: Arc<dyn MessageHandler>) -> Result<(), HandleError> {
+    pub fn add(
+        &self,
+        selector: Selector,
+        handler: Arc<dyn MessageHandler>,
+    ) -> Result<(), HandleError> {
         match self.0.write().unwrap_or_else(PoisonError::into_inner).entry(selector) {
             Entry::Occupied(taken) => Err(HandleError::Taken(taken.key().to_string())),
             Entry::Vacant(free) => {
@@ -161,7 +165,8 @@ impl Cell {
         // The task, not the actor, waits: an actor's cost per message grows with what it waits for.
         actix::spawn(async move {
             let budget = delivery.budget;
-            let run = AssertUnwindSafe(async move { handler.handle(delivery).await }).catch_unwind();
+            let run =
+                AssertUnwindSafe(async move { handler.handle(delivery).await }).catch_unwind();
             let outcome = match tokio::time::timeout(budget, run).await {
                 Ok(Ok(Ok(reply))) => Outcome::Replied(reply),
                 Ok(Ok(Err(failure))) => Outcome::Refused(failure),

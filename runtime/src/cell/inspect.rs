@@ -64,6 +64,10 @@ pub struct LinkReport {
     pub sent_bytes: u64,
     /// Bytes of datagrams received.
     pub received_bytes: u64,
+    /// Messages written to it.
+    pub sent_messages: u64,
+    /// Messages read from it.
+    pub received_messages: u64,
     /// Packets declared lost.
     pub lost_packets: u64,
     /// Largest datagram in use.
@@ -98,6 +102,7 @@ pub struct PeerReport {
 impl Cell {
     fn link_report(&self, id: LinkId, info: &super::LinkInfo) -> LinkReport {
         let stats = info.health.carrier();
+        let (sent_messages, received_messages) = info.health.messages();
         LinkReport {
             link: id.0,
             peer: info.name.to_string(),
@@ -107,6 +112,8 @@ impl Cell {
             rtt_us: info.health.rtt_us().unwrap_or(stats.rtt_us),
             sent_bytes: stats.sent_bytes,
             received_bytes: stats.received_bytes,
+            sent_messages,
+            received_messages,
             lost_packets: stats.lost_packets,
             mtu: stats.mtu,
             queued_bytes: info.outbox.bytes(),

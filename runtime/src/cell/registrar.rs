@@ -12,7 +12,10 @@ use cellbus_proto::{
     admission::{Admitted, Verified},
     codec::{
         CodecError, Octets,
-        body::{self, Blob, ChallengeChild, ChildChallenge, ChildRegistered, DetachChild, RegisterChild, RenewChild, SignedServerKey},
+        body::{
+            self, Blob, ChallengeChild, ChildChallenge, ChildRegistered, DetachChild,
+            RegisterChild, RenewChild, SignedServerKey,
+        },
     },
     envelope::Incarnation,
     identity::{CellKind, Identity},
@@ -175,7 +178,8 @@ impl Cell {
         if self.own.is_root() || self.own.epoch() == 0 {
             return;
         }
-        let body = body::encode(&DetachChild { child: name.clone(), incarnation: incarnation.into() });
+        let body =
+            body::encode(&DetachChild { child: name.clone(), incarnation: incarnation.into() });
         self.tell_server(well_known::DETACH_CHILD, body);
     }
 
@@ -207,7 +211,11 @@ impl Cell {
     }
 
     /// What the server checks of every registration, and the token that it gives.
-    fn register_at_root(&mut self, register: &RegisterPeer, via: &Fqcn) -> Result<RegisteredPeer, Status> {
+    fn register_at_root(
+        &mut self,
+        register: &RegisterPeer,
+        via: &Fqcn,
+    ) -> Result<RegisteredPeer, Status> {
         let root = self.root.as_ref().ok_or(Status::Forbidden)?;
         if let Some(job) = register.job()
             && !root.runs(via, &job)
@@ -249,8 +257,12 @@ impl Cell {
         let sender = &claims.subject;
         let payload = &admitted.envelope().payload;
         let outcome = match topic {
-            well_known::CHALLENGE_CHILD => decode(payload).and_then(|b| self.challenge_child(sender, &b)),
-            well_known::REGISTER_CHILD => decode(payload).and_then(|b| self.register_child(sender, b)),
+            well_known::CHALLENGE_CHILD => {
+                decode(payload).and_then(|b| self.challenge_child(sender, &b))
+            }
+            well_known::REGISTER_CHILD => {
+                decode(payload).and_then(|b| self.register_child(sender, b))
+            }
             well_known::RENEW_CHILD => decode(payload).and_then(|b| self.renew_child(sender, &b)),
             well_known::DETACH_CHILD => decode(payload).map(|b| self.detach_child(sender, &b)),
             _ => Ok(self.quit(sender)),
@@ -396,7 +408,11 @@ impl Cell {
 impl Handler<ChallengeFor> for Cell {
     type Result = ResponseFuture<Result<Option<[u8; 32]>, Status>>;
 
-    fn handle(&mut self, ChallengeFor(child): ChallengeFor, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        ChallengeFor(child): ChallengeFor,
+        ctx: &mut Self::Context,
+    ) -> Self::Result {
         if self.own.is_root() {
             return Box::pin(std::future::ready(Ok(None)));
         }
@@ -459,7 +475,11 @@ impl Handler<DetachPeer> for Cell {
 impl Handler<RenewPeer> for Cell {
     type Result = ResponseFuture<Result<Blob, Status>>;
 
-    fn handle(&mut self, RenewPeer { name, incarnation }: RenewPeer, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        RenewPeer { name, incarnation }: RenewPeer,
+        ctx: &mut Self::Context,
+    ) -> Self::Result {
         if self.own.is_root() {
             let outcome = match self.registry.record(&name) {
                 Some(record) if record.incarnation == incarnation => {
@@ -476,9 +496,7 @@ impl Handler<RenewPeer> for Cell {
     }
 }
 
-async fn settled(
-    answer: oneshot::Receiver<Result<Reply, RequestError>>,
-) -> Result<Reply, Status> {
+async fn settled(answer: oneshot::Receiver<Result<Reply, RequestError>>) -> Result<Reply, Status> {
     match answer.await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(error)) => Err(error.status()),
@@ -507,7 +525,10 @@ pub(super) fn rows(registry: &Registry<Holder>) -> Vec<super::PeerReport> {
             org: record.org.to_string(),
             via: record.holder.via.to_string(),
             direct: record.holder.link.is_some(),
-            incarnation: format!("{}-{:016x}", record.incarnation.counter, record.incarnation.nonce),
+            incarnation: format!(
+                "{}-{:016x}",
+                record.incarnation.counter, record.incarnation.nonce
+            ),
             since_ms: clock::now().saturating_duration_since(record.since).as_millis() as u64,
         })
         .collect()

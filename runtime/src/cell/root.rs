@@ -136,7 +136,8 @@ impl Root {
             expires: issued + life_s,
             id,
             leaf: *subject.leaf,
-            job: (subject.identity.kind == CellKind::Job).then(|| super::base_segment(subject.name)),
+            job: (subject.identity.kind == CellKind::Job)
+                .then(|| super::base_segment(subject.name)),
         }))
     }
 }
@@ -195,4 +196,3 @@ impl Handler<AllowJob> for Cell {
         }
     }
 }
-

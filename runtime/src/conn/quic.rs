@@ -6,7 +6,9 @@ use bytes::Bytes;
 use quinn::{Connection, ConnectionError, VarInt};
 use rustls_pki_types::CertificateDer;
 
-use super::{CarrierStats, CloseCode, End, Lost, PeerError, PeerFacts, RecvStream, SendHalf, SendStream};
+use super::{
+    CarrierStats, CloseCode, End, Lost, PeerError, PeerFacts, RecvStream, SendHalf, SendStream,
+};
 
 /// Opening a stream waits for the peer's credit; a peer that gives none must not hold a task for ever.
 const OPEN_DEADLINE: Duration = Duration::from_secs(5);

@@ -7,8 +7,8 @@ use cellbus_proto::{
     codec::{
         Frame, Octets,
         body::{
-            self, Answer, Blob, Echo, Hello, HelloOk, Register, Registered, SignedServerKey, VERSION,
-            WireChallenge,
+            self, Answer, Blob, Echo, Hello, HelloOk, Register, Registered, SignedServerKey,
+            VERSION, WireChallenge,
         },
     },
     identity::CellKind,
@@ -41,8 +41,13 @@ pub(super) struct ChildSide {
 
 #[derive(Debug)]
 enum Expected {
-    Challenge { sequence: u64 },
-    Registered { sequence: u64, challenge: WireChallenge },
+    Challenge {
+        sequence: u64,
+    },
+    Registered {
+        sequence: u64,
+        challenge: WireChallenge,
+    },
     /// The answer has come and its token is being checked.
     Checked,
 }
@@ -155,11 +160,11 @@ impl Link {
             return self.close(CloseCode::Later, "this cell cannot sign");
         };
         self.state.enter_challenged(clock::now());
-        let body = body::encode(&Register {
-            signature: Blob(signature),
-            end_to_end: Blob(end_to_end),
-        });
-        let Some((sequence, frame)) = self.exempt_request(well_known::REGISTER, body) else { return };
+        let body =
+            body::encode(&Register { signature: Blob(signature), end_to_end: Blob(end_to_end) });
+        let Some((sequence, frame)) = self.exempt_request(well_known::REGISTER, body) else {
+            return;
+        };
         if let Some(side) = self.child_side() {
             side.expects = Some(Expected::Registered { sequence, challenge });
         }
@@ -192,7 +197,8 @@ impl Link {
         let expected = self.child_side().and_then(|side| side.expects.take());
         let expected = match expected {
             Some(
-                expected @ (Expected::Challenge { sequence } | Expected::Registered { sequence, .. }),
+                expected @ (Expected::Challenge { sequence }
+                | Expected::Registered { sequence, .. }),
             ) if sequence == answer.to => expected,
             Some(Expected::Challenge { .. } | Expected::Registered { .. } | Expected::Checked)
             | None => {
@@ -210,7 +216,9 @@ impl Link {
         match expected {
             Expected::Challenge { .. } => {
                 match body::decode_exact::<WireChallenge>(&answer.body.0) {
-                    Ok(challenge) if challenge.server == self.own.server => self.register(challenge),
+                    Ok(challenge) if challenge.server == self.own.server => {
+                        self.register(challenge)
+                    }
                     Ok(_) => self.close_for(Status::CertName, "a challenge of another server"),
                     Err(error) => self.close_for(error.status, error.what),
                 }
@@ -222,7 +230,12 @@ impl Link {
         }
     }
 
-    fn finish_registration(&mut self, body: &[u8], challenge: &WireChallenge, ctx: &mut Context<Self>) {
+    fn finish_registration(
+        &mut self,
+        body: &[u8],
+        challenge: &WireChallenge,
+        ctx: &mut Context<Self>,
+    ) {
         let registered: Registered = match body::decode_exact(body) {
             Ok(registered) => registered,
             Err(error) => return self.close_for(error.status, error.what),

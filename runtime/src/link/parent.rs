@@ -151,7 +151,9 @@ impl Link {
         };
         match expected {
             None => Err((Status::NotDirect, "the topology puts no such cell here")),
-            Some(kind) if kind != identity.kind => Err((Status::CertKind, "a cell of another kind")),
+            Some(kind) if kind != identity.kind => {
+                Err((Status::CertKind, "a cell of another kind"))
+            }
             Some(_) => Ok(()),
         }
     }
@@ -211,7 +213,12 @@ impl Link {
         )
     }
 
-    pub(super) fn handle_register(&mut self, sequence: u64, payload: &[u8], ctx: &mut Context<Self>) {
+    pub(super) fn handle_register(
+        &mut self,
+        sequence: u64,
+        payload: &[u8],
+        ctx: &mut Context<Self>,
+    ) {
         match self.check_register(payload) {
             Err(status) => self.refuse_registration(sequence, status),
             Ok((challenge, register)) => {

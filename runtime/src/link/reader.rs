@@ -14,7 +14,7 @@ use cellbus_proto::{
 };
 use tokio::sync::{Semaphore, watch};
 
-use super::{Control, LaneAccepted, Link, Unreadable, writer};
+use super::{Control, Health, LaneAccepted, Link, Unreadable, writer};
 use crate::{
     conn::{Connection, Lost, RecvStream},
     counters::Counters,
@@ -24,6 +24,8 @@ use crate::{
 
 /// Bytes taken from a stream at once.
 const CHUNK: usize = 64 << 10;
+/// Bytes of control messages that may be read and not yet decided on.
+const CONTROL_MAX: usize = 2 << 20;
 /// Messages handed to the filter at once.
 const BATCH: usize = 64;
 
@@ -35,8 +37,11 @@ struct Reading {
     link: Addr<Link>,
     filter: Addr<AuthFilter>,
     counters: Arc<Counters>,
+    health: Arc<Health>,
     /// Bytes that may be read and not yet decided on, over all streams but control.
     allowance: Arc<Semaphore>,
+    /// The same for the control stream, which nothing else may use up.
+    control_allowance: Arc<Semaphore>,
     inbound_max: usize,
     limits: FrameLimits,
     hold: watch::Receiver<bool>,
@@ -51,14 +56,19 @@ impl Link {
             link: ctx.address(),
             filter: self.filter.clone(),
             counters: Arc::clone(&self.own.counters),
+            health: Arc::clone(&self.health),
             allowance: Arc::new(Semaphore::new(self.settings.inbound_max)),
+            control_allowance: Arc::new(Semaphore::new(CONTROL_MAX)),
             inbound_max: self.settings.inbound_max,
             limits: self.settings.limits,
             hold: self.hold.subscribe(),
         };
         let connection = self.connection.clone();
         let outbox = Arc::clone(&self.outbox);
-        let counters = Arc::clone(&self.own.counters);
+        let meters = writer::Meters {
+            counters: Arc::clone(&self.own.counters),
+            health: Arc::clone(&self.health),
+        };
         let side = self.side();
         if side == Side::Child {
             self.say_hello();
@@ -70,10 +80,10 @@ impl Link {
             };
             let Ok((send, recv)) = opened else { return };
             send.set_priority(2);
-            actix::spawn(writer::write_control(send, Arc::clone(&outbox), Arc::clone(&counters)));
+            actix::spawn(writer::write_control(send, Arc::clone(&outbox), meters.clone()));
             for lane in [Lane::Interactive, Lane::Bulk] {
                 let (connection, outbox) = (connection.clone(), Arc::clone(&outbox));
-                actix::spawn(writer::write_lane(connection, lane, outbox, Arc::clone(&counters)));
+                actix::spawn(writer::write_lane(connection, lane, outbox, meters.clone()));
             }
             actix::spawn(accept_lanes(connection.clone(), reading.clone()));
             actix::spawn(refuse_second_control(connection, reading.link.clone()));
@@ -124,7 +134,10 @@ impl Waiting {
             return Ok(batch);
         }
         if !self.may_come || self.messages.len() >= Self::MAX {
-            return Err(CodecError { status: Status::NoToken, what: "messages before the registration" });
+            return Err(CodecError {
+                status: Status::NoToken,
+                what: "messages before the registration",
+            });
         }
         self.messages.push(envelope);
         Ok(Vec::new())
@@ -145,7 +158,7 @@ async fn read_control(mut stream: RecvStream, reading: Reading) {
         let chunk = tokio::select! {
             biased;
             changed = waiting.hold.changed(), if !waiting.messages.is_empty() => {
-                if changed.is_err() || !reading.pass(waiting.release()) {
+                if changed.is_err() || !reading.pass(waiting.release()).await {
                     return;
                 }
                 continue;
@@ -197,9 +210,13 @@ async fn take_control(
         decoder.set_limits(reading.limits);
         for frame in read {
             match frame {
+                Frame::Message(envelope) if envelope.header.lane != Lane::Control => {
+                    let what = "a message of another lane on the control stream";
+                    return Err(CodecError { status: Status::BadFrame, what });
+                }
                 Frame::Message(envelope) => {
                     let batch = waiting.admit(envelope)?;
-                    if !reading.pass(batch) {
+                    if !reading.pass(batch).await {
                         return Ok(());
                     }
                 }
@@ -223,9 +240,17 @@ async fn take_control(
 
 impl Reading {
     /// Hands control messages to the filter; `false` when there is none any more.
-    fn pass(&self, batch: Vec<Envelope>) -> bool {
+    async fn pass(&self, batch: Vec<Envelope>) -> bool {
+        if batch.is_empty() {
+            return true;
+        }
+        let bytes = batch.iter().map(cost).sum::<usize>().min(CONTROL_MAX);
+        let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let allowance = Arc::clone(&self.control_allowance);
+        let Ok(permit) = allowance.acquire_many_owned(wanted).await else { return false };
+        self.health.count_received(batch.len());
         let from = Hop::Link(self.id);
-        batch.is_empty() || post(&self.filter, Inbound { from, batch, permit: None }).is_ok()
+        post(&self.filter, Inbound { from, batch, permit: Some(permit) }).is_ok()
     }
 }
 
@@ -290,7 +315,11 @@ async fn read_messages(stream: &mut RecvStream, reading: &Reading) -> Result<(),
 }
 
 /// Waits until the filter has room for the batch; `false` when there is no filter any more.
-async fn hand_over(batch: Vec<Envelope>, reading: &Reading, hold: &mut watch::Receiver<bool>) -> bool {
+async fn hand_over(
+    batch: Vec<Envelope>,
+    reading: &Reading,
+    hold: &mut watch::Receiver<bool>,
+) -> bool {
     let bytes = batch.iter().map(cost).sum::<usize>().min(reading.inbound_max);
     let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
     let Ok(permit) = Arc::clone(&reading.allowance).acquire_many_owned(wanted).await else {
@@ -299,6 +328,7 @@ async fn hand_over(batch: Vec<Envelope>, reading: &Reading, hold: &mut watch::Re
     if hold.wait_for(|held| !*held).await.is_err() {
         return false;
     }
+    reading.health.count_received(batch.len());
     let from = Hop::Link(reading.id);
     post(&reading.filter, Inbound { from, batch, permit: Some(permit) }).is_ok()
 }

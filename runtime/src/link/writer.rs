@@ -9,6 +9,7 @@ use cellbus_proto::{
     status::Status,
 };
 
+use super::Health;
 use crate::{
     clock,
     conn::{Connection, Lost, SendStream},
@@ -19,9 +20,16 @@ use crate::{
 /// Bytes gathered before a write.
 const WRITE: usize = 64 << 10;
 
+/// Where what is written is counted.
+#[derive(Clone)]
+pub(super) struct Meters {
+    pub(super) counters: Arc<Counters>,
+    pub(super) health: Arc<Health>,
+}
+
 /// Writes the control lane to the control stream.
-pub(super) async fn write_control(stream: SendStream, outbox: Arc<Outbox>, counters: Arc<Counters>) {
-    run(stream, Encoder::new(), BytesMut::new(), Lane::Control, &outbox, &counters).await;
+pub(super) async fn write_control(stream: SendStream, outbox: Arc<Outbox>, meters: Meters) {
+    run(stream, Encoder::new(), BytesMut::new(), Lane::Control, &outbox, &meters).await;
 }
 
 /// Opens the stream of a lane when there is something to send, and writes it.
@@ -29,7 +37,7 @@ pub(super) async fn write_lane(
     connection: Connection,
     lane: Lane,
     outbox: Arc<Outbox>,
-    counters: Arc<Counters>,
+    meters: Meters,
 ) {
     if !outbox.wait(lane).await {
         return;
@@ -40,7 +48,7 @@ pub(super) async fn write_lane(
     let mut buffer = BytesMut::new();
     // A lane frame has no payload.
     let _ = encoder.encode(&Frame::Lane(lane), &mut buffer);
-    run(stream, encoder, buffer, lane, &outbox, &counters).await;
+    run(stream, encoder, buffer, lane, &outbox, &meters).await;
 }
 
 async fn run(
@@ -49,18 +57,17 @@ async fn run(
     mut buffer: BytesMut,
     lane: Lane,
     outbox: &Outbox,
-    counters: &Counters,
+    meters: &Meters,
 ) {
     while let Some((mut items, bytes)) = outbox.take(lane).await {
-        let written =
-            write(&mut stream, &mut encoder, &mut buffer, &mut items, counters).await;
+        let written = write(&mut stream, &mut encoder, &mut buffer, &mut items, meters).await;
         outbox.written(lane, bytes);
         if written.is_err() {
             // The connection is gone, and the link hears of that by itself. What was taken and not
             // written may have been written in part: nobody knows.
             for item in items {
                 if let Item::Message(_) = item {
-                    counters.drop_queued(Status::PeerLost);
+                    meters.counters.drop_queued(Status::PeerLost);
                 }
             }
             return;
@@ -74,7 +81,7 @@ async fn write(
     encoder: &mut Encoder,
     buffer: &mut BytesMut,
     items: &mut VecDeque<Item>,
-    counters: &Counters,
+    meters: &Meters,
 ) -> Result<(), Lost> {
     while !items.is_empty() {
         let mut chunks: Vec<Bytes> = Vec::new();
@@ -87,7 +94,7 @@ async fn write(
                 Item::Frame(frame) => encoder.encode(frame, buffer),
                 Item::Message(message) => {
                     let Some(budget_ms) = message.budget_left(clock::now()) else {
-                        counters.drop_queued(Status::ExpiredInQueue);
+                        meters.counters.drop_queued(Status::ExpiredInQueue);
                         continue;
                     };
                     messages += 1;
@@ -110,12 +117,13 @@ async fn write(
         let outcome = stream.write_all(&mut chunks).await;
         for _ in 0..messages {
             match outcome {
-                Ok(()) => counters.forward(),
-                Err(_) => counters.drop_queued(Status::PeerLost),
+                Ok(()) => meters.counters.forward(),
+                Err(_) => meters.counters.drop_queued(Status::PeerLost),
             }
         }
         outcome?;
-        counters.wrote(total);
+        meters.counters.wrote(total);
+        meters.health.count_sent(messages.into());
     }
     Ok(())
 }

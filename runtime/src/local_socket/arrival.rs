@@ -159,3 +159,49 @@ async fn hear(inbox: &mut Inbox<ToCell, OwnedReadHalf>) -> Result<Hello, Reason>
         Ok(Ok(None) | Err(_)) => Err(Reason::Malformed),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cellbus_proto::local::{Decoder, Secret};
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    fn rules(uids: impl Into<Arc<[u32]>>) -> Rules {
+        Rules { uids: uids.into(), pid: None, refusals: Arc::default() }
+    }
+
+    #[tokio::test]
+    async fn s2_09_a_user_who_is_not_allowed_is_refused_unheard() {
+        let (mut job, cell) = UnixStream::pair().unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        let rules = rules([own + 1, own + 2]);
+        let mut hello = BytesMut::new();
+        let secret = Secret::take(&mut [1; 32]);
+        encode(&ToCell::Hello(Hello::new(secret)), &mut hello).unwrap();
+        job.write_all(&hello).await.unwrap();
+
+        assert!(arrive(cell, rules.clone()).await.is_none());
+        assert_eq!((rules.refusals.count(Reason::User), rules.refusals.total()), (1, 1));
+        let mut answer = [0; 64];
+        let len = job.read(&mut answer).await.unwrap();
+        let frame = Decoder::<ToJob>::new().decode(&mut &answer[..len]).unwrap();
+        let status = cellbus_proto::status::Status::Unauthenticated;
+        assert_eq!(frame, Some(ToJob::Reject { status }));
+    }
+
+    #[tokio::test]
+    async fn s2_09_a_user_who_is_allowed_is_heard() {
+        let (mut job, cell) = UnixStream::pair().unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        let rules = rules([own + 1, own]);
+        let mut hello = BytesMut::new();
+        let secret = Secret::take(&mut [1; 32]);
+        encode(&ToCell::Hello(Hello::new(secret.clone())), &mut hello).unwrap();
+        job.write_all(&hello).await.unwrap();
+
+        let applicant = arrive(cell, rules.clone()).await.expect("is heard");
+        assert_eq!(applicant.hello.secret, secret);
+        assert_eq!(rules.refusals.total(), 0);
+    }
+}

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use cellbus_channels::{
     BoxFuture, Delivery, Failure, Handler, Reply,
     local::outbox::{Passage, Room},
@@ -134,7 +133,7 @@ pub(super) fn from_wire(answer: Answer) -> Result<Reply, Failure> {
         Answer::Fail { status, detail } => Err(match status.class() {
             Class::Refused => Failure::Refused(status),
             Class::Unknown => Failure::Unknown(status),
-            Class::Failed => Failure::Failed(Bytes::copy_from_slice(&detail)),
+            Class::Failed => Failure::Failed(detail),
         }),
     }
 }

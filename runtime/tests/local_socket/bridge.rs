@@ -274,20 +274,3 @@ async fn a_bus_that_is_dropped_says_goodbye() {
     assert_eq!(served.ended.await.unwrap(), Ended::Finished);
     assert!(!served.path.exists());
 }
-
-#[test]
-fn the_future_that_serves_can_move_between_threads() {
-    fn is_send<T: Send>(_: impl FnOnce() -> T) {}
-    is_send(|| -> _ {
-        fn make() -> impl std::future::Future<Output = Ended> {
-            async {
-                let directory = std::path::Path::new("/nowhere");
-                let socket = cellbus_runtime::local_socket::LocalSocket::bind(directory, "s");
-                let secret = cellbus_runtime::local_socket::LaunchSecret::generate();
-                let bus = FakeCell::echoing().bus();
-                socket.unwrap().serve(bus, secret.unwrap(), Options::default()).await
-            }
-        }
-        make()
-    });
-}

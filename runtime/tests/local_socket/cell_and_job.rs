@@ -1,7 +1,7 @@
 //! A cell that is only a bus, and job code that sends whatever bytes it is told to.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -123,12 +123,13 @@ impl Transport for FakeTransport {
         selector: Selector,
         handler: Arc<dyn Handler>,
     ) -> BoxFuture<Result<(), HandleError>> {
-        let mut handlers = self.0.handlers.lock().unwrap();
-        let result = if handlers.contains_key(&selector) {
-            Err(HandleError::Taken(selector.to_string()))
-        } else {
-            handlers.insert(selector, handler);
-            Ok(())
+        let taken = HandleError::Taken(selector.to_string());
+        let result = match self.0.handlers.lock().unwrap().entry(selector) {
+            Entry::Occupied(_) => Err(taken),
+            Entry::Vacant(vacant) => {
+                vacant.insert(handler);
+                Ok(())
+            }
         };
         Box::pin(async move { result })
     }
@@ -163,7 +164,7 @@ pub struct Served {
     pub secret: Secret,
     pub refusals: Arc<Refusals>,
     pub ended: JoinHandle<Ended>,
-    pub root: tempfile::TempDir,
+    _root: tempfile::TempDir,
 }
 
 pub fn serve(cell: &Arc<FakeCell>, options: Options) -> Served {
@@ -173,7 +174,7 @@ pub fn serve(cell: &Arc<FakeCell>, options: Options) -> Served {
     let (path, secret) = (socket.path().to_owned(), launch.secret().clone());
     let refusals = socket.refusals();
     let ended = tokio::spawn(socket.serve(cell.bus(), launch, options));
-    Served { path, secret, refusals, ended, root }
+    Served { path, secret, refusals, ended, _root: root }
 }
 
 impl Served {

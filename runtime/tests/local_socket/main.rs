@@ -1,4 +1,5 @@
 //! The local socket, over a real one: who is let in, what is bridged, and what hostile job code can do.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are not seen to be tests")]
 
 mod bridge;
 mod cell_and_job;

@@ -36,7 +36,7 @@ fn s2_03_directory_and_socket_have_their_modes_under_any_umask() {
 #[tokio::test]
 #[ignore = "runs in a process of its own, started by another test"]
 async fn under_the_umask_of_the_caller() {
-    let directory = PathBuf::from(std::env::var_os(DIRECTORY).unwrap());
+    let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
     let socket = LocalSocket::bind(&directory, "s").unwrap();
     assert_eq!((mode(&directory), mode(socket.path())), (0o700, 0o600));
     drop(socket);

@@ -1,1 +1,7 @@
 //! cellbus-harness
+
+pub mod alone;
+pub mod guard;
+pub mod leaks;
+pub mod seeds;
+pub mod sim;

@@ -1,5 +1,5 @@
 //! What must not stand in the files of this repository: names of system channels and topics outside of the
-//! one module that defines them, and anything that only one machine knows.
+//! one module that defines them, files that are created carelessly, and what only one machine knows.
 
 use std::{
     collections::BTreeSet,
@@ -174,6 +174,28 @@ fn a_name_is_found_however_it_is_written_and_nowhere_else() {
         let found = spelled_out(&production(source), &reserved);
         assert_eq!(!found.is_empty(), wanted, "{source}: {found:?}");
     }
+}
+
+/// Ways of creating a file with the permissions that happen to be the process's.
+const CARELESS: [[&str; 2]; 4] =
+    [["fs", "write"], ["fs", "copy"], ["File", "create"], ["File", "create_new"]];
+
+/// Whether `code` creates a file so.
+fn creates_files_carelessly(code: &Production) -> bool {
+    code.tokens.windows(4).any(|window| {
+        let [owner, colon, colons, name] = window else { return false };
+        let is_path = colon.is(':') && colons.is(':');
+        is_path && CARELESS.iter().any(|[of, what]| owner.is_word(of) && name.is_word(what))
+    })
+}
+
+#[test]
+fn s2_01_production_code_creates_files_in_one_module_only() {
+    let careless = production_code().into_iter().filter(|(_, code)| creates_files_carelessly(code));
+    let careless: Vec<PathBuf> = careless.map(|(path, _)| path).collect();
+    assert!(careless.is_empty(), "use `cellbus_runtime::secret_file`: {careless:?}");
+    assert!(creates_files_carelessly(&production("std::fs::write(path, key)?;")));
+    assert!(!creates_files_carelessly(&production("#[cfg(test)] fn f() { fs::write(p, k) }")));
 }
 
 /// A path or an address that means something on one machine only.

@@ -12,14 +12,14 @@ use crate::{exit, output::Format};
 /// Runs cells and asks running ones.
 #[derive(Debug, Parser)]
 #[command(name = "cellbus", version, about, after_help = exit::HELP)]
-#[command(disable_help_subcommand = true, subcommand_required = true)]
+#[command(disable_help_subcommand = true)]
 pub struct Cli {
     /// How to print.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
+    /// What to do; the demo, if nothing is said.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 /// What every command takes.
@@ -40,6 +40,10 @@ pub struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Runs a federation on this machine, one training on it, and proves the result
+    Demo(Demo),
+    /// Runs the cells of a topology file until a signal comes
+    Up(Up),
     /// Says who and how a running cell is
     Status(OneCell),
     /// Lists the cells that a running cell knows of
@@ -67,6 +71,43 @@ pub enum Command {
     Errors(Errors),
     /// Prints a completion script
     Completion(Completion),
+    /// Runs as the job cell that standard input describes
+    #[command(hide = true)]
+    JobCell,
+    /// Runs as the trainer of the job cell that standard input describes
+    #[command(hide = true)]
+    Trainer,
+}
+
+/// Arguments of `demo`.
+#[derive(Args, Debug, Default)]
+pub struct Demo {
+    /// Leave the cells running afterwards, until Ctrl-C
+    #[arg(long)]
+    pub keep: bool,
+    /// Rounds of the training; fewer than 20 do not reach the accuracy that is claimed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: Option<u32>,
+}
+
+/// Arguments of `up`.
+#[derive(Args, Debug)]
+pub struct Up {
+    /// The topology file
+    pub file: PathBuf,
+    /// One process per cell
+    #[arg(long, conflicts_with = "only")]
+    pub processes: bool,
+    /// Run this cell of the topology and no other
+    #[arg(long, value_name = "CELL")]
+    pub only: Option<String>,
+    /// State directory of the project; by default `$XDG_STATE_HOME/cellbus/<project>`, or
+    /// `~/.local/state/cellbus/<project>`
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// End when the process that started this one does
+    #[arg(long, hide = true)]
+    pub with_launcher: bool,
 }
 
 /// Which running cell to ask.

@@ -26,6 +26,10 @@ pub enum CliCode {
     CellAmbiguous,
     /// A code that does not exist.
     UnknownCode,
+    /// A cell that cannot be started.
+    Start,
+    /// Work that was accepted and not finished.
+    Unfinished,
     /// A claim that does not hold.
     CheckFailed,
     /// A defect.
@@ -49,12 +53,14 @@ pub struct CodeRow {
 }
 
 impl CliCode {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Usage,
         Self::Config,
         Self::Input,
         Self::CellAmbiguous,
         Self::UnknownCode,
+        Self::Start,
+        Self::Unfinished,
         Self::CheckFailed,
         Self::Bug,
     ];
@@ -67,6 +73,8 @@ impl CliCode {
             Self::Input => "INPUT",
             Self::CellAmbiguous => "CELL_AMBIGUOUS",
             Self::UnknownCode => "UNKNOWN_CODE",
+            Self::Start => "START",
+            Self::Unfinished => "UNFINISHED",
             Self::CheckFailed => "CHECK_FAILED",
             Self::Bug => "BUG",
         }
@@ -75,10 +83,13 @@ impl CliCode {
     /// The exit code of a command that ends with it.
     pub fn exit(self) -> Exit {
         match self {
-            Self::Usage | Self::Config | Self::Input | Self::CellAmbiguous | Self::UnknownCode => {
-                Exit::Invalid
-            }
-            Self::CheckFailed => Exit::No,
+            Self::Usage
+            | Self::Config
+            | Self::Input
+            | Self::CellAmbiguous
+            | Self::UnknownCode
+            | Self::Start => Exit::Invalid,
+            Self::CheckFailed | Self::Unfinished => Exit::No,
             Self::Bug => Exit::Bug,
         }
     }
@@ -87,6 +98,10 @@ impl CliCode {
         match self {
             Self::Usage => "The command line is not understood.",
             Self::Config => "The topology file has errors; each has a code of its own.",
+            Self::Start => {
+                "A cell cannot be started: its state, its credentials or its port cannot be used."
+            }
+            Self::Unfinished => "Work that was accepted was ended before it was finished.",
             Self::Input => "A file or directory that the command line names cannot be used.",
             Self::CellAmbiguous => "More than one running cell could be meant, or none was found.",
             Self::UnknownCode => "There is no such code.",

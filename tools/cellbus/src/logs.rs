@@ -27,7 +27,6 @@ pub struct WarnCount(Arc<AtomicU64>);
 
 impl WarnCount {
     /// The count so far.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a claim of the demo"))]
     pub fn so_far(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -3,16 +3,16 @@
 mod args;
 mod ask;
 mod codes;
+mod demo;
 mod exit;
 mod files;
 mod logs;
 mod output;
-#[cfg_attr(not(test), expect(dead_code, reason = "the demo shows itself with it"))]
 mod progress;
-#[cfg_attr(not(test), expect(dead_code, reason = "the demo shows itself with it"))]
 mod report;
 mod table;
 mod target;
+mod up;
 
 use std::{
     ffi::OsString,
@@ -51,8 +51,12 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Outcome {
     let Cli { global, command } = cli;
-    let _warnings = logs::start(&global)?;
-    match command {
+    let warnings = logs::start(&global)?;
+    match command.unwrap_or_else(|| Command::Demo(args::Demo::default())) {
+        Command::Demo(args) => demo::run(&global, &args, &warnings),
+        Command::Up(args) => up::run(&global, &args),
+        Command::JobCell => process(on_actix(cellbus_cells::job::process::run())),
+        Command::Trainer => process(block_on(trainer())),
         Command::Status(args) => block_on(ask::status(args.target())),
         Command::Cells(target) => block_on(ask::cells(target)),
         Command::Peers(args) => block_on(ask::peers(args.target())),
@@ -78,7 +82,29 @@ fn guarded(work: impl FnOnce() -> Outcome + panic::UnwindSafe) -> Outcome {
     })
 }
 
-fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
+/// Runs `work` where actors can be started.
+fn on_actix<T>(work: impl Future<Output = T>) -> T {
+    actix_rt::System::new().block_on(work)
+}
+
+async fn trainer() -> Result<(), Box<dyn std::error::Error>> {
+    let bus = cellbus_channels::local::from_env().await?;
+    Ok(cellbus_cells::programs::learn::train(&bus).await?)
+}
+
+/// The outcome of a process that nobody looks at: its log says what went wrong.
+fn process<E: Into<Box<dyn std::error::Error>>>(outcome: Result<(), E>) -> Outcome {
+    match outcome {
+        Ok(()) => Ok(Success::new(&json!({}), String::new())),
+        Err(error) => {
+            let text = up::chain(&*error.into());
+            tracing::error!(error = text, "this process failed");
+            Err(Failure::new(CliCode::Unfinished, text))
+        }
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("the kernel gives a process an event queue").block_on(work)
 }

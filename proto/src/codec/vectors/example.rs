@@ -200,9 +200,9 @@ fn message(
             origin,
             destination,
             target: topic.into(),
+            hops_left: if token.is_some() { 15 } else { 1 },
             token,
             budget_ms: 5000,
-            hops_left: if from_site { 0 } else { 16 },
             lane: Lane::Control,
             flags: Flags::default(),
             extras: None,
@@ -238,6 +238,10 @@ pub(super) fn streams() -> Vec<Stream> {
     ];
     vec![
         Stream::written("example-child", "the control stream of `site-1`, as it writes it", child),
-        Stream::written("example-parent", "the control stream of `server`, as it writes it", parent),
+        Stream::written(
+            "example-parent",
+            "the control stream of `server`, as it writes it",
+            parent,
+        ),
     ]
 }

@@ -98,30 +98,71 @@ pub(super) fn control() -> Vec<Stream> {
     };
     let renewal = Some(body::Blob((0..200).collect()));
     let beat = |number| Frame::Beat(body::Beat { number });
-    let echo = |number, renewal| {
-        Frame::Echo(body::Echo { number, epoch: 1, revocations: 0, renewal })
-    };
+    let echo =
+        |number, renewal| Frame::Echo(body::Echo { number, epoch: 1, revocations: 0, renewal });
     let answer = |status: u8, body: &[u8]| {
         Frame::Answer(body::Answer { to: 2, status, body: body::Blob(body.to_vec()) })
     };
     let streams: [(&str, &str, Vec<Frame>); 17] = [
-        ("hello", "a child introduces itself", vec![Frame::Hello(hello("relay-a.site-2", "relay-a", &[]))]),
-        ("hello-with-features", "two features", vec![Frame::Hello(hello("site-1", "server", &["a", "b"]))]),
-        ("hello-at-its-limits", "16 features, the longest name, the largest numbers", vec![Frame::Hello(widest)]),
+        (
+            "hello",
+            "a child introduces itself",
+            vec![Frame::Hello(hello("relay-a.site-2", "relay-a", &[]))],
+        ),
+        (
+            "hello-with-features",
+            "two features",
+            vec![Frame::Hello(hello("site-1", "server", &["a", "b"]))],
+        ),
+        (
+            "hello-at-its-limits",
+            "16 features, the longest name, the largest numbers",
+            vec![Frame::Hello(widest)],
+        ),
         ("hello-ok", "a relay answers", vec![Frame::HelloOk(hello_ok())]),
         ("beat", "the first beat", vec![beat(1)]),
-        ("beats", "numbers of every width", [2, 127, 128, 255, 256, 65_535, 65_536, u32::MAX.into(), 1 << 32, u64::MAX].map(beat).into()),
+        (
+            "beats",
+            "numbers of every width",
+            [2, 127, 128, 255, 256, 65_535, 65_536, u32::MAX.into(), 1 << 32, u64::MAX]
+                .map(beat)
+                .into(),
+        ),
         ("echo", "without a renewal", vec![echo(1, None)]),
         ("echo-with-renewal", "with a new token", vec![echo(2, renewal)]),
-        ("lane-interactive", "first frame of the interactive stream", vec![Frame::Lane(Lane::Interactive)]),
+        (
+            "lane-interactive",
+            "first frame of the interactive stream",
+            vec![Frame::Lane(Lane::Interactive)],
+        ),
         ("lane-bulk", "first frame of the bulk stream", vec![Frame::Lane(Lane::Bulk)]),
-        ("lane-control", "can be read, and is out of turn on every stream", vec![Frame::Lane(Lane::Control)]),
-        ("drain", "come back in five seconds", vec![Frame::Drain(body::Drain { retry_after_ms: 5000 })]),
+        (
+            "lane-control",
+            "can be read, and is out of turn on every stream",
+            vec![Frame::Lane(Lane::Control)],
+        ),
+        (
+            "drain",
+            "come back in five seconds",
+            vec![Frame::Drain(body::Drain { retry_after_ms: 5000 })],
+        ),
         ("drain-zero", "come back at once", vec![Frame::Drain(body::Drain { retry_after_ms: 0 })]),
         ("answer-empty", "of a bye", vec![answer(0, b"")]),
-        ("answer-with-body", "of a challenge", vec![answer(0, &body::encode(&hello_ok().challenge))]),
-        ("answer-refused", "the signature did not verify", vec![answer(Status::BadSignature as u8, b"")]),
-        ("lane-then-messages", "a whole interactive stream", vec![Frame::Lane(Lane::Interactive), with(|_| ()), with(|e| e.header.sequence = 8)]),
+        (
+            "answer-with-body",
+            "of a challenge",
+            vec![answer(0, &body::encode(&hello_ok().challenge))],
+        ),
+        (
+            "answer-refused",
+            "the signature did not verify",
+            vec![answer(Status::BadSignature as u8, b"")],
+        ),
+        (
+            "lane-then-messages",
+            "a whole interactive stream",
+            vec![Frame::Lane(Lane::Interactive), with(|_| ()), with(|e| e.header.sequence = 8)],
+        ),
     ];
     streams.map(|(name, about, frames)| Stream::written(name, about, frames)).into()
 }
@@ -145,20 +186,49 @@ pub(super) fn messages() -> Vec<Stream> {
         ("request", "ten elements", vec![with(|_| ())]),
         ("reply", "eleven elements: `to`", vec![kind(Kind::Reply { to: 7 })]),
         ("return", "twelve elements: `failure`", vec![kind(returned(Status::NoRoute, "relay-a"))]),
-        ("content-type", "thirteen elements, nil where nothing is said", vec![with_extras(Some("application/json"), false, b"")]),
+        (
+            "content-type",
+            "thirteen elements, nil where nothing is said",
+            vec![with_extras(Some("application/json"), false, b"")],
+        ),
         ("trace", "fourteen elements", vec![with_extras(None, true, b"")]),
         ("headers", "fifteen elements", vec![with_extras(None, false, b"\x00opaque")]),
-        ("content-type-and-headers", "fifteen elements, no trace", vec![with_extras(Some("a/b"), false, b"h")]),
+        (
+            "content-type-and-headers",
+            "fifteen elements, no trace",
+            vec![with_extras(Some("a/b"), false, b"h")],
+        ),
         ("everything", "fifteen elements, none of them nil", vec![everything]),
         ("no-token", "as on a challenge, register or bye", vec![with(|e| e.header.token = None)]),
-        ("exact-destination", "one start of the destination is meant", vec![with(|e| {
-            e.header.destination = Address::exact(name("server"), Incarnation { counter: 5, nonce: 9 });
-        })]),
+        (
+            "exact-destination",
+            "one start of the destination is meant",
+            vec![with(|e| {
+                e.header.destination =
+                    Address::exact(name("server"), Incarnation { counter: 5, nonce: 9 });
+            })],
+        ),
         ("control-lane", "lane 0", vec![with(|e| e.header.lane = Lane::Control)]),
-        ("bulk-lane-all-flags", "lane 2, flags 15", vec![with(|e| (e.header.lane, e.header.flags) = (Lane::Bulk, flags))]),
-        ("every-status", "one return for each status; everything after the first is a reference", statuses),
-        ("warm", "the second message refers to all that the first introduced", vec![with(|_| ()), with(|e| e.header.sequence = 8)]),
-        ("introductions", "four names, three targets and two tokens over six messages", introductions()),
+        (
+            "bulk-lane-all-flags",
+            "lane 2, flags 15",
+            vec![with(|e| (e.header.lane, e.header.flags) = (Lane::Bulk, flags))],
+        ),
+        (
+            "every-status",
+            "one return for each status; everything after the first is a reference",
+            statuses,
+        ),
+        (
+            "warm",
+            "the second message refers to all that the first introduced",
+            vec![with(|_| ()), with(|e| e.header.sequence = 8)],
+        ),
+        (
+            "introductions",
+            "four names, three targets and two tokens over six messages",
+            introductions(),
+        ),
     ];
     streams.map(|(name, about, frames)| Stream::written(name, about, frames)).into()
 }
@@ -228,7 +298,11 @@ pub(super) fn limits() -> Vec<Stream> {
         with(|e| e.payload = (0..len).map(|index| index as u8).collect::<Vec<_>>().into())
     };
     let streams: [(&str, &str, Vec<Frame>); 11] = [
-        ("longest-names", "255 bytes in eight levels, a level of 63, channel and topic of 64", vec![names]),
+        (
+            "longest-names",
+            "255 bytes in eight levels, a level of 63, channel and topic of 64",
+            vec![names],
+        ),
         ("shortest-names", "one byte each", vec![shortest]),
         ("largest-numbers", "sequence, budget, hops and incarnation at their ends", vec![most]),
         ("smallest-numbers", "sequence one, all else zero", vec![least]),
@@ -286,23 +360,45 @@ pub(super) fn tolerated() -> Vec<Stream> {
         (lost, bytes)
     };
     let streams: [(&str, &str, Vec<Frame>, Vec<u8>); 5] = [
-        ("unknown-optional-extension", "number 3 is odd: dropped", vec![plain()], extended(&[0x91, 0x92, 3, 0xc4, 1, 7])),
+        (
+            "unknown-optional-extension",
+            "number 3 is odd: dropped",
+            vec![plain()],
+            extended(&[0x91, 0x92, 3, 0xc4, 1, 7]),
+        ),
         ("sixteen-optional-extensions", "in ascending order", vec![plain()], {
             let each = (0..16u8).flat_map(|n| [0x92, 2 * n + 1, 0xc4, 0]);
             extended(&[&[0xdc, 0, 16][..], &each.collect::<Vec<_>>()].concat())
         }),
-        ("extension-after-extras", "elements 11 to 15 are as they would be without it", vec![with(|e| {
-            e.header.extras = Extras { headers: Bytes::from_static(b"h"), ..Extras::default() }.boxed();
-            e.payload = Bytes::new();
-        })], {
-            let extras = [0xc0, 0xc0, 0xc0, 0xc0, 0xc4, 1, b'h', 0x91, 0x92, 1, 0xc4, 0];
-            message_with(&[&[0xdc, 0, 16], &header_elements()[..], &extras].concat())
-        }),
-        ("numbers-given-anew", "a number that is in use may be introduced again and means the new value from then on", vec![plain(), site_9(8), site_9(9)], {
-            let messages = [[&[0x9a], &header_elements()[..]].concat(), replaced, after.to_vec()];
-            messages.iter().flat_map(|header| message_with(header)).collect()
-        }),
-        ("unknown-status", "127 is none of ours: it may have run, so it is read as PEER_LOST", vec![unknown.0], unknown.1),
+        (
+            "extension-after-extras",
+            "elements 11 to 15 are as they would be without it",
+            vec![with(|e| {
+                e.header.extras =
+                    Extras { headers: Bytes::from_static(b"h"), ..Extras::default() }.boxed();
+                e.payload = Bytes::new();
+            })],
+            {
+                let extras = [0xc0, 0xc0, 0xc0, 0xc0, 0xc4, 1, b'h', 0x91, 0x92, 1, 0xc4, 0];
+                message_with(&[&[0xdc, 0, 16], &header_elements()[..], &extras].concat())
+            },
+        ),
+        (
+            "numbers-given-anew",
+            "a number that is in use may be introduced again and means the new value from then on",
+            vec![plain(), site_9(8), site_9(9)],
+            {
+                let messages =
+                    [[&[0x9a], &header_elements()[..]].concat(), replaced, after.to_vec()];
+                messages.iter().flat_map(|header| message_with(header)).collect()
+            },
+        ),
+        (
+            "unknown-status",
+            "127 is none of ours: it may have run, so it is read as PEER_LOST",
+            vec![unknown.0],
+            unknown.1,
+        ),
     ];
     streams
         .map(|(name, about, frames, bytes)| Stream { name, about, frames, bytes, canonical: false })

@@ -81,7 +81,8 @@ pub(super) fn transcripts() -> Vec<Vector> {
     let claims = rmp_serde::to_vec(&example::claims()).unwrap();
     let token = Transcript::new(Purpose::Token).field(&claims).finish();
     let (site, server) = (example::SITE_SEED, example::SERVER_SEED);
-    let by_register = |purpose, seed| transcript(purpose, seed, example::register(purpose), &register);
+    let by_register =
+        |purpose, seed| transcript(purpose, seed, example::register(purpose), &register);
     vec![
         by_register(Purpose::Register, site),
         by_register(Purpose::RegisterAck, server),
@@ -168,11 +169,8 @@ pub(super) fn bad_tokens() -> Vec<Vector> {
     };
     let earlier = Incarnation { counter: 4, nonce: 1 };
     let stale = {
-        let claims = Claims {
-            server_counter: earlier.counter,
-            server_nonce: earlier.nonce,
-            ..claims()
-        };
+        let claims =
+            Claims { server_counter: earlier.counter, server_nonce: earlier.nonce, ..claims() };
         TokenSigner::new(&[9; 32]).sign(&claims).as_bytes().to_vec()
     };
     let other_project = Claims { project: "other".parse().unwrap(), ..claims() };
@@ -187,17 +185,59 @@ pub(super) fn bad_tokens() -> Vec<Vector> {
         ("token-signature-only", "64 bytes and no claims", vec![0; 64], now, Status::BadToken),
         ("token-claims-changed", "one bit", flip(sign(&claims()), 5), now, Status::BadToken),
         ("token-signature-changed", "one bit", flip(sign(&claims()), last), now, Status::BadToken),
-        ("token-zero-signature", "64 zeros", [plain.clone(), vec![0; 64]].concat(), now, Status::BadToken),
+        (
+            "token-zero-signature",
+            "64 zeros",
+            [plain.clone(), vec![0; 64]].concat(),
+            now,
+            Status::BadToken,
+        ),
         ("token-by-another-key", "not the server's", by_another, now, Status::BadToken),
-        ("token-without-label", "the claims themselves were signed", unlabelled, now, Status::BadToken),
-        ("token-version", "form 2", sign(&Claims { version: 2, ..claims() }), now, Status::BadToken),
+        (
+            "token-without-label",
+            "the claims themselves were signed",
+            unlabelled,
+            now,
+            Status::BadToken,
+        ),
+        (
+            "token-version",
+            "form 2",
+            sign(&Claims { version: 2, ..claims() }),
+            now,
+            Status::BadToken,
+        ),
         ("token-project", "of another project", sign(&other_project), now, Status::BadToken),
         ("token-issuer", "in the name of a relay", sign(&other_issuer), now, Status::BadToken),
-        ("token-trailing", "a byte behind the claims, signed", sign_bytes(&[&plain[..], &[0xc0]].concat()), now, Status::BadToken),
-        ("token-second-spelling", "the version as uint8, signed", sign_bytes(&second_spelling), now, Status::BadToken),
+        (
+            "token-trailing",
+            "a byte behind the claims, signed",
+            sign_bytes(&[&plain[..], &[0xc0]].concat()),
+            now,
+            Status::BadToken,
+        ),
+        (
+            "token-second-spelling",
+            "the version as uint8, signed",
+            sign_bytes(&second_spelling),
+            now,
+            Status::BadToken,
+        ),
         ("token-expired", "31 s after its end", sign(&claims()), end, Status::TokenExpired),
-        ("token-not-yet", "31 s before its beginning", sign(&claims()), early, Status::TokenExpired),
-        ("token-of-an-earlier-start", "of the server, whose key died with it", stale, now, Status::TokenRevoked),
+        (
+            "token-not-yet",
+            "31 s before its beginning",
+            sign(&claims()),
+            early,
+            Status::TokenExpired,
+        ),
+        (
+            "token-of-an-earlier-start",
+            "of the server, whose key died with it",
+            stale,
+            now,
+            Status::TokenRevoked,
+        ),
     ];
     cases
         .into_iter()

@@ -1,0 +1,334 @@
+//! The main job: a real federation on this machine, one real federated training, and its proof.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use cellbus_channels::{Bus, Fqcn, RequestError, Segment};
+use cellbus_proto::{
+    codec::body::{self, Blob, JobStart},
+    identity::CellKind,
+    name::NameError,
+    topology::Topology,
+    well_known,
+};
+use cellbus_runtime::clock;
+
+use crate::{
+    config::{self, ConfigReport},
+    job::{JobHost, JobState, LaunchError},
+    learning::{
+        digits,
+        optimiser::{Schedule, train_centrally},
+        report::{Check, DemoEvent, DemoReport, Findings, SiteShare},
+        softmax::{accuracy, max_abs_diff},
+        split::{SplitError, among_sites, train_and_test},
+    },
+    node::{Node, NodeCell, UpError},
+    programs::{
+        Program,
+        learn::{PROGRESS, Parameters, RESULT, Standing, topic},
+    },
+    up::tree_order,
+};
+
+/// The federation of the demo.
+pub const TOPOLOGY: &str = include_str!("../data/demo.toml");
+
+/// Name of the job; the last segment of its cells.
+const JOB: &str = "digits";
+/// How the training rows are shared among the sites, in their order.
+const SHARES: [u32; 3] = [50, 30, 20];
+/// Time for every cell to register.
+const READY: Duration = Duration::from_secs(30);
+/// Time for one round.
+const ROUND: Duration = Duration::from_secs(60);
+
+/// What may be chosen.
+#[derive(Clone, Debug, Default)]
+pub struct DemoOptions {
+    /// Rounds; enough to pass the accuracy floor unless chosen.
+    pub rounds: Option<u32>,
+}
+
+/// Why the demo has no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DemoError {
+    /// Its own topology is no good.
+    #[error("the demo's topology")]
+    Topology(#[from] ConfigReport),
+    /// A cell cannot be started.
+    #[error(transparent)]
+    Up(#[from] UpError),
+    /// A cell did not register in time.
+    #[error("{0} did not register within {READY:?}")]
+    NotReady(Fqcn),
+    /// A job cell cannot be launched.
+    #[error("job")]
+    Launch(#[from] LaunchError),
+    /// A request that the demo needs failed.
+    #[error("{what}")]
+    Request {
+        /// What it was for.
+        what: String,
+        /// Why.
+        #[source]
+        source: RequestError,
+    },
+    /// A name does not fit.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The rows cannot be dealt out.
+    #[error(transparent)]
+    Split(#[from] SplitError),
+    /// The job's cell said what is no answer.
+    #[error("the job cell of the server said what is no answer: {0}")]
+    Answer(&'static str),
+    /// A site's part of the job failed.
+    #[error("the job failed at {0}")]
+    Site(String),
+    /// The training did not move.
+    #[error("no round was completed within {ROUND:?}")]
+    Stalled,
+}
+
+/// A federation that runs in this process.
+pub struct Federation {
+    node: Node,
+    cells: Vec<(NodeCell, JobHost)>,
+}
+
+impl Federation {
+    /// Starts the demo's cells with state below `root`, and waits until all are registered.
+    ///
+    /// # Errors
+    /// [`DemoError`].
+    pub async fn start(root: PathBuf) -> Result<Self, DemoError> {
+        let topology = config::read("demo.toml", TOPOLOGY)?.topology;
+        let names = tree_order(&topology);
+        let mut node = Node::prepare(topology, root)?;
+        let mut cells = Vec::new();
+        for name in &names {
+            let cell = node.start(name)?;
+            let host = JobHost::serve(&cell, &node);
+            cells.push((cell, host));
+        }
+        for (cell, _) in &cells {
+            let ready = tokio::time::timeout(READY, cell.ready()).await;
+            ready.map_err(|_| DemoError::NotReady(cell.name().clone()))?;
+        }
+        Ok(Self { node, cells })
+    }
+
+    /// What runs.
+    #[must_use]
+    pub fn topology(&self) -> &Arc<Topology> {
+        self.node.topology()
+    }
+
+    fn server(&self) -> &(NodeCell, JobHost) {
+        self.cells.first().expect("a topology has a server, which is started first")
+    }
+
+    fn sites(&self) -> Vec<Fqcn> {
+        let is_site = |cell: &&(NodeCell, JobHost)| cell.0.spec().kind == CellKind::Client;
+        let mut sites: Vec<Fqcn> =
+            self.cells.iter().filter(is_site).map(|(cell, _)| cell.name().clone()).collect();
+        sites.sort();
+        sites
+    }
+
+    fn bus_of(&self, name: &Fqcn) -> Option<Bus> {
+        let found = self.cells.iter().find(|(cell, _)| cell.name() == name);
+        found.map(|(cell, _)| cell.running().bus())
+    }
+
+    /// Ends everything, children first.
+    pub async fn stop(&self) {
+        let deadline = self.topology().limits.drain_deadline;
+        for (_, host) in &self.cells {
+            host.stop_all().await;
+        }
+        for (cell, _) in self.cells.iter().rev() {
+            cell.running().drain(deadline).await;
+        }
+        self.node.finish().await;
+    }
+}
+
+/// Runs the training on `federation` and examines its claims, except what the log says.
+///
+/// # Errors
+/// [`DemoError`] when there is nothing to examine.
+pub async fn train(
+    federation: &Federation,
+    options: &DemoOptions,
+    show: &mut dyn FnMut(&DemoEvent),
+) -> Result<Findings, DemoError> {
+    let begun = clock::now();
+    let sites = federation.sites();
+    let job: Segment = JOB.parse()?;
+    let (server, host) = federation.server();
+    let schedule = Schedule::default();
+    let schedule = Schedule { rounds: options.rounds.unwrap_or(schedule.rounds), ..schedule };
+    let job_cell = server.job_name(&job)?;
+    let parameters = Parameters {
+        server: job_cell.clone(),
+        sites: sites.clone(),
+        shares: SHARES.to_vec(),
+        rounds: schedule.rounds,
+    };
+    let parameters = serde_json::to_vec(&parameters).expect("parameters are plain data");
+    let program = |program: Program| program.name().parse::<Segment>();
+
+    show(&DemoEvent::Phase { name: "starting the job".to_owned() });
+    let running = server.running();
+    running.allow_job(server.name().clone(), job.clone(), true);
+    for site in &sites {
+        running.allow_job(site.clone(), job.clone(), true);
+    }
+    let mut server_job =
+        host.launch(job.clone(), program(Program::LearnServer)?, parameters.clone().into())?;
+    let bus = running.bus();
+    await_job_cell(&bus, &job_cell).await?;
+    for site in &sites {
+        let start = JobStart {
+            job: job.clone(),
+            program: program(Program::LearnTrainer)?,
+            parameters: Blob(parameters.clone()),
+        };
+        let request = bus.request(site.clone(), well_known::JOB_START.into());
+        let started = request.payload(body::encode(&start)).send().await;
+        started
+            .map_err(|source| DemoError::Request { what: format!("starting at {site}"), source })?;
+    }
+
+    show(&DemoEvent::Phase { name: "training".to_owned() });
+    let standing = tokio::select! {
+        biased;
+        failed = host.site_failure(&job) => return Err(DemoError::Site(failed)),
+        standing = follow(&bus, &job_cell, schedule.rounds, show) => standing?,
+    };
+    let federated = result(&bus, &job_cell).await?;
+    // The job cells end by themselves.
+    let _ = tokio::time::timeout(
+        ROUND,
+        server_job.wait_for(|state| matches!(state, JobState::Ended { .. })),
+    )
+    .await;
+    host.wait_site_ends(&job, sites.len(), ROUND).await;
+
+    show(&DemoEvent::Phase { name: "examining the result".to_owned() });
+    let parts = train_and_test(digits::embedded());
+    let shares = among_sites(&parts.train, &SHARES)?;
+    let central = train_centrally(&parts.train, &schedule);
+    let denied_code = forbidden(federation, &sites).await;
+    let elapsed = clock::now().saturating_duration_since(begun);
+    Ok(Findings {
+        accuracy: accuracy(&federated, &parts.test),
+        weights_max_abs_diff: max_abs_diff(&federated, &central),
+        denied_code,
+        log_warn_or_error: 0,
+        rounds: standing.round,
+        sites: sites
+            .iter()
+            .zip(shares)
+            .map(|(site, rows)| SiteShare { name: site.to_string(), rows: rows.len() })
+            .collect(),
+        bytes_sent: standing.bytes,
+        elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// Turns what was measured into claims, with those of the jobs' ends.
+#[must_use]
+pub fn report(findings: Findings, federation: &Federation) -> DemoReport {
+    let expected = federation.sites().len();
+    let completed = federation.server().1.completed_sites();
+    let mut report = DemoReport::new(findings);
+    report.push(Check {
+        name: "site_jobs_completed".to_owned(),
+        ok: completed == expected,
+        value: completed.to_string(),
+        expect: expected.to_string(),
+    });
+    report
+}
+
+/// Waits until the job cell of the server answers.
+async fn await_job_cell(bus: &Bus, job_cell: &Fqcn) -> Result<(), DemoError> {
+    const LOOK: Duration = Duration::from_millis(20);
+    let deadline = clock::now() + READY;
+    loop {
+        let ping = bus.request(job_cell.clone(), well_known::PING.into()).send().await;
+        match ping {
+            Ok(_) => return Ok(()),
+            Err(source) if clock::now() > deadline => {
+                return Err(DemoError::Request { what: format!("waiting for {job_cell}"), source });
+            }
+            Err(_) => tokio::time::sleep(LOOK).await,
+        }
+    }
+}
+
+async fn follow(
+    bus: &Bus,
+    job_cell: &Fqcn,
+    rounds: u32,
+    show: &mut dyn FnMut(&DemoEvent),
+) -> Result<Standing, DemoError> {
+    let begun = clock::now();
+    let mut known = 0u32;
+    let mut moved = clock::now();
+    loop {
+        let request = bus.request(job_cell.clone(), topic(PROGRESS));
+        let reply = request.payload(known.to_be_bytes().to_vec()).send().await;
+        let reply = reply.map_err(|source| DemoError::Request {
+            what: "asking for progress".to_owned(),
+            source,
+        })?;
+        let standing: Standing = serde_json::from_slice(&reply.payload)
+            .map_err(|_| DemoError::Answer("progress is not JSON"))?;
+        if standing.round > known {
+            known = standing.round;
+            moved = clock::now();
+            let elapsed = clock::now().saturating_duration_since(begun);
+            show(&DemoEvent::Round {
+                round: standing.round,
+                of: rounds,
+                loss: standing.loss,
+                accuracy: standing.accuracy,
+                bytes: standing.bytes,
+                elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            });
+        }
+        if known >= rounds {
+            return Ok(standing);
+        }
+        if clock::now().saturating_duration_since(moved) > ROUND {
+            return Err(DemoError::Stalled);
+        }
+    }
+}
+
+async fn result(bus: &Bus, job_cell: &Fqcn) -> Result<Vec<f64>, DemoError> {
+    let reply = bus.request(job_cell.clone(), topic(RESULT)).send().await;
+    let reply = reply
+        .map_err(|source| DemoError::Request { what: "taking the result".to_owned(), source })?;
+    let chunks = reply.payload.chunks_exact(size_of::<f64>());
+    if !chunks.remainder().is_empty() {
+        return Err(DemoError::Answer("weights are not whole numbers of eight bytes"));
+    }
+    let weights = chunks.map(|bytes| f64::from_le_bytes(bytes.try_into().expect("eight bytes")));
+    Ok(weights.collect())
+}
+
+/// A message from one site to another, which nothing allows: the code that it is refused with.
+async fn forbidden(federation: &Federation, sites: &[Fqcn]) -> Option<String> {
+    let (from, to) = (sites.first()?, sites.last()?);
+    let target = "notes/hello".parse().ok()?;
+    let request = federation.bus_of(from)?.request(to.clone(), target).payload("hello");
+    match request.send().await {
+        Ok(_) => None,
+        Err(error) => Some(error.status().code().to_owned()),
+    }
+}

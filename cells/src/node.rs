@@ -1,0 +1,479 @@
+//! The cells of one process: from a topology and a state directory to running cells.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cellbus_proto::{
+    directory::Directory,
+    identity::{CellKind, Identity},
+    name::{Fqcn, Segment},
+    topology::{CellSpec, Topology},
+};
+use cellbus_runtime::{
+    authority::{Credentials, CredentialsError, DevCredentialsError, ensure_dev_credentials},
+    carrier::{Accept, Dial, DialTarget},
+    cell::{CellState, RootError, Roster},
+    clock::WallClock,
+    host::{CellStart, RunningCell},
+    own::Own,
+    quic::{Admits, Checks, LateAccept, PortKeys, QuicPort, QuicPortError, SharedLateAccept},
+    quic_settings::{QuicSettingsError, QuicTransport},
+    secret_file::{SecretFileError, create_private_dir, write_secret_file},
+    state_dir::{StateDir, StateDirError},
+    tls::PinnedPeers,
+};
+use tokio::sync::Notify;
+
+use crate::control::{self, ControlSocket};
+
+mod controlled;
+mod settings;
+
+pub use self::settings::figures;
+
+/// File in a cell's state directory that says where it listens.
+const ADDRESS_FILE: &str = "address";
+/// Directory below the project's state in which development certificates lie.
+const DEV_PKI: &str = "pki";
+/// Directory below a cell's state in which its own credentials lie.
+const CREDENTIALS: &str = "credentials";
+
+/// Why a cell cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpError {
+    /// The topology has no such cell.
+    #[error("the topology has no cell `{0}`")]
+    NoSuchCell(String),
+    /// A state directory cannot be used.
+    #[error("state of cell `{cell}`")]
+    State {
+        /// The cell.
+        cell: Fqcn,
+        /// What is wrong.
+        #[source]
+        source: StateDirError,
+    },
+    /// A file or directory of the state cannot be written.
+    #[error(transparent)]
+    File(#[from] SecretFileError),
+    /// Development certificates cannot be minted.
+    #[error("development certificates")]
+    Dev(#[from] DevCredentialsError),
+    /// The cell's own credentials cannot be used.
+    #[error(
+        "credentials of cell `{cell}`: without `dev = true` in the topology, every cell needs root.crt, \
+         cell.crt and cell.key in {dir}"
+    )]
+    Credentials {
+        /// The cell.
+        cell: Fqcn,
+        /// Where they are looked for.
+        dir: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: Box<CredentialsError>,
+    },
+    /// The limits of the topology make no transport.
+    #[error("transport settings")]
+    Settings(#[from] QuicSettingsError),
+    /// A port cannot be opened.
+    #[error("port of cell `{cell}`")]
+    Port {
+        /// The cell.
+        cell: Fqcn,
+        /// What is wrong.
+        #[source]
+        source: Box<QuicPortError>,
+    },
+    /// The control socket cannot be made.
+    #[error("control socket of cell `{cell}`")]
+    Control {
+        /// The cell.
+        cell: Fqcn,
+        /// What is wrong.
+        #[source]
+        source: control::BindError,
+    },
+    /// The server cannot issue tokens.
+    #[error(transparent)]
+    Root(#[from] RootError),
+}
+
+/// What the cells of one process share.
+pub struct Node {
+    topology: Arc<Topology>,
+    directory: Arc<Directory>,
+    /// State of the project.
+    root: PathBuf,
+    wall: WallClock,
+    transport: QuicTransport,
+    /// The port from which sites dial.
+    dialler: Option<QuicPort>,
+    dev: Vec<Credentials>,
+}
+
+/// One cell of this process.
+#[derive(Clone)]
+pub struct NodeCell {
+    running: RunningCell,
+    spec: CellSpec,
+    dir: PathBuf,
+    jobs: Arc<JobDoor>,
+    leave: Arc<Notify>,
+    _state: Arc<StateDir>,
+}
+
+/// How a cell's own job cells come in.
+pub struct JobDoor {
+    /// Hashes of the certificates of living job cells.
+    pub pins: Arc<PinnedPeers>,
+    open: Box<dyn Fn() -> Result<SocketAddr, QuicPortError> + Send + Sync>,
+}
+
+/// Who may attach to one cell: its children in the topology, and its job cells.
+#[derive(Debug)]
+struct TopologyRoster {
+    own: Fqcn,
+    topology: Arc<Topology>,
+    directory: Arc<Directory>,
+}
+
+impl Roster for TopologyRoster {
+    fn child_kind(&self, name: &Fqcn) -> Option<CellKind> {
+        let kind = self.directory.kind_of(name)?;
+        let below = match kind {
+            CellKind::Job => name.parent().as_ref() == Some(&self.own),
+            CellKind::Server | CellKind::Relay | CellKind::Client | CellKind::Admin => {
+                self.topology.is_child_of(&self.own, name.base())
+            }
+        };
+        below.then_some(kind)
+    }
+
+    fn kind_of(&self, name: &Fqcn) -> Option<CellKind> {
+        self.directory.kind_of(name)
+    }
+}
+
+/// Opens the job door of a cell, once, and says where it is.
+impl JobDoor {
+    /// Where job cells dial.
+    ///
+    /// # Errors
+    /// [`QuicPortError`] when a site's loopback port cannot be opened.
+    pub fn open(&self) -> Result<SocketAddr, QuicPortError> {
+        (self.open)()
+    }
+}
+
+fn identity(topology: &Topology, spec: &CellSpec) -> Identity {
+    Identity {
+        project: topology.project.clone(),
+        kind: spec.kind,
+        name: spec.name.clone().into(),
+        org: spec.org.clone(),
+        role: None,
+    }
+}
+
+impl Node {
+    /// Prepares what the cells of this process share, with state below `root`.
+    ///
+    /// # Errors
+    /// [`UpError`] when the state cannot be used or development certificates cannot be minted.
+    pub fn prepare(topology: Topology, root: PathBuf) -> Result<Self, UpError> {
+        let wall = WallClock::system();
+        create_private_dir(&root)?;
+        let transport = QuicTransport::new(figures::quic(&topology.limits))?;
+        let dev = if topology.dev {
+            let cells: Vec<(Identity, Vec<String>)> = topology
+                .cells()
+                .iter()
+                .map(|spec| (identity(&topology, spec), spec.hosts.clone()))
+                .collect();
+            let project = &topology.project;
+            ensure_dev_credentials(&root.join(DEV_PKI), project, &cells, wall.unix())?
+        } else {
+            Vec::new()
+        };
+        let directory =
+            topology.cells().iter().map(|spec| (spec.fqcn.clone(), spec.kind)).collect();
+        Ok(Self {
+            directory: Arc::new(directory),
+            topology: Arc::new(topology),
+            root,
+            wall,
+            transport,
+            dialler: None,
+            dev,
+        })
+    }
+
+    /// The topology.
+    #[must_use]
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// Every provisioned cell and its kind.
+    #[must_use]
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    fn credentials(&self, spec: &CellSpec, dir: &Path) -> Result<Credentials, UpError> {
+        let minted = self.topology.cells().iter().position(|cell| cell.name == spec.name);
+        if let Some(own) = minted.and_then(|index| self.dev.get(index)) {
+            return Ok(own.clone());
+        }
+        let dir = dir.join(CREDENTIALS);
+        let failed = |source| {
+            let (cell, dir) = (spec.fqcn.clone(), dir.clone());
+            UpError::Credentials { cell, dir, source: Box::new(source) }
+        };
+        let own = Credentials::load(&dir, self.wall.unix()).map_err(failed)?;
+        own.expect_holder(&dir, &identity(&self.topology, spec)).map_err(failed)?;
+        Ok(own)
+    }
+
+    /// Starts one cell on this thread, which must be one of actix.
+    ///
+    /// # Errors
+    /// [`UpError`]; nothing of the cell runs then.
+    pub fn start(&mut self, name: &str) -> Result<NodeCell, UpError> {
+        let spec =
+            self.topology.cell(name).ok_or_else(|| UpError::NoSuchCell(name.to_owned()))?.clone();
+        let dir = control::cell_dir(&self.root, &spec.fqcn);
+        let state_failed = |source| UpError::State { cell: spec.fqcn.clone(), source };
+        let mut state = StateDir::open(&dir).map_err(state_failed)?;
+        let incarnation = state.next_incarnation().map_err(state_failed)?;
+        let keys = PortKeys {
+            reset: state.reset_key().map_err(state_failed)?,
+            connection_ids: state.connection_id_key().map_err(state_failed)?,
+        };
+        let credentials = self.credentials(&spec, &dir)?;
+        let topology = Arc::clone(&self.topology);
+        let parent = spec.parent.as_ref().and_then(|parent| topology.cell(parent.as_str()));
+        let own = Arc::new(Own::new(
+            spec.fqcn.clone(),
+            self.topology.server().fqcn.clone(),
+            parent.map(|parent| parent.fqcn.clone()),
+            cellbus_proto::envelope::Incarnation {
+                counter: incarnation.counter,
+                nonce: incarnation.nonce,
+            },
+            credentials.certificate().clone(),
+            Arc::clone(credentials.roots()),
+            self.wall,
+        ));
+        let checks = Checks { wall: self.wall, counters: Arc::clone(&own.counters) };
+        let pins = Arc::new(PinnedPeers::new());
+        let port_failed =
+            |source| UpError::Port { cell: spec.fqcn.clone(), source: Box::new(source) };
+        let ports =
+            self.ports(&spec, &dir, &credentials, &keys, &pins, &checks).map_err(port_failed)?;
+        if let Some(address) = ports.listening.as_ref().and_then(QuicPort::address) {
+            write_secret_file(&dir.join(ADDRESS_FILE), address.to_string().as_bytes())?;
+        }
+        let dial = match parent {
+            None => None,
+            Some(parent) => {
+                let target = self.dial_target(parent);
+                let port = ports.dialling(self).map_err(port_failed)?;
+                Some(
+                    port.dial_parent(&credentials, &parent.name, target, &checks)
+                        .map_err(port_failed)?,
+                )
+            }
+        };
+        let running = cellbus_runtime::host::start(CellStart {
+            own,
+            policy: Arc::new(self.topology.policy(1)),
+            directory: Arc::clone(&self.directory),
+            roster: Arc::new(TopologyRoster {
+                own: spec.fqcn.clone(),
+                topology: Arc::clone(&self.topology),
+                directory: Arc::clone(&self.directory),
+            }),
+            dial: dial as Option<Arc<dyn Dial>>,
+            accept: ports.accept.clone(),
+            cell: figures::cell(&self.topology.limits),
+            endpoint: figures::endpoint(&self.topology.limits),
+            hops_max: self.topology.limits.hops_max,
+        })?;
+        let cell = NodeCell {
+            running,
+            spec: spec.clone(),
+            jobs: Arc::new(JobDoor { pins, open: ports.job_door }),
+            leave: Arc::new(Notify::new()),
+            _state: Arc::new(state),
+            dir,
+        };
+        let socket = ControlSocket::bind(&cell.dir)
+            .map_err(|source| UpError::Control { cell: spec.fqcn, source })?;
+        actix_rt::spawn(socket.serve(Arc::new(controlled::ControlledCell::new(&cell, self))));
+        Ok(cell)
+    }
+
+    /// Where the children of `parent` dial it: what the topology says, or, for a port that is known only
+    /// once it is open, what the parent has written on this machine.
+    fn dial_target(&self, parent: &CellSpec) -> DialTarget {
+        let ephemeral = parent.dial.is_none() && parent.listen.is_some_and(|at| at.port() == 0);
+        match parent.dial_target() {
+            Some(host) if !ephemeral => DialTarget::Host(host),
+            Some(_) | None => {
+                let dir = control::cell_dir(&self.root, &parent.fqcn);
+                DialTarget::File(dir.join(ADDRESS_FILE))
+            }
+        }
+    }
+
+    fn ports(
+        &self,
+        spec: &CellSpec,
+        dir: &Path,
+        credentials: &Credentials,
+        keys: &PortKeys,
+        pins: &Arc<PinnedPeers>,
+        checks: &Checks,
+    ) -> Result<Ports, QuicPortError> {
+        let Some(address) = spec.listen else {
+            return Ok(self.site_ports(credentials, pins, checks));
+        };
+        let admits = Admits::Project(credentials);
+        let port = QuicPort::listening(&self.transport, address, keys, admits, pins, checks)?;
+        const ENOUGH: usize = 1 << 20;
+        if port.receive_buffer() < ENOUGH && !address.ip().is_loopback() {
+            tracing::warn!(
+                cell = %spec.fqcn, bytes = port.receive_buffer(),
+                "the kernel keeps few packets for this port; raise net.core.rmem_max to 4194304"
+            );
+        }
+        tracing::debug!(cell = %spec.fqcn, dir = %dir.display(), "port is open");
+        let bound = port.address();
+        Ok(Ports {
+            accept: Some(port.accept()),
+            listening: Some(port),
+            job_door: Box::new(move || {
+                let mut address = bound.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+                if address.ip().is_unspecified() {
+                    address.set_ip(match address {
+                        SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                        SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+                    });
+                }
+                Ok(address)
+            }),
+        })
+    }
+
+    /// A site listens to nobody but its own job cells, on loopback, and only once it has one.
+    fn site_ports(
+        &self,
+        credentials: &Credentials,
+        pins: &Arc<PinnedPeers>,
+        checks: &Checks,
+    ) -> Ports {
+        let late = Arc::new(LateAccept::default());
+        let accept: Arc<dyn Accept> = Arc::new(SharedLateAccept::new(Arc::clone(&late)));
+        let (transport, own) = (self.transport.clone(), credentials.certificate().clone());
+        let (pins, checks) = (Arc::clone(pins), checks.clone());
+        let open = move || {
+            let port = late.ensure(|| {
+                // Job cells do not outlive the site's process, so nobody has to recognise this port
+                // after a restart, and nobody else shall be able to.
+                let keys = PortKeys::drawn()?;
+                let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+                let admits = Admits::Jobs(&own);
+                QuicPort::listening(&transport, loopback, &keys, admits, &pins, &checks)
+            })?;
+            Ok(port.address().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))))
+        };
+        Ports { accept: Some(accept), listening: None, job_door: Box::new(open) }
+    }
+
+    /// Waits until the port from which sites dial has said everything.
+    pub async fn finish(&self) {
+        if let Some(dialler) = &self.dialler {
+            dialler.wait_idle().await;
+        }
+    }
+}
+
+type OpenDoor = Box<dyn Fn() -> Result<SocketAddr, QuicPortError> + Send + Sync>;
+
+struct Ports {
+    accept: Option<Arc<dyn Accept>>,
+    listening: Option<QuicPort>,
+    job_door: OpenDoor,
+}
+
+impl Ports {
+    /// A relay dials from the port that it listens on; sites share one.
+    fn dialling(&self, node: &mut Node) -> Result<QuicPort, QuicPortError> {
+        if let Some(port) = &self.listening {
+            return Ok(port.clone());
+        }
+        if let Some(port) = &node.dialler {
+            return Ok(port.clone());
+        }
+        let any = SocketAddr::from(([0, 0, 0, 0], 0));
+        let port = QuicPort::dialling(&node.transport, any)?;
+        node.dialler = Some(port.clone());
+        Ok(port)
+    }
+}
+
+impl NodeCell {
+    /// The running cell.
+    #[must_use]
+    pub fn running(&self) -> &RunningCell {
+        &self.running
+    }
+
+    /// What the topology says about it.
+    #[must_use]
+    pub fn spec(&self) -> &CellSpec {
+        &self.spec
+    }
+
+    /// Its state directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// How its job cells come in.
+    #[must_use]
+    pub fn jobs(&self) -> &Arc<JobDoor> {
+        &self.jobs
+    }
+
+    /// Full name.
+    #[must_use]
+    pub fn name(&self) -> &Fqcn {
+        &self.spec.fqcn
+    }
+
+    /// Waits until it is registered and messages flow.
+    pub async fn ready(&self) {
+        self.running.wait_for(CellState::Ready).await;
+    }
+
+    /// Waits until somebody asks it, over its control socket, to drain or stop.
+    pub async fn asked_to_leave(&self) {
+        self.leave.notified().await;
+    }
+
+    /// The base name of a child for a job.
+    ///
+    /// # Errors
+    /// When the path would be too long or have a segment twice.
+    pub fn job_name(&self, job: &Segment) -> Result<Fqcn, cellbus_proto::name::NameError> {
+        self.spec.fqcn.child(job)
+    }
+}

@@ -1,0 +1,320 @@
+//! What a running cell answers on its control socket.
+
+use std::{sync::Arc, time::Duration};
+
+use cellbus_channels::{BoxFuture, Bus, RequestError};
+use cellbus_proto::{
+    admission::Permit,
+    directory::Directory,
+    identity::CellKind,
+    name::{ChannelTopic, Fqcn},
+    policy::Policy,
+    route::Hop,
+    status::Status,
+    topology::Topology,
+    well_known,
+};
+use cellbus_runtime::{
+    cell::{CellState as Running, InspectReport},
+    clock,
+    host::RunningCell,
+};
+use tokio::sync::Notify;
+
+use super::{Node, NodeCell};
+use crate::control::{
+    Accepted, CellRow, CellState, ControlError, Controlled, Direction, ExplainAsk, ExplainReply,
+    LinkState, LocalCode, Payload, PeerRow, PingAsk, PingReply, PingRow, Reply, Request,
+    RequestAsk, RequestReply, StatusReport, Verdict,
+};
+
+/// A cell of this process, for its control socket.
+#[derive(Clone)]
+pub(super) struct ControlledCell {
+    running: RunningCell,
+    bus: Bus,
+    topology: Arc<Topology>,
+    directory: Arc<Directory>,
+    policy: Arc<Policy>,
+    leave: Arc<Notify>,
+    started: std::time::Instant,
+}
+
+impl ControlledCell {
+    pub(super) fn new(cell: &NodeCell, node: &Node) -> Self {
+        Self {
+            running: cell.running.clone(),
+            bus: cell.running.bus(),
+            topology: Arc::clone(&node.topology),
+            directory: Arc::clone(&node.directory),
+            policy: Arc::new(node.topology.policy(1)),
+            leave: Arc::clone(&cell.leave),
+            started: clock::now(),
+        }
+    }
+
+    fn name(&self) -> Fqcn {
+        self.running.own().name.clone()
+    }
+
+    fn state(&self) -> CellState {
+        match self.running.state() {
+            Running::Starting => CellState::Starting,
+            Running::Connecting => CellState::Connecting,
+            Running::Ready => CellState::Ready,
+            Running::Draining | Running::Stopped => CellState::Draining,
+        }
+    }
+
+    async fn report(&self) -> Result<InspectReport, ControlError> {
+        self.running.inspect().await.ok_or_else(|| {
+            ControlError::status(Status::ShuttingDown, format!("{} is stopping", self.name()))
+        })
+    }
+
+    async fn status(&self) -> Result<Reply, ControlError> {
+        let report = self.report().await?;
+        let own = self.running.own();
+        let uplink = report.links.iter().any(|link| link.is_parent);
+        let figures = [
+            ("accepted", report.counters.accepted),
+            ("delivered", report.counters.delivered),
+            ("forwarded", report.counters.forwarded),
+            ("refused", report.counters.refused.values().sum()),
+            ("dead", report.counters.dead.values().sum()),
+            ("late_replies", report.counters.late_replies),
+            ("bytes_in", report.counters.bytes_in),
+            ("bytes_out", report.counters.bytes_out),
+        ];
+        Ok(Reply::Status(StatusReport {
+            cell: own.name.clone(),
+            kind: own.kind(),
+            project: own.identity.project.clone(),
+            incarnation: report.incarnation,
+            state: self.state(),
+            uptime_ms: millis(clock::now().saturating_duration_since(self.started)),
+            parent: own.parent.clone(),
+            uplink_state: own
+                .parent
+                .as_ref()
+                .map(|_| if uplink { LinkState::Active } else { LinkState::Connecting }),
+            children: u32::try_from(report.links.iter().filter(|link| !link.is_parent).count())
+                .unwrap_or(u32::MAX),
+            counters: figures.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
+        }))
+    }
+
+    /// Every cell of the topology, and every registered job cell: what is known of each from here.
+    async fn cells(&self) -> Result<Reply, ControlError> {
+        let report = self.report().await?;
+        let own = self.running.own();
+        let mut rows: Vec<CellRow> = Vec::new();
+        let known = |name: &Fqcn, kind: CellKind| {
+            let link = report.links.iter().find(|link| link.peer == name.as_str());
+            let record = report.registered.iter().find(|peer| peer.name == name.as_str());
+            let is_self = *name == own.name;
+            let state = match (is_self, link, record) {
+                (true, ..) if self.running.state() == Running::Ready => LinkState::Active,
+                (true, ..) => LinkState::Connecting,
+                (false, Some(_), _) | (false, None, Some(_)) => LinkState::Active,
+                (false, None, None) => LinkState::Closed,
+            };
+            CellRow {
+                name: name.clone(),
+                kind,
+                state,
+                since_ms: link
+                    .map(|link| link.since_ms)
+                    .or(record.map(|r| r.since_ms))
+                    .unwrap_or(0),
+                rtt_us: link.map(|link| link.rtt_us),
+                via: record
+                    .filter(|record| !record.direct)
+                    .and_then(|record| record.via.parse().ok()),
+            }
+        };
+        rows.extend(self.topology.cells().iter().map(|spec| known(&spec.fqcn, spec.kind)));
+        for peer in report.registered.iter().filter(|peer| peer.kind == CellKind::Job.as_str()) {
+            if let Ok(name) = peer.name.parse::<Fqcn>() {
+                rows.push(known(&name, CellKind::Job));
+            }
+        }
+        Ok(Reply::Cells(rows))
+    }
+
+    async fn peers(&self) -> Result<Reply, ControlError> {
+        let report = self.report().await?;
+        let rows = report.links.iter().filter_map(|link| {
+            Some(PeerRow {
+                name: link.peer.parse().ok()?,
+                kind: link.kind.parse().ok()?,
+                direction: if link.is_parent { Direction::Up } else { Direction::Down },
+                state: LinkState::Active,
+                rtt_us: Some(link.rtt_us),
+                sent_bytes: link.sent_bytes,
+                sent_messages: link.sent_messages,
+                received_bytes: link.received_bytes,
+                received_messages: link.received_messages,
+                since_ms: link.since_ms,
+                cert_expires_unix: Some(link.cert_expires_unix),
+            })
+        });
+        Ok(Reply::Peers(rows.collect()))
+    }
+
+    async fn ping(&self, ask: PingAsk) -> Result<Reply, ControlError> {
+        let target = ChannelTopic::from(well_known::PING);
+        let mut rows = Vec::new();
+        for seq in 1..=ask.count {
+            let begun = clock::now();
+            let budget = Duration::from_millis(ask.budget_ms);
+            let request = self.bus.request(ask.to.clone(), target.clone()).budget(budget);
+            let outcome = request.payload(seq.to_be_bytes().to_vec()).send().await;
+            let rtt_us = micros(clock::now().saturating_duration_since(begun));
+            rows.push(match outcome {
+                Ok(_) => PingRow { seq, rtt_us: Some(rtt_us), status: None, by: None },
+                Err(error) => PingRow {
+                    seq,
+                    rtt_us: None,
+                    status: Some(error.status().code().to_owned()),
+                    by: error.by().cloned(),
+                },
+            });
+        }
+        Ok(Reply::Ping(PingReply { to: ask.to, rows }))
+    }
+
+    /// What this cell would do with a message of its own, or with one of another cell as far as the
+    /// policy alone decides.
+    async fn explain(&self, ask: ExplainAsk) -> Result<Reply, ControlError> {
+        let target = ChannelTopic::new(ask.channel, ask.topic);
+        let at = self.name();
+        if ask.from != at {
+            return self.explain_foreign(&ask.from, &ask.to, &target);
+        }
+        let reply = match self.running.explain(ask.to.clone(), target).await {
+            Ok((permit, next)) => ExplainReply {
+                verdict: Verdict::Admit,
+                code: None,
+                rule: Some(self.name_permit(permit)),
+                next_hop: self.name_hop(next, &ask.to).await,
+                at,
+            },
+            Err(status) => ExplainReply {
+                verdict: Verdict::Refuse,
+                code: Some(status.code().to_owned()),
+                rule: Some(status.meaning().to_owned()),
+                next_hop: None,
+                at,
+            },
+        };
+        Ok(Reply::Explain(reply))
+    }
+
+    fn explain_foreign(
+        &self,
+        from: &Fqcn,
+        to: &Fqcn,
+        target: &ChannelTopic,
+    ) -> Result<Reply, ControlError> {
+        let judged =
+            cellbus_proto::admission::judge_names(&self.policy, &self.directory, from, to, target);
+        let (verdict, code, rule) = match judged {
+            Ok(permit) => (Verdict::Admit, None, self.name_permit(permit)),
+            Err(status) => {
+                (Verdict::Refuse, Some(status.code().to_owned()), status.meaning().to_owned())
+            }
+        };
+        let at = self.name();
+        Ok(Reply::Explain(ExplainReply { verdict, code, rule: Some(rule), next_hop: None, at }))
+    }
+
+    fn name_permit(&self, permit: Permit) -> String {
+        match permit {
+            Permit::Exempt(topic) => format!("exempt: {}/{}", topic.channel, topic.topic),
+            Permit::System(topic) => {
+                format!("built-in rule of {}/{}", topic.channel, topic.topic)
+            }
+            Permit::Job => "cells of one job, or a job cell and its parent".to_owned(),
+            Permit::Rule { rule, .. } => match self.policy.rules().get(rule) {
+                Some(text) => format!("rule {}: {text}", rule + 1),
+                None => "an answer on its way back".to_owned(),
+            },
+        }
+    }
+
+    async fn name_hop(&self, next: Hop, to: &Fqcn) -> Option<Fqcn> {
+        match next {
+            Hop::Local => None,
+            Hop::Link(id) => {
+                let report = self.running.inspect().await?;
+                let link = report.links.iter().find(|link| link.link == id.0)?;
+                link.peer.parse().ok().or_else(|| Some(to.clone()))
+            }
+        }
+    }
+
+    async fn request(&self, ask: RequestAsk) -> Result<Reply, ControlError> {
+        let payload = ask.payload.to_bytes().map_err(|error| {
+            ControlError::local(LocalCode::ControlBadRequest, error.to_string())
+        })?;
+        let target = ChannelTopic::new(ask.channel, ask.topic);
+        let mut request = self
+            .bus
+            .request(ask.to.clone(), target)
+            .payload(payload)
+            .budget(Duration::from_millis(ask.budget_ms));
+        if let Some(content_type) = &ask.content_type {
+            request = request.content_type(content_type);
+        }
+        let begun = clock::now();
+        let reply =
+            request.send().await.map_err(|error: RequestError| ControlError::from(error))?;
+        Ok(Reply::Request(RequestReply {
+            payload: Payload::from_bytes(&reply.payload),
+            content_type: reply.content_type.map(|text| text.to_string()),
+            from: ask.to,
+            elapsed_us: micros(clock::now().saturating_duration_since(begun)),
+        }))
+    }
+
+    async fn answer(self, request: Request) -> Result<Reply, ControlError> {
+        match request {
+            Request::Status => self.status().await,
+            Request::Cells => self.cells().await,
+            Request::Peers => self.peers().await,
+            Request::Ping(ask) => self.ping(ask).await,
+            Request::Explain(ask) => self.explain(ask).await,
+            Request::Request(ask) => self.request(ask).await,
+            Request::Inspect => {
+                let report = self.report().await?;
+                serde_json::to_value(report).map(Reply::Inspect).map_err(|error| {
+                    ControlError::local(LocalCode::ControlBadRequest, error.to_string())
+                })
+            }
+            Request::Drain => {
+                self.leave.notify_one();
+                Ok(Reply::Accepted(Accepted { cell: self.name(), state: CellState::Draining }))
+            }
+            Request::Stop => {
+                self.running.stop();
+                self.leave.notify_one();
+                Ok(Reply::Accepted(Accepted { cell: self.name(), state: CellState::Draining }))
+            }
+        }
+    }
+}
+
+impl Controlled for ControlledCell {
+    fn handle(&self, request: Request) -> BoxFuture<Result<Reply, ControlError>> {
+        Box::pin(self.clone().answer(request))
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}

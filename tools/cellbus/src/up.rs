@@ -1,0 +1,119 @@
+//! `up`: runs cells until somebody says stop.
+
+use std::path::PathBuf;
+
+use cellbus_cells::{
+    control::{default_root, project_root},
+    node::UpError,
+    up::{self, UpEnd, UpEvent, processes},
+};
+use cellbus_proto::topology::Topology;
+use serde_json::json;
+
+use crate::{
+    args::{Global, Up},
+    codes::CliCode,
+    files,
+    output::{Failure, Format, Outcome, Success, print_event, printable, say},
+};
+
+/// Runs the cells of a topology.
+pub fn run(global: &Global, args: &Up) -> Outcome {
+    if args.with_launcher {
+        processes::follow_launcher().map_err(|error| input(&error))?;
+    }
+    let topology = files::load(&args.file)?.topology;
+    if let Some(name) = &args.only
+        && topology.cell(name).is_none()
+    {
+        let names: Vec<String> =
+            topology.cells().iter().map(|cell| cell.name.to_string()).collect();
+        let text = format!("{} has no cell `{name}`", args.file.display());
+        let hint = format!("cells: {}", names.join(", "));
+        return Err(Failure::new(CliCode::Config, text).hint(hint));
+    }
+    let root = state_root(args.state.clone(), &topology)?;
+    let format = global.format;
+    let tell = move |event: UpEvent| show(format, &event);
+    let ended = if args.processes {
+        let file = args.file.canonicalize().map_err(|error| input(&error))?;
+        let arguments = passed_on(global);
+        let running = processes::run(&topology, &file, &root, &arguments, tell);
+        crate::on_actix(running).map_err(|error| input(&error))?
+    } else {
+        let running = up::run(topology, root, args.only.as_deref(), tell);
+        crate::on_actix(running).map_err(|error| failed(&error))?
+    };
+    match ended {
+        UpEnd::Drained => Ok(Success::new(&json!({ "end": "drained" }), String::new())),
+        UpEnd::Aborted => {
+            let text = "not everything that was accepted was finished";
+            Err(Failure::new(CliCode::Unfinished, text))
+        }
+    }
+}
+
+/// Where the state of a project lies: what was said, or the user's own place for it.
+pub fn state_root(given: Option<PathBuf>, topology: &Topology) -> Result<PathBuf, Box<Failure>> {
+    if let Some(state) = given {
+        return std::path::absolute(state).map_err(|error| input(&error));
+    }
+    let xdg = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let root = default_root(xdg.as_deref(), home.as_deref()).ok_or_else(|| {
+        let text = "neither XDG_STATE_HOME nor HOME is an absolute path";
+        Failure::new(CliCode::Input, text).hint("say where with --state DIR")
+    })?;
+    Ok(project_root(&root, &topology.project))
+}
+
+/// Logging is chosen once, for all processes.
+fn passed_on(global: &Global) -> Vec<String> {
+    let mut arguments = Vec::new();
+    if global.verbose > 0 {
+        arguments.push(format!("-{}", "v".repeat(global.verbose.into())));
+    }
+    if let Some(filter) = &global.log {
+        arguments.extend(["--log".to_owned(), filter.clone()]);
+    }
+    if global.format != Format::Table {
+        arguments.extend(["-o".to_owned(), "json".to_owned()]);
+    }
+    arguments
+}
+
+fn show(format: Format, event: &UpEvent) {
+    let line = match event {
+        UpEvent::Started { cell, address: Some(address) } => format!("{cell} listens on {address}"),
+        UpEvent::Started { cell, address: None } => format!("{cell} started"),
+        UpEvent::Ready { cell, after_ms } => format!("{cell} ready after {after_ms} ms"),
+        UpEvent::Draining { cell } => format!("{cell} drains"),
+        UpEvent::Stopped { cell, clean: true } => format!("{cell} stopped"),
+        UpEvent::Stopped { cell, clean: false } => format!("{cell} stopped before it was done"),
+    };
+    match format {
+        Format::Jsonl => print_event(event),
+        Format::Table => say(&printable(&line)),
+        Format::Json => {}
+    }
+}
+
+/// What kept a cell from starting, with everything that it came from.
+pub fn failed(error: &UpError) -> Box<Failure> {
+    Failure::new(CliCode::Start, chain(error))
+}
+
+fn input(error: &std::io::Error) -> Box<Failure> {
+    Failure::new(CliCode::Input, error.to_string())
+}
+
+/// An error and what it came from, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
