@@ -185,12 +185,13 @@ impl JobHost {
     pub async fn site_failure(&self, job: &Segment) -> String {
         let mut ends = self.inner.site_ends.subscribe();
         loop {
-            let failed = ends.borrow_and_update().iter().find_map(|((name, site), state)| match state {
-                JobState::Ended { completed: false, detail } if name == job => {
-                    Some(format!("{site}: {detail}"))
-                }
-                JobState::Ended { .. } | JobState::Running | JobState::Stopping => None,
-            });
+            let failed =
+                ends.borrow_and_update().iter().find_map(|((name, site), state)| match state {
+                    JobState::Ended { completed: false, detail } if name == job => {
+                        Some(format!("{site}: {detail}"))
+                    }
+                    JobState::Ended { .. } | JobState::Running | JobState::Stopping => None,
+                });
             if let Some(failed) = failed {
                 return failed;
             }

@@ -268,11 +268,12 @@ impl SendStream {
         }
     }
 
-    /// Ends the stream after everything that was written.
-    pub fn finish(self) {
+    /// Ends the stream after everything that was written, and waits until the peer has all of it, or
+    /// wants no more.
+    pub async fn finish(self) {
         match self.0 {
-            SendHalf::Quic(stream) => stream.finish(),
-            SendHalf::Memory(writer) => writer.finish(),
+            SendHalf::Quic(stream) => stream.finish().await,
+            SendHalf::Memory(writer) => writer.finish().await,
         }
     }
 

@@ -25,7 +25,7 @@ use cellbus_proto::{
     status::Status,
     well_known::{self, SystemTopic},
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     cell::{Cell, LinkDown, LinkUp, Roster},
@@ -60,6 +60,8 @@ pub struct Link {
     /// Set until the link is registered, and while it registers again: messages wait.
     hold: watch::Sender<bool>,
     peer_incarnation: Option<Incarnation>,
+    /// Ends when everything that was queued on the lanes of applications has arrived.
+    lanes_written: LanesWritten,
     timer: Option<SpawnHandle>,
     /// Sequence number of the bye that this end has said.
     bye: Option<u64>,
@@ -125,6 +127,34 @@ impl Default for LinkSettings {
             inbound_max: 4 << 20,
             registrations_per_minute: 30,
             renew_after: Duration::from_secs(450),
+        }
+    }
+}
+
+/// Both halves of the news that the writers of the lanes have ended.
+#[derive(Debug)]
+struct LanesWritten {
+    open: Option<mpsc::Sender<()>>,
+    ended: Option<mpsc::Receiver<()>>,
+}
+
+impl Default for LanesWritten {
+    fn default() -> Self {
+        let (open, ended) = mpsc::channel(1);
+        Self { open: Some(open), ended: Some(ended) }
+    }
+}
+
+impl LanesWritten {
+    /// What the writers hold while they write.
+    fn sender(&mut self) -> Option<mpsc::Sender<()>> {
+        self.open.take()
+    }
+
+    async fn wait(ended: Option<mpsc::Receiver<()>>) {
+        if let Some(mut ended) = ended {
+            // Nothing is ever sent: it ends when every writer has let go.
+            let _ = ended.recv().await;
         }
     }
 }
@@ -257,6 +287,11 @@ struct Unreadable(CodecError);
 #[rtype(result = "()")]
 struct LaneAccepted;
 
+/// What waited on the lanes has arrived.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct LanesEnded;
+
 /// The connection has ended.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -284,6 +319,7 @@ impl Link {
             role,
             hold: watch::Sender::new(true),
             peer_incarnation: None,
+            lanes_written: LanesWritten::default(),
             timer: None,
             bye: None,
             was_active: false,
@@ -513,18 +549,20 @@ impl Link {
         }
     }
 
+    /// Goes away: first everything that waits on the lanes arrives, then the neighbour is told.
     fn say_bye(&mut self, ctx: &mut Context<Self>) {
         const PATIENCE: Duration = Duration::from_secs(1);
         if !self.state.phase().takes_bye() || self.bye.is_some() {
             return self.close(CloseCode::Done, "bye");
         }
-        let Some((sequence, frame)) = self.exempt_request(well_known::BYE, bytes::Bytes::new())
-        else {
-            return self.close(CloseCode::Done, "bye");
-        };
-        self.bye = Some(sequence);
-        self.send(frame);
-        ctx.run_later(PATIENCE, |link, _| link.close(CloseCode::Done, "bye"));
+        self.outbox.end_lanes();
+        let written = self.lanes_written.ended.take();
+        let link = ctx.address();
+        actix::spawn(async move {
+            // A neighbour that takes nothing is not waited for.
+            let _ = tokio::time::timeout(PATIENCE, LanesWritten::wait(written)).await;
+            let _ = post(&link, LanesEnded);
+        });
     }
 }
 
@@ -615,6 +653,21 @@ impl Handler<LaneAccepted> for Link {
         if self.side() == Side::Parent && !self.was_active {
             self.close_for(Status::NoHello, "a lane before the registration");
         }
+    }
+}
+
+impl Handler<LanesEnded> for Link {
+    type Result = ();
+
+    fn handle(&mut self, _: LanesEnded, ctx: &mut Self::Context) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let Some((sequence, frame)) = self.exempt_request(well_known::BYE, bytes::Bytes::new())
+        else {
+            return self.close(CloseCode::Done, "bye");
+        };
+        self.bye = Some(sequence);
+        self.send(frame);
+        ctx.run_later(PATIENCE, |link, _| link.close(CloseCode::Done, "bye"));
     }
 }
 

@@ -34,6 +34,9 @@ struct State {
     items: VecDeque<Item>,
     /// Bytes of everything that was pushed and is not yet written.
     bytes: usize,
+    /// Takes nothing more; what is there still leaves.
+    ending: bool,
+    /// Nothing leaves any more.
     closed: bool,
 }
 
@@ -78,7 +81,7 @@ impl Outbox {
         let size = cost(message.envelope());
         let queue = &self.lanes[lane as usize];
         let mut state = queue.lock();
-        let status = if state.closed {
+        let status = if state.closed || state.ending {
             Status::NoRoute
         } else if state.bytes + size > queue.max_bytes {
             Status::Overloaded
@@ -116,8 +119,9 @@ impl Outbox {
         loop {
             {
                 let state = queue.lock();
-                if !state.items.is_empty() || state.closed {
-                    return !state.closed;
+                let over = state.closed || state.ending;
+                if !state.items.is_empty() || over {
+                    return !state.items.is_empty() && !state.closed;
                 }
             }
             queue.wake.notified().await;
@@ -135,7 +139,7 @@ impl Outbox {
                     let bytes = state.bytes;
                     return Some((std::mem::take(&mut state.items), bytes));
                 }
-                if state.closed {
+                if state.closed || state.ending {
                     return None;
                 }
             }
@@ -147,6 +151,15 @@ impl Outbox {
     pub(crate) fn written(&self, lane: Lane, bytes: usize) {
         let mut state = self.lanes[lane as usize].lock();
         state.bytes = state.bytes.saturating_sub(bytes);
+    }
+
+    /// Takes nothing more on the lanes of applications; their writers end when all has left.
+    pub(crate) fn end_lanes(&self) {
+        for lane in [Lane::Interactive, Lane::Bulk] {
+            let queue = &self.lanes[lane as usize];
+            queue.lock().ending = true;
+            queue.wake.notify_one();
+        }
     }
 
     /// Takes nothing more and gives back what was never written.

@@ -1,6 +1,7 @@
 //! A federated training over the bus: the server's side, and the trainer's.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -8,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use cellbus_channels::{Bus, ChannelTopic, Delivery, Failure, Fqcn, Reply, from_fn};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::ProgramError;
 use crate::learning::{
@@ -82,7 +83,8 @@ struct Server {
     training: Mutex<Training>,
     test: Vec<digits::Row>,
     standing: watch::Sender<Standing>,
-    taken: Notify,
+    /// Who knows that it is over: sites that were told, and whether the result was taken.
+    informed: watch::Sender<(BTreeSet<Fqcn>, bool)>,
 }
 
 impl Server {
@@ -112,7 +114,13 @@ impl Server {
                 Reply { payload: payload.into(), content_type: Some(wire::CONTENT_TYPE.into()) }
             };
             match &task {
-                Task::Train { .. } | Task::Done { .. } => return Ok(reply(&task)),
+                Task::Train { .. } => return Ok(reply(&task)),
+                Task::Done { .. } => {
+                    self.informed.send_modify(|(sites, _)| {
+                        sites.insert(site.clone());
+                    });
+                    return Ok(reply(&task));
+                }
                 Task::Wait { .. } => tokio::select! {
                     _ = news.wait_for(|standing| standing.round > round) => {}
                     () = &mut deadline => return Ok(reply(&task)),
@@ -162,7 +170,7 @@ impl Server {
         }
         let weights = training.weights().iter().flat_map(|weight| weight.to_le_bytes());
         let payload: Vec<u8> = weights.collect();
-        self.taken.notify_one();
+        self.informed.send_modify(|(_, taken)| *taken = true);
         Ok(payload.into())
     }
 }
@@ -179,13 +187,15 @@ fn site_of(delivery: &Delivery) -> Result<Fqcn, Failure> {
 /// Runs the server's side until the result has been taken and every site knows that it is over.
 pub(super) async fn serve(bus: &Bus, parameters: &[u8]) -> Result<(), ProgramError> {
     let Parameters { sites, rounds, .. } = parse(parameters)?;
+    let expected = sites.len();
+    let (informed, mut over) = watch::channel((BTreeSet::new(), false));
     let schedule = Schedule { rounds, ..Schedule::default() };
     let (standing, mut news) = watch::channel(Standing { of: rounds, ..Standing::default() });
     let server = Arc::new(Server {
         training: Mutex::new(Training::new(sites, &schedule)),
         test: train_and_test(digits::embedded()).test,
         standing,
-        taken: Notify::new(),
+        informed,
     });
     let at = Arc::clone(&server);
     bus.handle(
@@ -225,7 +235,7 @@ pub(super) async fn serve(bus: &Bus, parameters: &[u8]) -> Result<(), ProgramErr
     .await?;
     loop {
         tokio::select! {
-            () = server.taken.notified() => return Ok(()),
+            _ = over.wait_for(|(sites, taken)| *taken && sites.len() == expected) => return Ok(()),
             moved = tokio::time::timeout(IDLE, news.changed()) => {
                 if moved.is_err() {
                     return Err(ProgramError::Idle(IDLE));

@@ -274,10 +274,17 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn finish(mut self) {
+    pub(super) async fn finish(mut self) {
         self.committed = true;
         self.pipe.lock().finished = true;
         self.shared.changed.notify_waiters();
+        self.shared
+            .wait(|| {
+                let over = self.shared.closed_for(self.pipe.direction).is_some();
+                let state = self.pipe.lock();
+                (over || state.chunks.is_empty() || state.reader_gone).then_some(())
+            })
+            .await;
     }
 }
 

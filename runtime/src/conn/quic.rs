@@ -103,8 +103,10 @@ impl Guarded {
         self.stream.write_all_chunks(chunks).await.map_err(|error| Lost(error.to_string()))
     }
 
-    pub(super) fn finish(mut self) {
+    pub(super) async fn finish(mut self) {
         self.committed = self.stream.finish().is_ok();
+        // What is closed before it was acknowledged is lost. Fails only with the connection.
+        let _ = self.stream.stopped().await;
     }
 
     pub(super) fn set_priority(&self, priority: i32) {

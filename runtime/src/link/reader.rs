@@ -70,6 +70,7 @@ impl Link {
             health: Arc::clone(&self.health),
         };
         let side = self.side();
+        let open = Arc::new(self.lanes_written.sender());
         if side == Side::Child {
             self.say_hello();
         }
@@ -83,8 +84,13 @@ impl Link {
             actix::spawn(writer::write_control(send, Arc::clone(&outbox), meters.clone()));
             for lane in [Lane::Interactive, Lane::Bulk] {
                 let (connection, outbox) = (connection.clone(), Arc::clone(&outbox));
-                actix::spawn(writer::write_lane(connection, lane, outbox, meters.clone()));
+                let (meters, open) = (meters.clone(), Arc::clone(&open));
+                actix::spawn(async move {
+                    writer::write_lane(connection, lane, outbox, meters).await;
+                    drop(open);
+                });
             }
+            drop(open);
             actix::spawn(accept_lanes(connection.clone(), reading.clone()));
             actix::spawn(refuse_second_control(connection, reading.link.clone()));
             read_control(recv, reading).await;

@@ -73,7 +73,7 @@ async fn run(
             return;
         }
     }
-    stream.finish();
+    stream.finish().await;
 }
 
 async fn write(

@@ -28,10 +28,10 @@ const SHARED: [(&str, &str, &str, usize); 12] = [
 fn files(directory: &str, ending: Option<&str>) -> Vec<Vec<u8>> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(directory);
     let entries = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{directory:?}: {error}"));
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
     paths.retain(|path| ending.is_none_or(|ending| path.extension().is_some_and(|e| e == ending)));
     paths.sort();
-    paths.into_iter().map(|path| fs::read(path).unwrap()).collect()
+    paths.into_iter().map(|path| fs::read(path).expect("a readable file")).collect()
 }
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -92,7 +92,7 @@ fn mutate(seed: &[u8], others: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
 
 /// Runs `target` over its seeds and `each` mutations of every one.
 fn replay(name: &'static str, each: usize) {
-    let (_, target) = *TARGETS.iter().find(|(known, _)| *known == name).unwrap();
+    let (_, target) = *TARGETS.iter().find(|(known, _)| *known == name).expect("a target");
     let seeds = seeds(name);
     assert!(seeds.len() > 4, "{name} has hardly any seeds");
     let run = move || {
@@ -113,7 +113,8 @@ fn replay(name: &'static str, each: usize) {
         }
     };
     let small = thread::Builder::new().name(name.to_owned()).stack_size(SMALL_STACK);
-    small.spawn(run).unwrap().join().unwrap();
+    let done = small.spawn(run).expect("a thread").join();
+    assert!(done.is_ok(), "{name} failed, as said above");
 }
 
 #[test]

@@ -236,14 +236,18 @@ fn message_header(tables: &mut Tables, message: &Value) -> Vec<u8> {
     elements.extend([address(field("origin")), address(field("destination"))]);
     let target = vec![field("channel"), field("topic")];
     elements.push(refer(&mut tables.targets, 256, &target.clone().into(), target));
-    elements.push(match field("token") {
-        Value::Null => Value::Null,
-        token => refer(&mut tables.tokens, 1024, &token, vec![token.clone()]),
+    let token = field("token");
+    elements.push(if token.is_null() {
+        Value::Null
+    } else {
+        refer(&mut tables.tokens, 1024, &token, vec![token.clone()])
     });
     elements.extend(["budget_ms", "hops_left", "lane", "flags", "to"].map(field));
-    elements.push(match field("failure") {
-        Value::Null => Value::Null,
-        failure => json!([failure["status"], failure["by"]]),
+    let failure = field("failure");
+    elements.push(if failure.is_null() {
+        Value::Null
+    } else {
+        json!([failure["status"], failure["by"]])
     });
     elements.extend(["content_type", "trace", "headers"].map(field));
     while elements.len() > 10 && elements.last().is_some_and(Value::is_null) {

@@ -22,7 +22,9 @@ fn transcript(purpose: Purpose, seed: u8, signable: Vec<u8>, fields: &[(&str, Va
     let raw = |value: &Value| match value {
         Value::String(text) => text.as_bytes().to_vec(),
         Value::Number(number) => number.as_u64().unwrap().to_be_bytes().to_vec(),
-        other => hex::decode(other["hex"].as_str().unwrap()).unwrap(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+            hex::decode(value["hex"].as_str().unwrap()).unwrap()
+        }
     };
     let by_rule = fields
         .iter()
