@@ -231,7 +231,7 @@ impl Gate {
         let origin = &header.origin.name;
         let bound = match arrival {
             Arrival::Local => true,
-            Arrival::Link(peer) if peer.name == *origin => claims.leaf == peer.leaf,
+            Arrival::Link(peer) if peer.name == *origin => claims.leaf.0 == peer.leaf,
             // Behind a child: registered through a cell that lies at or below it. From the parent:
             // the parent's own gate has checked what this one cannot see.
             Arrival::Link(peer) => peer.is_parent || peer.name.covers(&claims.via),

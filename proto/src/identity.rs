@@ -188,13 +188,11 @@ impl Identity {
                 return Err(IdentityError::Query { key: key.to_owned() });
             }
         }
-        Ok(Self {
-            project: project.parse()?,
-            kind,
-            name,
-            org: org.ok_or(IdentityError::NoOrg)?,
-            role,
-        })
+        let org = org.ok_or(IdentityError::NoOrg)?;
+        let identity = Self { project: project.parse()?, kind, name, org, role };
+        // Cells have no role, and an identity has one spelling.
+        let fits = identity.role.is_none() || kind == CellKind::Admin;
+        if fits && identity.to_uri() == uri { Ok(identity) } else { Err(IdentityError::UriForm) }
     }
 
     /// The URI name that a certificate for this identity carries.
@@ -264,6 +262,10 @@ mod tests {
             "cell://study/client/site%2d1?org=a",
             "spiffe://study/client/site-1?org=a",
             "cell://study/client/site-1?org=a#f",
+            "cell://study/admin/alice?role=lead&org=hq",
+            "cell://study/client/site-1?org=a&",
+            "cell://study/client/site-1?&org=a",
+            "cell://study/client/site-1?org=a&role=lead",
         ];
         for uri in bad {
             assert!(Identity::from_uri(uri).is_err(), "{uri} passed");

@@ -208,19 +208,31 @@ pub struct Busy;
 #[rtype(result = "Vec<Arc<crate::link::Health>>")]
 pub struct SayBye;
 
+/// What a cell is made of.
+pub struct CellParts {
+    /// Its own side.
+    pub own: Arc<Own>,
+    /// The filter in front of it.
+    pub filter: Addr<AuthFilter>,
+    /// What only the server has.
+    pub root: Option<Root>,
+    /// Who may attach.
+    pub roster: Arc<dyn Roster>,
+    /// What answers its messages.
+    pub handlers: HandlerTable,
+    /// Figures.
+    pub settings: CellSettings,
+    /// Where its state is told.
+    pub state: watch::Sender<CellState>,
+    /// Told when it has ended.
+    pub end: EndNotice,
+}
+
 impl Cell {
-    /// A cell behind `filter`.
+    /// A cell of these parts.
     #[must_use]
-    pub fn new(
-        own: Arc<Own>,
-        filter: Addr<AuthFilter>,
-        root: Option<Root>,
-        roster: Arc<dyn Roster>,
-        handlers: HandlerTable,
-        settings: CellSettings,
-        state: watch::Sender<CellState>,
-        end: EndNotice,
-    ) -> Self {
+    pub fn new(parts: CellParts) -> Self {
+        let CellParts { own, filter, root, roster, handlers, settings, state, end } = parts;
         Self {
             routes: Routes::new(own.name.clone(), own.is_root()),
             links: BTreeMap::new(),

@@ -28,8 +28,8 @@ use crate::{
     bus::CellTransport,
     carrier::{Accept, Dial},
     cell::{
-        AllowJob, BeginDrain, Busy, Cell, CellSettings, CellState, Halt, HandlerTable, InspectCell,
-        InspectReport, Root, RootError, Roster, SayBye,
+        AllowJob, BeginDrain, Busy, Cell, CellParts, CellSettings, CellState, Halt, HandlerTable,
+        InspectCell, InspectReport, Root, RootError, Roster, SayBye,
     },
     clock,
     endpoint::{Endpoint, EndpointSettings, EndpointStart, StopLinking},
@@ -174,16 +174,16 @@ impl Group {
         let mut gate = Gate::new(Arc::clone(&start.policy), Arc::clone(&start.directory), tokens);
         gate.set_hops_max(start.hops_max);
         let filter = AuthFilter::new(Arc::clone(own), gate, filter_notice).start();
-        let cell = Cell::new(
-            Arc::clone(own),
-            filter.clone(),
+        let cell = Cell::new(CellParts {
+            own: Arc::clone(own),
+            filter: filter.clone(),
             root,
-            Arc::clone(&start.roster),
-            handlers.clone(),
-            start.cell.clone(),
-            state.clone(),
-            cell_notice,
-        )
+            roster: Arc::clone(&start.roster),
+            handlers: handlers.clone(),
+            settings: start.cell.clone(),
+            state: state.clone(),
+            end: cell_notice,
+        })
         .start();
         // Fails only when the filter has ended, which the supervisor sees.
         let _ = post(&filter, SetCell(cell.clone()));

@@ -606,15 +606,16 @@ impl Handler<Exempted> for Link {
             well_known::REGISTER => Input::Register,
             _ => Input::Bye,
         };
+        // The gate saw the link as it was when the message came; it may have moved on since.
         if let Err(out_of_turn) = self.state.handle_input(input) {
             return self.close_for(out_of_turn.status(), &out_of_turn.to_string());
         }
         self.health.hear();
         let envelope = admitted.into_envelope();
         let sequence = envelope.header.sequence;
-        match input {
-            Input::Challenge => self.handle_challenge(sequence, ctx),
-            Input::Register => self.handle_register(sequence, &envelope.payload, ctx),
+        match topic {
+            well_known::CHALLENGE => self.handle_challenge(sequence, ctx),
+            well_known::REGISTER => self.handle_register(sequence, &envelope.payload, ctx),
             _ => self.handle_bye(sequence),
         }
         self.arm_timer(ctx);

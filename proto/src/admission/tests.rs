@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    codec::Octets,
     envelope::{Address, Flags, Incarnation, Lane},
     policy::{Pattern, Rule},
     testing::at,
@@ -36,8 +37,8 @@ fn claims(subject: &str, kind: CellKind) -> Claims {
         server_nonce: SERVER.nonce,
         issued: NOW,
         expires: NOW + 900,
-        id: [1; 16],
-        leaf: leaf(subject.as_str()),
+        id: Octets([1; 16]),
+        leaf: Octets(leaf(subject.as_str())),
         job: (kind == CellKind::Job).then(|| subject.base().parse().unwrap()),
         subject,
     }

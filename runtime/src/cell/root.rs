@@ -134,8 +134,8 @@ impl Root {
             server_nonce: own.incarnation.nonce,
             issued,
             expires: issued + life_s,
-            id,
-            leaf: *subject.leaf,
+            id: Octets(id),
+            leaf: Octets(*subject.leaf),
             job: (subject.identity.kind == CellKind::Job)
                 .then(|| super::base_segment(subject.name)),
         }))

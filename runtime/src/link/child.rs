@@ -306,7 +306,7 @@ impl Handler<TokenChecked> for Link {
             return;
         }
         let ours = outcome.is_ok_and(|claims| {
-            claims.subject == self.own.name && claims.leaf == self.own.certificate.hash()
+            claims.subject == self.own.name && claims.leaf.0 == self.own.certificate.hash()
         });
         if !ours {
             return self.close_for(Status::BadToken, "the token is not for this cell");

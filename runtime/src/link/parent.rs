@@ -263,34 +263,22 @@ impl Link {
 
     /// Says no. What may change by itself is said as it is; of the rest a probe learns nothing.
     fn refuse_registration(&mut self, sequence: u64, status: Status) {
-        match status {
-            Status::DuplicateName => {
-                self.own.counters.refuse(status);
-                tracing::warn!(
-                    cell = %self.own.name, peer = %self.connection.peer().identity, link = self.id.0,
-                    code = status.code(), "another process holds this name"
-                );
-                self.answer(sequence, Err(status));
-            }
-            Status::NoRoute
-            | Status::Draining
-            | Status::ShuttingDown
-            | Status::Overloaded
-            | Status::Deadline
-            | Status::PeerLost
-            | Status::NoToken
-            | Status::TokenRevoked
-            | Status::TokenExpired => {
-                tracing::info!(
-                    cell = %self.own.name, peer = %self.connection.peer().identity,
-                    code = status.code(), "the server cannot be asked now"
-                );
-                self.answer(sequence, Err(Status::NoRoute));
-            }
-            _ => {
-                self.answer(sequence, Err(Status::Unauthenticated));
-                self.close_for(status, "registration refused");
-            }
+        let peer = &self.connection.peer().identity;
+        if status == Status::DuplicateName {
+            self.own.counters.refuse(status);
+            tracing::warn!(
+                cell = %self.own.name, %peer, link = self.id.0, code = status.code(),
+                "another process holds this name"
+            );
+            self.answer(sequence, Err(status));
+        } else if will_pass(status) {
+            tracing::info!(
+                cell = %self.own.name, %peer, code = status.code(), "the server cannot be asked now"
+            );
+            self.answer(sequence, Err(Status::NoRoute));
+        } else {
+            self.answer(sequence, Err(Status::Unauthenticated));
+            self.close_for(status, "registration refused");
         }
     }
 
@@ -328,6 +316,22 @@ impl Link {
             }
         });
     }
+}
+
+/// Whether a registration that failed so may succeed later: the way to the server is the trouble.
+fn will_pass(status: Status) -> bool {
+    matches!(
+        status,
+        Status::NoRoute
+            | Status::Draining
+            | Status::ShuttingDown
+            | Status::Overloaded
+            | Status::Deadline
+            | Status::PeerLost
+            | Status::NoToken
+            | Status::TokenRevoked
+            | Status::TokenExpired
+    )
 }
 
 impl Handler<ChallengeMade> for Link {

@@ -1,6 +1,9 @@
 //! Reading the streams of a link: bytes to frames, and messages in batches to the filter.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
 
 use actix::{Addr, AsyncContext, Context};
 use bytes::Bytes;
@@ -45,6 +48,8 @@ struct Reading {
     inbound_max: usize,
     limits: FrameLimits,
     hold: watch::Receiver<bool>,
+    /// Lanes that the neighbour has opened, a bit each.
+    lanes: Arc<AtomicU8>,
 }
 
 impl Link {
@@ -62,6 +67,7 @@ impl Link {
             inbound_max: self.settings.inbound_max,
             limits: self.settings.limits,
             hold: self.hold.subscribe(),
+            lanes: Arc::default(),
         };
         let connection = self.connection.clone();
         let outbox = Arc::clone(&self.outbox);
@@ -245,6 +251,12 @@ async fn take_control(
 }
 
 impl Reading {
+    /// Whether this is the first stream for `lane`.
+    fn opens(&self, lane: Lane) -> bool {
+        let bit = 1 << lane as u8;
+        self.lanes.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
     /// Hands control messages to the filter; `false` when there is none any more.
     async fn pass(&self, batch: Vec<Envelope>) -> bool {
         if batch.is_empty() {
@@ -290,7 +302,8 @@ async fn read_messages(stream: &mut RecvStream, reading: &Reading) -> Result<(),
                     (Frame::Lane(Lane::Control), _) | (Frame::Lane(_), Some(_)) => {
                         wrong = Some("a lane that cannot be opened");
                     }
-                    (Frame::Lane(first), None) => lane = Some(first),
+                    (Frame::Lane(first), None) if reading.opens(first) => lane = Some(first),
+                    (Frame::Lane(_), None) => wrong = Some("a second stream for a lane"),
                     (Frame::Message(envelope), Some(lane)) if envelope.header.lane == lane => {
                         batch.push(envelope);
                     }

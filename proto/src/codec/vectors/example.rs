@@ -104,8 +104,8 @@ pub(super) fn claims() -> Claims {
         server_nonce: SERVER.nonce,
         issued: NOW,
         expires: NOW + 900,
-        id: counting(0x80),
-        leaf: leaf("site-1"),
+        id: Octets(counting(0x80)),
+        leaf: Octets(leaf("site-1")),
         job: None,
     }
 }
@@ -115,8 +115,8 @@ fn token_of_server() -> Token {
         subject: name("server"),
         kind: CellKind::Server,
         org: "hq".parse().unwrap(),
-        id: counting(0x90),
-        leaf: leaf("server"),
+        id: Octets(counting(0x90)),
+        leaf: Octets(leaf("server")),
         ..claims()
     };
     TokenSigner::new(&[TOKEN_SEED; 32]).sign(&claims)
