@@ -437,6 +437,10 @@ impl Handler<BeginDrain> for Cell {
     fn handle(&mut self, _: BeginDrain, _: &mut Self::Context) {
         self.set_state(CellState::Draining);
         self.to_filter(crate::filter::StopTaking);
+        for info in self.links.values() {
+            // Fails only when the link has ended already.
+            let _ = post(&info.link, Say::Drain);
+        }
     }
 }
 

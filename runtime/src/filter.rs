@@ -9,6 +9,7 @@ use actix::{Actor, ActorContext, Addr, Context, Handler, Message};
 use cellbus_proto::{
     admission::{Admitted, Arrival, Consequence, Gate, Peer, Permit, Refused},
     envelope::{Envelope, Kind},
+    link::Phase,
     policy::Policy,
     route::{Hop, LinkId, Routes},
     status::Status,
@@ -45,6 +46,16 @@ struct Neighbour {
     peer: Peer,
     outbox: Arc<Outbox>,
     link: Addr<Link>,
+}
+
+impl Neighbour {
+    /// Whether this is a new request for a neighbour that takes none any more.
+    fn refuses(&self, admitted: &Admitted) -> bool {
+        let header = admitted.header();
+        self.peer.phase == Phase::Draining
+            && header.kind == Kind::Request
+            && header.destination.name == self.peer.name
+    }
 }
 
 /// Messages from one place, in the order in which they came.
@@ -215,6 +226,10 @@ impl AuthFilter {
                 Err(status) => Err((admitted, status)),
                 Ok(()) => match self.neighbours.get(&link) {
                     None => Err((admitted, Status::NoRoute)),
+                    // It would say no itself; this saves the way there.
+                    Some(neighbour) if neighbour.refuses(&admitted) => {
+                        Err((admitted, Status::Draining))
+                    }
                     Some(neighbour) => neighbour
                         .outbox
                         .push(admitted)

@@ -15,7 +15,7 @@ use cellbus_proto::{
     admission::{Admitted, Peer},
     codec::{
         CodecError, Frame, FrameLimits,
-        body::{Answer, Beat, Blob, Echo},
+        body::{Answer, Beat, Blob, Drain, Echo},
     },
     envelope::{Address, Envelope, Flags, Header, Incarnation, Kind, Lane},
     identity::CellKind,
@@ -266,6 +266,8 @@ pub struct Misbehaved(pub Status);
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum Say {
+    /// Tell the neighbour that this cell takes no new requests.
+    Drain,
     /// Say bye and close.
     Bye,
     /// Close, with this code and text.
@@ -488,7 +490,10 @@ impl Link {
             },
             Frame::Echo(echo) => self.handle_echo(echo, ctx),
             Frame::Answer(answer) => self.handle_answer(answer, ctx),
-            Frame::Drain(_) => self.state.enter_draining(),
+            Frame::Drain(_) => {
+                self.state.enter_draining();
+                self.publish_peer(ctx);
+            }
             // Read by the reader and never handed on.
             Frame::Lane(_) | Frame::Message(_) => {
                 self.close_for(Status::BadFrame, "a frame on the wrong stream");
@@ -677,6 +682,12 @@ impl Handler<Say> for Link {
 
     fn handle(&mut self, say: Say, ctx: &mut Self::Context) {
         match say {
+            Say::Drain => {
+                const COME_BACK_MS: u32 = 2000;
+                if self.state.phase().carries_messages() {
+                    self.send(Frame::Drain(Drain { retry_after_ms: COME_BACK_MS }));
+                }
+            }
             Say::Bye => self.say_bye(ctx),
             Say::Close(code, reason) => self.close(code, reason),
         }

@@ -123,10 +123,13 @@ impl ControlledCell {
                 name: name.clone(),
                 kind,
                 state,
-                since_ms: link
-                    .map(|link| link.since_ms)
-                    .or(record.map(|r| r.since_ms))
-                    .unwrap_or(0),
+                since_ms: if is_self {
+                    millis(clock::now().saturating_duration_since(self.started))
+                } else {
+                    link.map(|link| link.since_ms)
+                        .or(record.map(|record| record.since_ms))
+                        .unwrap_or(0)
+                },
                 rtt_us: link.map(|link| link.rtt_us),
                 via: record
                     .filter(|record| !record.direct)

@@ -1,0 +1,1 @@
+//! A parent that nobody should believe.
