@@ -11,6 +11,7 @@ pub mod directory;
 pub mod envelope;
 pub mod exchange;
 pub mod identity;
+pub mod inflight;
 pub mod link;
 pub mod local;
 pub mod name;

@@ -8,7 +8,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use actix::{Actor, ActorContext, Addr, Context, Handler, Message};
 use cellbus_proto::{
     admission::{Admitted, Arrival, Consequence, Gate, Peer, Permit, Refused},
-    envelope::{Envelope, Kind},
+    envelope::{Envelope, Header, Kind},
+    inflight::InFlight,
     link::Phase,
     policy::Policy,
     route::{Hop, LinkId, Routes},
@@ -35,6 +36,7 @@ pub struct AuthFilter {
     routes: Arc<Routes>,
     neighbours: BTreeMap<LinkId, Neighbour>,
     cell: Option<Addr<Cell>>,
+    in_flight: InFlight,
     draining: bool,
     pacer: Pacer,
     throttle: LogThrottle,
@@ -151,6 +153,7 @@ impl AuthFilter {
             routes,
             neighbours: BTreeMap::new(),
             cell: None,
+            in_flight: InFlight::new(InFlight::MAX),
             draining: false,
             pacer: Pacer::default(),
             throttle: LogThrottle::default(),
@@ -212,6 +215,9 @@ impl AuthFilter {
             return Ok(());
         }
         let arrived = admitted.arrived();
+        if let Hop::Link(link) = arrived {
+            self.in_flight.answered(admitted.header(), link);
+        }
         let next = self.routes.next_hop(&admitted.header().destination.name, arrived);
         let outcome = match next {
             Ok(Hop::Local) => {
@@ -230,17 +236,22 @@ impl AuthFilter {
                     Some(neighbour) if neighbour.refuses(&admitted) => {
                         Err((admitted, Status::Draining))
                     }
-                    Some(neighbour) => neighbour
-                        .outbox
-                        .push(admitted)
-                        .map_err(|not_taken| (*not_taken.message, not_taken.status)),
+                    Some(neighbour) => {
+                        let now = clock::now();
+                        let record = InFlight::record(now, admitted.header(), arrived);
+                        let pushed = neighbour.outbox.push(admitted);
+                        if let (Ok(()), Some(record)) = (&pushed, record) {
+                            self.in_flight.passed(now, record, link);
+                        }
+                        pushed.map_err(|not_taken| (*not_taken.message, not_taken.status))
+                    }
                 },
             },
             Err(status) => Err((admitted, status)),
         };
         let Err((admitted, status)) = outcome else { return Ok(()) };
         self.own.counters.bury(status);
-        self.give_back(admitted.into_envelope(), arrived, status, local);
+        self.give_back(&admitted.into_envelope().header, arrived, status, local);
         Err(status)
     }
 
@@ -248,7 +259,7 @@ impl AuthFilter {
         let Refused { envelope, status, consequence } = refused;
         self.count_refusal(status, &envelope, from);
         match consequence {
-            Consequence::Answer => self.give_back(*envelope, from, status, local),
+            Consequence::Answer => self.give_back(&envelope.header, from, status, local),
             Consequence::Silence => {}
             Consequence::Close => {
                 if let Hop::Link(link) = from
@@ -294,21 +305,21 @@ impl AuthFilter {
     /// Tells the sender of a request that it failed. Answers are never answered.
     fn give_back(
         &mut self,
-        envelope: Envelope,
+        request: &Header,
         arrived: Hop,
         status: Status,
         local: &mut Vec<Admitted>,
     ) {
-        let to = envelope.header.sequence;
+        let to = request.sequence;
         let kind = Kind::Return { to, status, by: self.own.name.clone() };
         let sequence = self.own.next_sequence();
-        let Some(mut header) = envelope.header.answer(&self.own.address, kind, sequence) else {
+        let Some(mut header) = request.answer(&self.own.address, kind, sequence) else {
             return;
         };
         header.token = self.own.token();
         if arrived == Hop::Local {
             // The sender is this cell: it has no need of a token to hear from itself.
-            header.token = header.token.or(envelope.header.token);
+            header.token = header.token.or_else(|| request.token.clone());
             if header.token.is_none() {
                 self.return_unregistered(to, status);
                 return;
@@ -392,8 +403,13 @@ impl Handler<RemovePeer> for AuthFilter {
         let mut local = Vec::new();
         for admitted in left {
             self.own.counters.drop_queued(Status::NoRoute);
-            let arrived = admitted.arrived();
-            self.give_back(admitted.into_envelope(), arrived, Status::NoRoute, &mut local);
+            self.in_flight.not_passed(admitted.header(), link);
+            let (arrived, request) = (admitted.arrived(), admitted.into_envelope().header);
+            self.give_back(&request, arrived, Status::NoRoute, &mut local);
+        }
+        // What was written may have been executed; its answer will not come.
+        for (request, arrived) in self.in_flight.lost(clock::now(), link) {
+            self.give_back(&request, arrived, Status::PeerLost, &mut local);
         }
         self.deliver(local, None);
         self.pacer.pace(1, ctx);
@@ -486,5 +502,6 @@ impl Handler<Sweep> for AuthFilter {
     fn handle(&mut self, Sweep { longest_life_s }: Sweep, _: &mut Self::Context) {
         let now = self.own.wall.unix();
         self.gate.tokens().sweep(now, longest_life_s);
+        self.in_flight.sweep(clock::now());
     }
 }

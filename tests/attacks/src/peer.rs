@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use cellbus_proto::{
     codec::{Decoder, Encoder, Frame, FrameLimits},
     envelope::{Incarnation, Lane},
@@ -379,6 +379,13 @@ impl RawPeer {
     }
 }
 
+impl Drop for RawPeer {
+    /// Leaves as a process does that is killed: nothing is said on any stream.
+    fn drop(&mut self) {
+        self.vanish();
+    }
+}
+
 async fn read_frames(mut stream: quinn::RecvStream, sender: mpsc::UnboundedSender<Frame>) {
     let limits = FrameLimits { payload_max: 16 << 20, ..FrameLimits::default() };
     let mut decoder = Decoder::new(limits);
@@ -443,8 +450,3 @@ impl ServerCertVerifier for AnyServer {
     }
 }
 
-/// Bytes that are not looked at.
-#[must_use]
-pub fn filler(len: usize) -> Bytes {
-    Bytes::from(vec![0x5a; len])
-}

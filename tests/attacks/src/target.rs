@@ -357,6 +357,14 @@ impl Target {
         self.until(&what, async || self.holds(by, name).await == wanted).await;
     }
 
+    /// Waits until `by` has forgotten the cell with this full name.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn until_gone(&self, by: &str, name: &str) {
+        self.until_holds(by, name, (false, false)).await;
+    }
+
     /// Waits until `condition` holds.
     ///
     /// # Panics

@@ -188,3 +188,25 @@ fn s1_03_a_cell_that_says_bye_is_gone_from_every_table_at_once() {
         net.finish().await;
     });
 }
+
+#[test]
+fn a_request_that_was_passed_on_comes_back_when_a_link_further_on_is_lost() {
+    scenario(|seed| async move {
+        let mut net = Net::up(seed, TREE).await;
+        net.cell("site-3").echoes_after("task/slow", Duration::from_secs(60)).await;
+        let asker = net.cell("site-1").running.bus();
+        let to = "site-3".parse().unwrap();
+        let request =
+            asker.request(to, "task/slow".parse().unwrap()).budget(Duration::from_secs(50));
+        let asked = tokio::time::Instant::now();
+        let waiting = actix_rt::spawn(request.send());
+        net.advance(Duration::from_millis(500)).await;
+        assert_eq!(net.cell("site-3").calls().len(), 1, "it was executed");
+        net.crash("site-3").await;
+        let lost = waiting.await.unwrap().unwrap_err();
+        assert_eq!((lost.status(), lost.class()), (Status::PeerLost, Class::Unknown));
+        assert_eq!(lost.by().unwrap().as_str(), "server", "the cell that lost the link");
+        assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+        net.finish().await;
+    });
+}

@@ -1,3 +1,13 @@
 //! What a hostile peer tries, one test for each trick: refused with its code, and nothing has changed.
 
 mod bye;
+mod certificates;
+mod challenge;
+mod frames;
+mod headers;
+mod hello;
+mod jobs;
+mod relay;
+mod replies;
+mod routing;
+mod tokens;

@@ -1,0 +1,13 @@
+//! The binary as a process: what it prints, how it ends, what it leaves behind, and what it survives.
+
+mod demo;
+mod driver;
+mod drain;
+mod faults;
+mod jobs;
+mod modes;
+mod refusals;
+mod restart;
+mod secrets;
+mod twins;
+mod up;
