@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Instant};
 
 use crate::{
     directory::Directory,
-    envelope::{Envelope, Header, Kind},
+    envelope::{Envelope, Header, Kind, Lane},
     identity::CellKind,
     link::Phase,
     name::{ChannelTopic, Fqcn, Segment},
@@ -175,8 +175,13 @@ impl Gate {
         match self.judge(now_unix, &envelope, arrival) {
             Ok((verified, permit)) => {
                 let arrived = arrival.hop();
-                if arrival.is_first_hop(&envelope.header) {
-                    envelope.header.hops_left = self.hops_max;
+                let header = &mut envelope.header;
+                if arrival.is_first_hop(header) || header.hops_left > self.hops_max {
+                    header.hops_left = self.hops_max;
+                }
+                // The system's own lane is not for others to choose.
+                if header.lane == Lane::Control && well_known::lookup(&header.target).is_none() {
+                    header.lane = Lane::Interactive;
                 }
                 Ok(Admitted { envelope, verified, permit, arrived, at: now })
             }
@@ -248,7 +253,6 @@ impl Gate {
         // the request. It concerns one outstanding request or nobody.
         if matches!(header.kind, Kind::Return { .. })
             && well_known::lookup(&header.target).is_none()
-            && !well_known::is_reserved(header.target.channel())
         {
             return Ok(Permit::Rule { revision: self.policy.revision, rule: usize::MAX });
         }

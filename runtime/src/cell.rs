@@ -419,14 +419,12 @@ impl Handler<LinkDown> for Cell {
         }
         self.to_filter(RemovePeer(id));
         self.fail_link(id);
+        // Also where no message ever flowed: a link can end while its registration is decided on.
+        self.forget_child(id);
         let Some(info) = self.links.remove(&id) else { return };
         tracing::info!(cell = %self.own.name, peer = %info.name, link = id.0, "link is down");
-        if info.is_parent {
-            if self.routes.uplink().is_none() {
-                self.set_state(CellState::Connecting);
-            }
-        } else {
-            self.forget_child(&info.name, info.incarnation);
+        if info.is_parent && self.routes.uplink().is_none() {
+            self.set_state(CellState::Connecting);
         }
     }
 }

@@ -176,11 +176,25 @@ impl Net {
         self.tree.names()
     }
 
-    async fn start_all(&mut self) {
+    /// Starts every cell of the tree and waits until all are registered.
+    ///
+    /// # Panics
+    /// When one runs already, or is not registered within a minute of simulated time.
+    pub async fn start_all(&mut self) {
         for name in self.tree.names() {
             self.start(name.as_str());
         }
         self.wait_ready(Duration::from_secs(60)).await;
+    }
+
+    /// Where a cell is on the simulated network, to change what its paths are like.
+    ///
+    /// # Panics
+    /// When the links are in memory, or the cell was never started.
+    #[must_use]
+    #[track_caller]
+    pub fn host(&self, name: &str) -> SocketAddr {
+        self.carriage.host(&self.tree.full(name)).expect("a cell that was started, over QUIC")
     }
 
     /// Waits until every cell that runs is registered.

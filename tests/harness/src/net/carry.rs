@@ -99,6 +99,13 @@ impl Carriage {
         Self::Memory { wires: Wires::default(), pins: BTreeMap::new() }
     }
 
+    pub(super) fn host(&self, name: &Fqcn) -> Option<SocketAddr> {
+        match self {
+            Self::Memory { .. } => None,
+            Self::Quic(quic) => quic.hosts.get(name).copied(),
+        }
+    }
+
     pub(super) fn pins(&mut self, parent: &Fqcn) -> Arc<PinnedPeers> {
         let pins = match self {
             Self::Memory { pins, .. } | Self::Quic(Quic { pins, .. }) => pins,
