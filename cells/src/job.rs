@@ -275,6 +275,8 @@ impl JobHost {
         );
         let pin = issued.hash();
         inner.door.pins.add(pin);
+        // What whoever started this process left open is not for jobs; what this one opens never is.
+        close_fds::set_fds_cloexec_threadsafe(3, &[]);
         let spawned = bootstrap.to_memfd().and_then(|fd| {
             tokio::process::Command::new(std::env::current_exe()?)
                 .args(["-o", "json", process::VERB])

@@ -187,9 +187,9 @@ impl Node {
     /// [`UpError`] when the state cannot be used or development certificates cannot be minted.
     pub fn prepare(topology: Topology, root: PathBuf) -> Result<Self, UpError> {
         let wall = WallClock::system();
-        create_private_dir(&root)?;
         let transport = QuicTransport::new(figures::quic(&topology.limits))?;
         let dev = if topology.dev {
+            create_private_dir(&root)?;
             let cells: Vec<(Identity, Vec<String>)> = topology
                 .cells()
                 .iter()
@@ -248,6 +248,9 @@ impl Node {
         let spec =
             self.topology.cell(name).ok_or_else(|| UpError::NoSuchCell(name.to_owned()))?.clone();
         let dir = control::cell_dir(&self.root, &spec.fqcn);
+        // Before anything is made: a cell without credentials leaves no trace.
+        let credentials = self.credentials(&spec, &dir)?;
+        create_private_dir(&self.root)?;
         let state_failed = |source| UpError::State { cell: spec.fqcn.clone(), source };
         let mut state = StateDir::open(&dir).map_err(state_failed)?;
         let incarnation = state.next_incarnation().map_err(state_failed)?;
@@ -255,7 +258,6 @@ impl Node {
             reset: state.reset_key().map_err(state_failed)?,
             connection_ids: state.connection_id_key().map_err(state_failed)?,
         };
-        let credentials = self.credentials(&spec, &dir)?;
         let topology = Arc::clone(&self.topology);
         let parent = spec.parent.as_ref().and_then(|parent| topology.cell(parent.as_str()));
         let own = Arc::new(Own::new(

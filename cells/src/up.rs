@@ -6,7 +6,7 @@ use cellbus_proto::{name::Fqcn, topology::Topology};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 pub mod processes;
 
 /// What happens while cells run, for people.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum UpEvent {
     /// A cell has been started.
@@ -55,12 +55,24 @@ pub enum UpEnd {
     Drained,
     /// A second signal, or the deadline, ended what was still running.
     Aborted,
+    /// Every process ended because its cell cannot be started, and has said why.
+    NotStarted,
+}
+
+/// What a second signal says to cells that drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecondSignal {
+    /// End at once.
+    Ends,
+    /// Nothing: whoever launched this process kills it where patience ends.
+    SaysNothing,
 }
 
 /// SIGTERM and SIGINT, either of which asks to stop.
 pub struct StopSignals {
     term: Signal,
     int: Signal,
+    last: Option<Instant>,
 }
 
 impl StopSignals {
@@ -69,14 +81,24 @@ impl StopSignals {
     /// # Errors
     /// When the system gives no signal handler.
     pub fn listen() -> std::io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+        let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { term, int, last: None })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next one. What comes within a moment of the last one is the same wish: some
+    /// signal the process and then its group.
     pub async fn next(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
+        const MOMENT: Duration = Duration::from_millis(300);
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => {}
+                _ = self.int.recv() => {}
+            }
+            let now = Instant::now();
+            if self.last.is_none_or(|last| now.saturating_duration_since(last) > MOMENT) {
+                self.last = Some(now);
+                return;
+            }
         }
     }
 }
@@ -99,8 +121,10 @@ pub async fn run(
     topology: Topology,
     root: PathBuf,
     only: Option<&str>,
+    second: SecondSignal,
     mut tell: impl FnMut(UpEvent),
 ) -> Result<UpEnd, UpError> {
+    let mut signals = StopSignals::listen().ok();
     let drain_deadline = topology.limits.drain_deadline;
     let names = match only {
         Some(name) => vec![name.to_owned()],
@@ -118,7 +142,6 @@ pub async fn run(
         tell(UpEvent::Started { cell: cell.name().clone(), address });
         cells.push(cell);
     }
-    let mut signals = StopSignals::listen().ok();
     let mut ready: FuturesUnordered<_> = cells
         .iter()
         .map(|cell| async move {
@@ -179,7 +202,7 @@ pub async fn run(
                 end = UpEnd::Aborted;
             }
         }
-        () = next_signal(&mut signals) => {
+        () = next_signal(&mut signals), if second == SecondSignal::Ends => {
             for cell in &cells {
                 cell.running().stop();
             }

@@ -167,7 +167,7 @@ pub struct Timers {
     pub hello: Duration,
     /// From HELLO to the end of the registration.
     pub register: Duration,
-    /// Between two beats.
+    /// Between two beats; half of it while the last one is not echoed.
     pub beat: Duration,
     /// Silence after which the neighbour is taken for dead.
     pub silence: Duration,
@@ -341,6 +341,7 @@ impl Link {
             && last == number
         {
             self.rtt = Some(now.saturating_duration_since(at));
+            self.next_beat = self.next_beat.map(|_| at + self.timers.beat);
         }
         Ok(())
     }
@@ -381,7 +382,8 @@ impl Link {
         if self.next_beat.is_some_and(|at| at <= now) {
             let number = self.beat_sent.map_or(0, |(number, _)| number) + 1;
             self.beat_sent = Some((number, now));
-            self.next_beat = Some(now + self.timers.beat);
+            // Until its echo comes: what ends just before the silence is too long must be heard of in time.
+            self.next_beat = Some(now + self.timers.beat / 2);
             return Some(Due::Beat(number));
         }
         None
@@ -485,10 +487,25 @@ mod tests {
         assert_eq!(child.handle_timeout(at(1)), Some(Due::Beat(1)));
         child.handle_echo(at_ms(1020), 1).unwrap();
         assert_eq!(child.rtt(), Some(Duration::from_millis(20)));
-        for second in 2..=5 {
-            assert!(matches!(child.handle_timeout(at(second)), Some(Due::Beat(_))));
+        for ms in (2000..=5000).step_by(500) {
+            assert_eq!(child.poll_timeout(), Some(at_ms(ms)));
+            assert!(matches!(child.handle_timeout(at_ms(ms)), Some(Due::Beat(_))));
         }
         assert_eq!(child.handle_timeout(at_ms(5020)), Some(Due::Close(CloseReason::Silent)));
+    }
+
+    #[test]
+    fn beats_come_once_a_second_and_twice_as_often_while_one_is_not_echoed() {
+        let mut child = active(Side::Child);
+        assert_eq!(child.handle_timeout(at(1)), Some(Due::Beat(1)));
+        child.handle_echo(at_ms(1020), 1).unwrap();
+        assert_eq!(child.poll_timeout(), Some(at(2)));
+        assert_eq!(child.handle_timeout(at(2)), Some(Due::Beat(2)));
+        assert_eq!(child.handle_timeout(at_ms(2500)), Some(Due::Beat(3)));
+        child.handle_echo(at_ms(2900), 2).unwrap();
+        assert_eq!(child.handle_timeout(at(3)), Some(Due::Beat(4)), "3 is not echoed yet");
+        child.handle_echo(at_ms(3020), 4).unwrap();
+        assert_eq!(child.poll_timeout(), Some(at(4)));
     }
 
     #[test]

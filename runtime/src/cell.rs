@@ -37,8 +37,8 @@ pub use self::{
     ask::{Ask, FailOwn, GiveUp, Submit},
     handlers::{HandlerDone, HandlerLimits, HandlerTable},
     inspect::{InspectCell, InspectReport, LinkReport, PeerReport},
-    registrar::{ChallengeFor, DetachPeer, RegisterPeer, RegisteredPeer, RenewPeer},
-    root::{AllowJob, Root, RootError},
+    registrar::{ChallengeFor, RegisterPeer, RegisteredPeer, RenewPeer},
+    root::{JobTable, Root, RootError},
 };
 pub(crate) use self::{registrar::random_nonce, root::announcement_signable};
 

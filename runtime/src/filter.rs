@@ -129,6 +129,11 @@ pub struct VerifyToken(pub Token);
 #[rtype(result = "Result<(Permit, Hop), Status>")]
 pub struct Explain(pub Envelope);
 
+/// How many requests of others this cell has passed on that somebody still waits for.
+#[derive(Debug, Message)]
+#[rtype(result = "usize")]
+pub struct InTransit;
+
 /// Takes no new requests for this cell itself.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -276,7 +281,8 @@ impl AuthFilter {
         let count = self.own.counters.refuse(status);
         let Some(suppressed) = self.throttle.allow(status, clock::now()) else { return };
         let header = &envelope.header;
-        // What a rule forbids is everyday business; what no honest neighbour sends is not.
+        // What a rule forbids, or comes by a link that has just ended, is everyday business; what no
+        // honest neighbour sends is not.
         let hostile = matches!(
             status,
             Status::OriginMismatch
@@ -285,7 +291,6 @@ impl AuthFilter {
                 | Status::TokenWrongConn
                 | Status::ReplyUnsolicited
                 | Status::NoHello
-                | Status::PeerUnknown
         ) && from != Hop::Local;
         if hostile {
             tracing::warn!(
@@ -477,6 +482,15 @@ impl Handler<Explain> for AuthFilter {
             self.gate.judge(unix, &envelope, Arrival::Local).map_err(|(status, _)| status)?;
         let next = self.routes.next_hop(&destination, Hop::Local)?;
         Ok((permit, next))
+    }
+}
+
+impl Handler<InTransit> for AuthFilter {
+    type Result = usize;
+
+    fn handle(&mut self, _: InTransit, _: &mut Self::Context) -> usize {
+        self.in_flight.sweep(clock::now());
+        self.in_flight.len()
     }
 }
 

@@ -28,12 +28,12 @@ use crate::{
     bus::CellTransport,
     carrier::{Accept, Dial},
     cell::{
-        AllowJob, BeginDrain, Busy, Cell, CellParts, CellSettings, CellState, Halt, HandlerTable,
-        InspectCell, InspectReport, Root, RootError, Roster, SayBye,
+        BeginDrain, Busy, Cell, CellParts, CellSettings, CellState, Halt, HandlerTable, InspectCell,
+        InspectReport, JobTable, Root, RootError, Roster, SayBye,
     },
     clock,
     endpoint::{Endpoint, EndpointSettings, EndpointStart, StopLinking},
-    filter::{AuthFilter, Explain, SetCell, SetPolicy},
+    filter::{AuthFilter, Explain, InTransit, SetCell, SetPolicy},
     own::Own,
     seam::{EndNotice, Ended, post},
 };
@@ -73,6 +73,7 @@ struct Group {
 pub struct RunningCell {
     own: Arc<Own>,
     handlers: HandlerTable,
+    jobs: JobTable,
     state: watch::Receiver<CellState>,
     group: watch::Receiver<Option<Group>>,
     cell: watch::Receiver<Option<Addr<Cell>>>,
@@ -90,10 +91,12 @@ pub fn start(start: CellStart) -> Result<RunningCell, RootError> {
     let (cell_tx, cell) = watch::channel(None);
     let (stop_tx, stop) = oneshot::channel();
     let handlers = HandlerTable::default();
-    let first = Group::start(&start, &handlers, &state_tx)?;
+    let jobs = JobTable::default();
+    let first = Group::start(&start, &handlers, &jobs, &state_tx)?;
     let running = RunningCell {
         own: Arc::clone(&start.own),
         handlers: handlers.clone(),
+        jobs: jobs.clone(),
         state,
         group,
         cell,
@@ -105,14 +108,14 @@ pub fn start(start: CellStart) -> Result<RunningCell, RootError> {
         group_tx.send_replace(group);
     };
     publish(Some(first.0.clone()));
-    actix::spawn(supervise(start, handlers, state_tx, first, publish, stop));
+    actix::spawn(supervise(start, (handlers, jobs), state_tx, first, publish, stop));
     Ok(running)
 }
 
 /// Keeps the group running until it is told to stop, or ends too often.
 async fn supervise(
     start: CellStart,
-    handlers: HandlerTable,
+    (handlers, jobs): (HandlerTable, JobTable),
     state: watch::Sender<CellState>,
     mut current: (Group, [Ended; 3]),
     publish: impl Fn(Option<Group>),
@@ -145,7 +148,7 @@ async fn supervise(
         }
         tokio::time::sleep(Duration::from_millis(100 << restarts.len().min(6))).await;
         start.own.set_token(None);
-        current = match Group::start(&start, &handlers, &state) {
+        current = match Group::start(&start, &handlers, &jobs, &state) {
             Ok(next) => next,
             Err(error) => {
                 tracing::error!(cell = %name, %error, "the cell cannot start");
@@ -162,11 +165,12 @@ impl Group {
     fn start(
         start: &CellStart,
         handlers: &HandlerTable,
+        jobs: &JobTable,
         state: &watch::Sender<CellState>,
     ) -> Result<(Self, [Ended; 3]), RootError> {
         let own = &start.own;
-        let root =
-            if own.is_root() { Some(Root::new(own, start.cell.challenge_life)?) } else { None };
+        let life = start.cell.challenge_life;
+        let root = own.is_root().then(|| Root::new(own, life, jobs.clone())).transpose()?;
         let (filter_notice, filter_ended) = EndNotice::new();
         let (cell_notice, cell_ended) = EndNotice::new();
         let (endpoint_notice, endpoint_ended) = EndNotice::new();
@@ -201,6 +205,12 @@ impl Group {
         })
         .start();
         Ok((Self { filter, cell, endpoint }, [filter_ended, cell_ended, endpoint_ended]))
+    }
+
+    /// Whether handlers are running, or requests outstanding: its own, and those that it has passed on.
+    async fn is_busy(&self) -> bool {
+        self.cell.send(Busy).await.is_ok_and(|busy| busy > 0)
+            || self.filter.send(InTransit).await.is_ok_and(|requests| requests > 0)
     }
 
     fn halt(&self) {
@@ -271,10 +281,7 @@ impl RunningCell {
 
     /// Lets the cell of `job` register below `at`, or no longer. Only the server decides on that.
     pub fn allow_job(&self, at: Fqcn, job: Segment, allow: bool) {
-        if let Some(group) = self.group() {
-            // Fails only when the cell has ended.
-            let _ = post(&group.cell, AllowJob { at, job, allow });
-        }
+        self.jobs.allow(at, job, allow);
     }
 
     /// Takes a new message policy.
@@ -325,7 +332,7 @@ impl RunningCell {
         let _ = post(&group.endpoint, StopLinking);
         let _ = post(&group.cell, BeginDrain);
         let finished = tokio::time::timeout(deadline, async {
-            while group.cell.send(Busy).await.is_ok_and(|busy| busy > 0) {
+            while group.is_busy().await {
                 tokio::time::sleep(LOOK).await;
             }
         })

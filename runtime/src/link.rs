@@ -450,6 +450,13 @@ impl Link {
         match self.state.handle_timeout(clock::now()) {
             None => {}
             Some(Due::Beat(number)) => self.send(Frame::Beat(Beat { number })),
+            Some(Due::Close(CloseReason::NoHello | CloseReason::NotRegistered))
+                if self.side() == Side::Child =>
+            {
+                // The parent, or its way to the server, is slow; whoever dialled tries again.
+                tracing::info!(cell = %self.own.name, link = self.id.0, "not let in in time");
+                self.close(CloseCode::Later, "not let in in time");
+            }
             Some(Due::Close(CloseReason::NoHello)) => {
                 self.close_for(Status::NoHello, "no HELLO in time")
             }

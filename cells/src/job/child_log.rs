@@ -25,7 +25,8 @@ fn say(job: &Segment, line: &str) {
     }
     let parsed: Option<serde_json::Value> = serde_json::from_str(line).ok();
     let level = parsed.as_ref().and_then(|line| line.get("level")?.as_str());
-    let text: String = line.chars().flat_map(char::escape_debug).collect();
+    // A subscriber escapes what is in a field.
+    let text = line;
     match level {
         Some("ERROR") => tracing::error!(%job, text, "job cell"),
         Some("WARN") | None => tracing::warn!(%job, text, "job cell"),

@@ -82,16 +82,6 @@ pub struct RegisteredPeer {
     pub epoch: u64,
 }
 
-/// A direct child's link has ended.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct DetachPeer {
-    /// The child.
-    pub name: Fqcn,
-    /// Start of its process.
-    pub incarnation: Incarnation,
-}
-
 /// A direct child's token is past half of its life.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Blob, Status>")]
@@ -157,6 +147,22 @@ impl Cell {
         Ok(())
     }
 
+    /// A process that is back on another link has left the one that it had. The server is told now: told
+    /// when the link ends, after the new registration, it would take the new record for the old one.
+    fn leave_former_link(&mut self, register: &RegisterPeer) {
+        let Some(record) = self.registry.record(&register.name) else { return };
+        let same_process =
+            record.incarnation == register.incarnation && record.leaf == register.leaf;
+        let former = record.holder.link.filter(|link| same_process && *link != register.link);
+        let Some(former) = former else { return };
+        self.forget_child(former);
+        if let Some(info) = self.links.get(&former) {
+            let bye = Say::Close(CloseCode::Superseded, "the same process is back");
+            // Fails only when the link has ended already.
+            let _ = post(&info.link, bye);
+        }
+    }
+
     /// Forgets whoever registered through `top`, which is not what it was.
     fn registry_remove_below(&mut self, top: &Fqcn) {
         let own = self.registry.record(top).cloned();
@@ -169,17 +175,20 @@ impl Cell {
         }
     }
 
-    /// A direct child's link has ended: its record, and those of cells behind it, end with it.
-    pub(super) fn forget_child(&mut self, name: &Fqcn, incarnation: Incarnation) {
-        if self.registry.detach(name, incarnation).is_none() {
+    /// A direct child's link has ended: the record that was made on it, and those of cells behind it, end
+    /// with it. A child that has come back on another link keeps the record that it made there.
+    pub(super) fn forget_child(&mut self, link: LinkId) {
+        let held = self.registry.iter().find(|(_, record)| record.holder.link == Some(link));
+        let Some((name, incarnation)) =
+            held.map(|(name, record)| (name.clone(), record.incarnation))
+        else {
             return;
-        }
-        self.registry.remove_below(name);
+        };
+        self.registry.remove_below(&name);
         if self.own.is_root() || self.own.epoch() == 0 {
             return;
         }
-        let body =
-            body::encode(&DetachChild { child: name.clone(), incarnation: incarnation.into() });
+        let body = body::encode(&DetachChild { child: name, incarnation: incarnation.into() });
         self.tell_server(well_known::DETACH_CHILD, body);
     }
 
@@ -437,6 +446,7 @@ impl Handler<RegisterPeer> for Cell {
                 .and_then(|registered| self.commit(&register).map(|()| registered));
             return Box::pin(std::future::ready(outcome));
         }
+        self.leave_former_link(&register);
         let epoch = self.own.epoch();
         let body = body::encode(&RegisterChild {
             child: register.name.clone(),
@@ -461,14 +471,6 @@ impl Handler<Commit> for Cell {
 
     fn handle(&mut self, Commit(register): Commit, _: &mut Self::Context) -> Self::Result {
         self.commit(&register)
-    }
-}
-
-impl Handler<DetachPeer> for Cell {
-    type Result = ();
-
-    fn handle(&mut self, DetachPeer { name, incarnation }: DetachPeer, _: &mut Self::Context) {
-        self.forget_child(&name, incarnation);
     }
 }
 

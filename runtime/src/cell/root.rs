@@ -1,9 +1,13 @@
 //! What only the server has: the key that signs session tokens, and the challenges of cells behind
 //! relays.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use actix::{AsyncContext, Context, Handler, Message};
+use actix::{AsyncContext, Context};
 use cellbus_proto::{
     challenge::ChallengeBook,
     codec::{
@@ -31,7 +35,29 @@ pub struct Root {
     signer: TokenSigner,
     announcement: SignedServerKey,
     pub(super) challenges: ChallengeBook<(Fqcn, Fqcn)>,
-    jobs: BTreeSet<(Fqcn, Segment)>,
+    jobs: JobTable,
+}
+
+/// The job cells that may register: the parent, and the job. Outlives a restart of the server's actors, as
+/// the jobs do.
+#[derive(Clone, Debug, Default)]
+pub struct JobTable(Arc<Mutex<BTreeSet<(Fqcn, Segment)>>>);
+
+impl JobTable {
+    /// Lets the cell of `job` register below `at` or, when the job has ended, no longer.
+    pub fn allow(&self, at: Fqcn, job: Segment, allow: bool) {
+        let mut jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if allow {
+            jobs.insert((at, job));
+        } else {
+            jobs.remove(&(at, job));
+        }
+    }
+
+    fn contains(&self, at: &Fqcn, job: &Segment) -> bool {
+        let jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.contains(&(at.clone(), job.clone()))
+    }
 }
 
 /// Why the server cannot start issuing tokens.
@@ -43,18 +69,6 @@ pub enum RootError {
     /// The leaf key did not sign.
     #[error("signing the token key")]
     Sign(#[from] SignError),
-}
-
-/// Says which job cells may register: the job, at this parent.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct AllowJob {
-    /// The parent of the job cell.
-    pub at: Fqcn,
-    /// The job.
-    pub job: Segment,
-    /// Allow or, when the job has ended, no longer.
-    pub allow: bool,
 }
 
 /// What is signed to announce a token key.
@@ -78,7 +92,7 @@ impl Root {
     ///
     /// # Errors
     /// [`RootError`] when there is no randomness or the leaf key does not sign.
-    pub fn new(own: &Own, challenge_life: Duration) -> Result<Self, RootError> {
+    pub fn new(own: &Own, challenge_life: Duration, jobs: JobTable) -> Result<Self, RootError> {
         let mut secret = Zeroizing::new([0; 32]);
         getrandom::fill(secret.as_mut_slice())?;
         let signer = TokenSigner::new(&secret);
@@ -97,7 +111,7 @@ impl Root {
         );
         announcement.signature = Blob(own.signer.sign(&signable)?);
         let challenges = ChallengeBook::new(challenge_life, ChallengeBook::<(Fqcn, Fqcn)>::MAX);
-        Ok(Self { signer, announcement, challenges, jobs: BTreeSet::new() })
+        Ok(Self { signer, announcement, challenges, jobs })
     }
 
     pub(super) fn announcement(&self) -> SignedServerKey {
@@ -106,7 +120,7 @@ impl Root {
 
     /// Whether `job` runs at `at`, so that its cell may register there.
     pub(super) fn runs(&self, at: &Fqcn, job: &Segment) -> bool {
-        self.jobs.contains(&(at.clone(), job.clone()))
+        self.jobs.contains(at, job)
     }
 
     /// Issues a token.
@@ -180,19 +194,6 @@ impl Cell {
         match root.issue(&self.own, &subject, self.settings.token_life_s) {
             Ok(token) => self.own.set_token(Some(token)),
             Err(status) => tracing::error!(code = status.code(), "no token for the server itself"),
-        }
-    }
-}
-
-impl Handler<AllowJob> for Cell {
-    type Result = ();
-
-    fn handle(&mut self, AllowJob { at, job, allow }: AllowJob, _: &mut Self::Context) {
-        let Some(root) = &mut self.root else { return };
-        if allow {
-            root.jobs.insert((at, job));
-        } else {
-            root.jobs.remove(&(at, job));
         }
     }
 }

@@ -21,7 +21,7 @@ use cellbus_proto::{
 
 use super::{Link, Role};
 use crate::{
-    cell::{ChallengeFor, RegisterPeer, RegisteredPeer, RenewPeer, Roster, random_nonce},
+    cell::{ChallengeFor, LinkDown, RegisterPeer, RegisteredPeer, RenewPeer, Roster, random_nonce},
     clock,
     conn::CloseCode,
     seam::post,
@@ -65,6 +65,11 @@ struct Decided {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct Renewed(Blob);
+
+/// No new token for the child has come.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct NotRenewed(Status);
 
 impl ParentSide {
     pub(super) fn new(roster: Arc<dyn Roster>, challenges: Challenges) -> Self {
@@ -223,11 +228,16 @@ impl Link {
             Err(status) => self.refuse_registration(sequence, status),
             Ok((challenge, register)) => {
                 let decided = self.cell.send(register);
-                let link = ctx.address();
+                let (link, id, cell) = (ctx.address(), self.id, self.cell.clone());
                 actix::spawn(async move {
                     let outcome = decided.await.unwrap_or(Err(Status::ShuttingDown));
-                    // Fails only when the link has ended.
-                    let _ = post(&link, Decided { answers: sequence, challenge, outcome });
+                    let made = outcome.is_ok();
+                    let told = post(&link, Decided { answers: sequence, challenge, outcome });
+                    if told.is_err() && made {
+                        // The link has ended, perhaps before its record was made.
+                        // Fails only when the cell has ended too.
+                        let _ = post(&cell, LinkDown(id));
+                    }
                 });
             }
         }
@@ -311,8 +321,7 @@ impl Link {
             match asked.await.unwrap_or(Err(Status::ShuttingDown)) {
                 // Fails only when the link has ended.
                 Ok(token) => drop(post(&link, Renewed(token))),
-                // The child registers again when its token has ended.
-                Err(status) => tracing::info!(code = status.code(), "no new token for a child"),
+                Err(status) => drop(post(&link, NotRenewed(status))),
             }
         });
     }
@@ -429,6 +438,25 @@ impl Handler<Renewed> for Link {
         if let Some(side) = self.parent_side() {
             side.renewal = Some(token);
             side.renew_at = Some(clock::now() + renew_after);
+        }
+    }
+}
+
+impl Handler<NotRenewed> for Link {
+    type Result = ();
+
+    fn handle(&mut self, NotRenewed(status): NotRenewed, _: &mut Self::Context) {
+        const TRY_AGAIN: Duration = Duration::from_secs(15);
+        tracing::info!(
+            cell = %self.own.name, peer = %self.connection.peer().identity, code = status.code(),
+            "no new token for a child"
+        );
+        if !will_pass(status) {
+            // It has to register before its token ends, and only a new connection makes it.
+            return self.close(CloseCode::Later, "the registration has ended");
+        }
+        if let Some(side) = self.parent_side() {
+            side.renew_at = Some(clock::now() + TRY_AGAIN);
         }
     }
 }

@@ -20,7 +20,10 @@ use quinn::{
 };
 use rustls::{
     DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::{sync::mpsc, time::timeout};
@@ -29,8 +32,9 @@ use crate::{papers::Papers, target::Target};
 
 mod handshake;
 mod messages;
+mod tickets;
 
-pub use self::messages::Outcome;
+pub use self::{messages::Outcome, tickets::Tickets};
 
 /// Longest wait for anything that must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(8);
@@ -43,8 +47,8 @@ pub struct Dialling {
     pub alpn: Vec<Vec<u8>>,
     /// Server name to ask for.
     pub server_name: String,
-    /// Whether to offer to resume a session, and to send early data.
-    pub resumes: bool,
+    /// Where to keep sessions to resume; none if `None`. With it, early data is offered too.
+    pub resumes: Option<Arc<Tickets>>,
     /// How the transport behaves.
     pub transport: TransportConfig,
 }
@@ -63,6 +67,8 @@ pub struct RawPeer {
     pub incarnation: Incarnation,
     /// Drawn for this connection.
     pub nonce: [u8; 32],
+    /// Exporter of this TLS session.
+    pub exporter: [u8; 32],
     /// The session token, once it has one.
     pub token: Option<Token>,
     sequence: u64,
@@ -121,7 +127,7 @@ impl Dialling {
             papers: Some(papers.clone()),
             alpn: vec![ALPN.to_vec()],
             server_name: SERVER_NAME.to_owned(),
-            resumes: false,
+            resumes: None,
             transport: TransportConfig::default(),
         }
     }
@@ -151,10 +157,11 @@ impl Dialling {
             None => builder.with_no_client_auth(),
         };
         tls.alpn_protocols = self.alpn;
-        tls.enable_early_data = self.resumes;
-        if !self.resumes {
-            tls.resumption = rustls::client::Resumption::disabled();
-        }
+        tls.enable_early_data = self.resumes.is_some();
+        tls.resumption = match self.resumes {
+            Some(tickets) => Resumption::store(tickets),
+            None => Resumption::disabled(),
+        };
         let quic = QuicClientConfig::try_from(tls).expect("TLS 1.3 has what QUIC needs");
         let mut config = ClientConfig::new(Arc::new(quic));
         config.transport_config(Arc::new(self.transport));
@@ -240,6 +247,10 @@ impl RawPeer {
         parent: Fqcn,
     ) -> Self {
         let (control, recv) = connection.open_bi().await.expect("a stream is granted");
+        let mut exporter = [0; 32];
+        connection
+            .export_keying_material(&mut exporter, b"EXPORTER-Channel-Binding", b"")
+            .expect("TLS 1.3 has exporters");
         let (sender, frames) = mpsc::unbounded_channel();
         tokio::spawn(read_frames(recv, sender.clone()));
         tokio::spawn(read_lanes(connection.clone(), sender));
@@ -250,6 +261,7 @@ impl RawPeer {
             parent,
             incarnation: Incarnation { counter: 1, nonce: random() },
             nonce: random_nonce(),
+            exporter,
             token: None,
             sequence: 0,
             beats: 0,

@@ -434,6 +434,12 @@ impl Target {
 }
 
 impl Snapshot {
+    /// Whether the honest links and registrations, and the number of calls, are those of `before`.
+    #[must_use]
+    pub fn unchanged_since(&self, before: &Self) -> bool {
+        self.tables == before.tables && self.calls == before.calls
+    }
+
     fn refused_since(&self, before: &Self) -> BTreeMap<(&'static str, &'static str), u64> {
         let mut since = BTreeMap::new();
         for (cell, codes) in &self.refused {

@@ -230,6 +230,18 @@ impl Net {
         self.cells.insert(name, cell);
     }
 
+    /// Ends a cell, if it runs, and starts it as a given incarnation; waits until it is registered.
+    ///
+    /// # Panics
+    /// When it is not within a minute of simulated time.
+    pub async fn start_as_again(&mut self, name: &str, incarnation: Incarnation) {
+        if self.cells.contains_key(&self.tree.full(name)) {
+            self.drain(name).await;
+        }
+        self.start_as(name, incarnation);
+        self.wait_ready(Duration::from_secs(60)).await;
+    }
+
     /// Starts a second process with the same identity, as from a copied disk. It is not one of the
     /// network's cells; the caller stops it.
     #[must_use]

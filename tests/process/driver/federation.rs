@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::UdpSocket,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -16,6 +17,8 @@ pub struct Federation {
     pub place: Place,
     file: PathBuf,
     running: BTreeMap<&'static str, Running>,
+    kept: Vec<Running>,
+    occupied: Vec<UdpSocket>,
 }
 
 impl Federation {
@@ -73,10 +76,14 @@ topics = ["report"]
     /// A place and a file, and no cell that runs. Cells listen on addresses that stay the same when they
     /// are started again. `more` are tables for the topology file.
     pub fn prepare(more: &str) -> Self {
+        Self::of_text(&Self::topology(&own_address(), &own_address(), more))
+    }
+
+    fn of_text(text: &str) -> Self {
         let place = Place::new();
-        let text = Self::topology(&own_address(), &own_address(), more);
         let file = place.write("study.toml", text);
-        Self { place, file, running: BTreeMap::new() }
+        let (running, kept, occupied) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Self { place, file, running, kept, occupied }
     }
 
     /// All cells, started at once and registered.
@@ -86,14 +93,22 @@ topics = ["report"]
 
     /// As [`up`](Self::up), with more tables for the topology file.
     pub fn up_with(more: &str) -> Self {
-        let mut federation = Self::prepare(more);
+        Self::prepare(more).started()
+    }
+
+    /// As [`up`](Self::up), where the kernel chooses the ports, anew for every start.
+    pub fn up_on_any_port() -> Self {
+        Self::of_text(&Self::topology("127.0.0.1:0", "127.0.0.1:0", "")).started()
+    }
+
+    fn started(mut self) -> Self {
         for cell in Self::CELLS {
-            federation.start(cell);
+            self.start(cell);
         }
         for cell in Self::CELLS {
-            federation.wait_ready(cell);
+            self.wait_ready(cell);
         }
-        federation
+        self
     }
 
     /// The topology file.
@@ -129,6 +144,22 @@ topics = ["report"]
     /// Kills the process of `cell`.
     pub fn kill(&mut self, cell: &str) {
         self.take(cell).kill();
+    }
+
+    /// Keeps a process until the end of the test.
+    pub fn keep(&mut self, running: Running) {
+        self.kept.push(running);
+    }
+
+    /// Where `cell` said that it listens.
+    pub fn address(&self, cell: &str) -> String {
+        let started = self.of(cell).wait_event("started", &Self::full_name(cell));
+        started["address"].as_str().unwrap_or_else(|| panic!("{started}")).to_owned()
+    }
+
+    /// Takes an address that a process had which is gone, so that no other can have it.
+    pub fn occupy(&mut self, address: &str) {
+        self.occupied.push(UdpSocket::bind(address).expect("who had it is gone"));
     }
 
     /// Asks `at`.

@@ -76,11 +76,11 @@ impl Lines {
             }
             seen = printed.lines.len();
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !printed.ended && !left.is_zero(),
-                "no {what} in\n{}",
-                printed.lines.join("\n")
-            );
+            if printed.ended || left.is_zero() {
+                let all = printed.lines.join("\n");
+                drop(printed);
+                panic!("no {what} in\n{all}");
+            }
             let waited = self.shared.news.wait_timeout(printed, left);
             printed = waited.expect("nobody panics with it").0;
         }
@@ -102,7 +102,11 @@ impl Lines {
         let mut printed = self.printed();
         while !printed.ended {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "the stream is still open: {:#?}", printed.lines);
+            if left.is_zero() {
+                let all = printed.lines.join("\n");
+                drop(printed);
+                panic!("somebody still has the stream, after\n{all}");
+            }
             let waited = self.shared.news.wait_timeout(printed, left);
             printed = waited.expect("nobody panics with it").0;
         }

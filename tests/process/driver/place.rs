@@ -70,10 +70,11 @@ impl Place {
         self.at_home(Command::new(env!("CARGO_BIN_EXE_cellbus")), arguments)
     }
 
-    /// As [`command`](Self::command), where no umask takes a bit away.
-    pub fn command_without_umask<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+    /// As [`command`](Self::command), after these words of a shell, such as `umask 000`.
+    pub fn command_after<S: AsRef<OsStr>>(&self, words: &str, arguments: &[S]) -> Command {
         let mut shell = Command::new("sh");
-        shell.args(["-c", "umask 000 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_cellbus")]);
+        let script = format!("{words} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_cellbus")]);
         self.at_home(shell, arguments)
     }
 

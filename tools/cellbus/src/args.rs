@@ -105,9 +105,9 @@ pub struct Up {
     /// `~/.local/state/cellbus/<project>`
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// End when the process that started this one does
-    #[arg(long, hide = true)]
-    pub with_launcher: bool,
+    /// End when this process, which started this one, does
+    #[arg(long, value_name = "PID", hide = true)]
+    pub with_launcher: Option<u32>,
 }
 
 /// Which running cell to ask.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use cellbus_cells::{
     control::{default_root, project_root},
-    node::UpError,
-    up::{self, UpEnd, UpEvent, processes},
+    node::{Node, UpError},
+    up::{self, SecondSignal, UpEnd, UpEvent, processes},
 };
 use cellbus_proto::topology::Topology;
 use serde_json::json;
@@ -19,8 +19,8 @@ use crate::{
 
 /// Runs the cells of a topology.
 pub fn run(global: &Global, args: &Up) -> Outcome {
-    if args.with_launcher {
-        processes::follow_launcher().map_err(|error| input(&error))?;
+    if let Some(launcher) = args.with_launcher {
+        processes::follow_launcher(launcher).map_err(|error| input(&error))?;
     }
     let topology = files::load(&args.file)?.topology;
     if let Some(name) = &args.only
@@ -38,10 +38,18 @@ pub fn run(global: &Global, args: &Up) -> Outcome {
     let ended = if args.processes {
         let file = args.file.canonicalize().map_err(|error| input(&error))?;
         let arguments = passed_on(global);
-        let running = processes::run(&topology, &file, &root, &arguments, tell);
+        // What all of them share is made once, and is wrong once.
+        Node::prepare(topology.clone(), root.clone()).map_err(|error| failed(&error))?;
+        let not_started = i32::from(CliCode::Start.exit().number());
+        let running = processes::run(&topology, &file, &root, &arguments, not_started, tell);
         crate::on_actix(running).map_err(|error| input(&error))?
     } else {
-        let running = up::run(topology, root, args.only.as_deref(), tell);
+        // Only one of the two is to lose patience: the launcher, which knows them all.
+        let second = match args.with_launcher {
+            Some(_) => SecondSignal::SaysNothing,
+            None => SecondSignal::Ends,
+        };
+        let running = up::run(topology, root, args.only.as_deref(), second, tell);
         crate::on_actix(running).map_err(|error| failed(&error))?
     };
     match ended {
@@ -49,6 +57,10 @@ pub fn run(global: &Global, args: &Up) -> Outcome {
         UpEnd::Aborted => {
             let text = "not everything that was accepted was finished";
             Err(Failure::new(CliCode::Unfinished, text))
+        }
+        UpEnd::NotStarted => {
+            let text = format!("no cell of {} can be started", args.file.display());
+            Err(Failure::new(CliCode::Start, text).hint("each has said why above"))
         }
     }
 }
@@ -76,9 +88,12 @@ fn passed_on(global: &Global) -> Vec<String> {
     if let Some(filter) = &global.log {
         arguments.extend(["--log".to_owned(), filter.clone()]);
     }
-    if global.format != Format::Table {
-        arguments.extend(["-o".to_owned(), "json".to_owned()]);
-    }
+    let format = match global.format {
+        Format::Table => return arguments,
+        Format::Json => "json",
+        Format::Jsonl => "jsonl",
+    };
+    arguments.extend(["-o".to_owned(), format.to_owned()]);
     arguments
 }
 

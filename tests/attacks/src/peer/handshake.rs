@@ -14,7 +14,7 @@ use cellbus_proto::{
 };
 use rustls_pki_types::CertificateDer;
 
-use super::RawPeer;
+use super::{Closed, RawPeer};
 use crate::target::Target;
 
 impl RawPeer {
@@ -92,19 +92,6 @@ impl RawPeer {
         sha256(&chain[0])
     }
 
-    /// The exporter of this TLS session.
-    ///
-    /// # Panics
-    /// Never.
-    #[must_use]
-    pub fn exporter(&self) -> [u8; 32] {
-        let mut exporter = [0; 32];
-        self.connection
-            .export_keying_material(&mut exporter, b"EXPORTER-Channel-Binding", b"")
-            .expect("TLS 1.3 has exporters");
-        exporter
-    }
-
     /// What an honest child signs for its parent, after `change` has had its way with it.
     #[must_use]
     pub fn signable(
@@ -113,8 +100,7 @@ impl RawPeer {
         challenge: &WireChallenge,
         change: impl FnOnce(&mut RegisterFacts<'_>),
     ) -> Vec<u8> {
-        let (child_leaf, parent_leaf, exporter) =
-            (self.papers.hash(), self.parent_leaf(), self.exporter());
+        let (child_leaf, parent_leaf) = (self.papers.hash(), self.parent_leaf());
         let parent_kind = if self.parent.as_str() == "server" {
             "server"
         } else if self.parent.base().starts_with("relay") {
@@ -133,7 +119,7 @@ impl RawPeer {
             challenge: challenge.id,
             child_leaf: &child_leaf,
             parent_leaf: &parent_leaf,
-            exporter: &exporter,
+            exporter: &self.exporter,
         };
         change(&mut facts);
         facts.signable(purpose)
@@ -216,6 +202,19 @@ impl RawPeer {
     pub async fn send_proof(&mut self, proof: &Register) -> Result<Registered, Status> {
         let to = self.send_exempt(well_known::REGISTER, body::encode(proof)).await;
         self.take_registration(to).await
+    }
+
+    /// Sends a proof that must be refused, and the connection closed with no more than that.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub async fn assert_proof_refused(&mut self, proof: &Register) {
+        self.send_exempt(well_known::REGISTER, body::encode(proof)).await;
+        assert_eq!(self.closed().await, Closed::unauthenticated());
+        for frame in self.unasked() {
+            let Frame::Answer(answer) = frame else { continue };
+            assert_eq!(answer.status, Status::Unauthenticated as u8, "a probe learns nothing");
+        }
     }
 
     /// Waits for the answer to the register request `to`, and takes the token from it.

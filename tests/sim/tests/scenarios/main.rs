@@ -1,0 +1,11 @@
+//! Networks of cells over real QUIC and TLS, on a simulated network and a paused clock, when things go wrong.
+
+mod cuts;
+mod deep;
+mod ends;
+mod load;
+mod names;
+mod repeats;
+mod restart;
+mod tokens;
+mod weather;
