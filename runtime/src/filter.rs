@@ -51,12 +51,9 @@ struct Neighbour {
 }
 
 impl Neighbour {
-    /// Whether this is a new request for a neighbour that takes none any more.
+    /// Whether this is a new request, for a neighbour that neither takes nor passes on any more.
     fn refuses(&self, admitted: &Admitted) -> bool {
-        let header = admitted.header();
-        self.peer.phase == Phase::Draining
-            && header.kind == Kind::Request
-            && header.destination.name == self.peer.name
+        self.peer.phase == Phase::Draining && admitted.header().kind == Kind::Request
     }
 }
 
@@ -134,7 +131,7 @@ pub struct Explain(pub Envelope);
 #[rtype(result = "usize")]
 pub struct InTransit;
 
-/// Takes no new requests for this cell itself.
+/// Takes no new requests, neither for this cell itself nor to pass on.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopTaking;
@@ -224,14 +221,14 @@ impl AuthFilter {
             self.in_flight.answered(admitted.header(), link);
         }
         let next = self.routes.next_hop(&admitted.header().destination.name, arrived);
+        // What handlers that still run ask of others is a part of what was accepted before.
+        let is_new = admitted.header().kind == Kind::Request
+            && (arrived != Hop::Local || next == Ok(Hop::Local));
         let outcome = match next {
+            Ok(_) if self.draining && is_new => Err((admitted, Status::Draining)),
             Ok(Hop::Local) => {
-                let refused = self.draining && admitted.header().kind == Kind::Request;
-                if !refused {
-                    local.push(admitted);
-                    return Ok(());
-                }
-                Err((admitted, Status::Draining))
+                local.push(admitted);
+                return Ok(());
             }
             Ok(Hop::Link(link)) => match admitted.spend_hop() {
                 Err(status) => Err((admitted, status)),

@@ -28,7 +28,10 @@ fn exit_and_processes(mut running: Running) -> (Exit, BTreeSet<Process>) {
 
 fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
     let checks = report["checks"].as_array().expect("a report has checks");
-    checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name}: {report}"))
+    checks
+        .iter()
+        .find(|check| check["name"] == name)
+        .unwrap_or_else(|| panic!("no {name}: {report}"))
 }
 
 #[test]

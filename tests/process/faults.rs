@@ -37,10 +37,7 @@ fn f_07_a_server_that_stops_for_two_seconds_loses_no_link() {
         assert!(since(&after) >= since(&before) + 2000, "{before} {after}");
         assert!(since(&after) <= since(&before) + passed + 1000, "{before} {after}");
     }
-    assert_eq!(
-        Federation::CELLS.map(|cell| federation.status(cell)["incarnation"].clone()),
-        lives
-    );
+    assert_eq!(Federation::CELLS.map(|cell| federation.status(cell)["incarnation"].clone()), lives);
 }
 
 #[test]

@@ -72,7 +72,8 @@ fn c_12_a_job_cell_that_is_killed_takes_its_trainer_with_it_and_the_job_fails() 
 fn c_12_a_trainer_that_is_killed_ends_its_job() {
     let place = Place::new();
     let (running, processes) = long_demo(&place);
-    let trainer = processes.iter().find(|process| does(**process, "trainer")).expect("three of them");
+    let trainer =
+        processes.iter().find(|process| does(**process, "trainer")).expect("three of them");
     trainer.signal(Signal::KILL);
     assert_job_failed(running, &processes);
 }

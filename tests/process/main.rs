@@ -1,8 +1,8 @@
 //! The binary as a process: what it prints, how it ends, what it leaves behind, and what it survives.
 
 mod demo;
-mod driver;
 mod drain;
+mod driver;
 mod faults;
 mod jobs;
 mod modes;

@@ -51,7 +51,9 @@ fn s0_19_a_demo_is_for_its_owner_at_every_moment_under_any_umask() {
     let seen: Vec<Entry> =
         seen.into_iter().filter(|entry| entry.path != place.temporary()).collect();
     assert_eq!(wide(&seen), Vec::<String>::new());
-    let local = |entry: &&Entry| entry.is_socket && entry.path.components().any(|c| c.as_os_str() == "jobs");
+    let local = |entry: &&Entry| {
+        entry.is_socket && entry.path.components().any(|c| c.as_os_str() == "jobs")
+    };
     assert_eq!(seen.iter().filter(local).count(), 3, "one local socket per site: {seen:#?}");
     running.signal(Signal::INT);
     let exit = running.exit(SOON);

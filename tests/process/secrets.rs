@@ -10,9 +10,7 @@ use std::{
 
 use rustix::{
     process::Signal,
-    thread::{
-        CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities,
-    },
+    thread::{CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities},
 };
 
 use crate::driver::{Place, Process, Running, SOON, descendants, entries};
@@ -120,7 +118,8 @@ fn s2_11_no_secret_is_in_arguments_environment_or_logs() {
         assert!(fresh || of_job, "{words:?}");
         let environment = environment.as_deref().unwrap_or_default();
         let names = environment.split(|byte| *byte == 0).filter(|entry| !entry.is_empty());
-        for name in names.filter(|_| of_job).filter_map(|entry| entry.split(|b| *b == b'=').next()) {
+        for name in names.filter(|_| of_job).filter_map(|entry| entry.split(|b| *b == b'=').next())
+        {
             let name = String::from_utf8_lossy(name);
             assert!(VARIABLES.contains(&&*name), "{words:?} has {name}");
         }

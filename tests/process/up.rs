@@ -56,7 +56,8 @@ fn examine(place: &Place) {
     assert_eq!(names(&peers), ["relay-a"], "what is behind a neighbour is no neighbour");
 
     // From one site over the relay to the other, and from the server down.
-    for (at, to) in [("site-1", "relay-a.site-2"), ("server", "relay-a.site-1"), ("site-2", "server")]
+    for (at, to) in
+        [("site-1", "relay-a.site-2"), ("server", "relay-a.site-1"), ("site-2", "server")]
     {
         let pings = ask(&["ping", to, "--at", at, "--count", "2"]).data();
         let rows = pings["rows"].as_array().expect("rows");
@@ -74,7 +75,8 @@ fn examine_refusals(place: &Place) {
     assert_eq!(denied.refusal(), (6, "TOPIC_DENIED"), "{denied:#?}");
     assert_eq!((denied.by(), &denied.envelope["class"]), ("relay-a.site-1", &"refused".into()));
 
-    let explain = |to: &str| ask(&["explain", "--from", "relay-a.site-1", "--to", to, "ops/report"]);
+    let explain =
+        |to: &str| ask(&["explain", "--from", "relay-a.site-1", "--to", to, "ops/report"]);
     let would = explain("relay-a.site-2");
     assert_eq!(would.refusal(), (6, "TOPIC_DENIED"), "{would:#?}");
     assert_eq!(would.envelope["data"]["verdict"], "refuse");

@@ -78,6 +78,7 @@ pub struct RawPeer {
     lanes: BTreeMap<Lane, (quinn::SendStream, Encoder)>,
     frames: mpsc::UnboundedReceiver<Frame>,
     stash: Vec<Frame>,
+    lanes_in: tokio::task::JoinHandle<()>,
     _endpoint: Endpoint,
 }
 
@@ -253,7 +254,7 @@ impl RawPeer {
             .expect("TLS 1.3 has exporters");
         let (sender, frames) = mpsc::unbounded_channel();
         tokio::spawn(read_frames(recv, sender.clone()));
-        tokio::spawn(read_lanes(connection.clone(), sender));
+        let lanes_in = tokio::spawn(read_lanes(connection.clone(), sender));
         Self {
             connection,
             papers: papers.clone(),
@@ -270,6 +271,7 @@ impl RawPeer {
             lanes: BTreeMap::new(),
             frames,
             stash: Vec::new(),
+            lanes_in,
             _endpoint: endpoint,
         }
     }
@@ -284,6 +286,12 @@ impl RawPeer {
     pub fn finish_control(&mut self) {
         // Fails only for a stream that has ended.
         let _ = self.control.finish();
+    }
+
+    /// Resets the control stream.
+    pub fn reset_control(&mut self) {
+        // Fails only for a stream that has ended.
+        let _ = self.control.reset(7u32.into());
     }
 
     /// Sends a frame on the control stream.
@@ -361,6 +369,11 @@ impl RawPeer {
         let found = found.await.ok().flatten();
         let closed = self.connection.close_reason();
         found.unwrap_or_else(|| panic!("it never came; {closed:?}; {:?}", self.stash))
+    }
+
+    /// Reads nothing more but the control stream. Lanes that are open already are read on.
+    pub fn stop_reading(&self) {
+        self.lanes_in.abort();
     }
 
     /// Every frame that has come and was not asked for.

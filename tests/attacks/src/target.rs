@@ -440,6 +440,12 @@ impl Snapshot {
         self.tables == before.tables && self.calls == before.calls
     }
 
+    /// Whether the honest links and registrations are those of `before`.
+    #[must_use]
+    pub fn tables_unchanged_since(&self, before: &Self) -> bool {
+        self.tables == before.tables
+    }
+
     fn refused_since(&self, before: &Self) -> BTreeMap<(&'static str, &'static str), u64> {
         let mut since = BTreeMap::new();
         for (cell, codes) in &self.refused {

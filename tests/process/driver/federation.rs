@@ -120,8 +120,7 @@ topics = ["report"]
     pub fn start(&mut self, cell: &'static str) {
         let state = self.place.state();
         let state = state.to_str().expect("temporary paths are text");
-        let arguments =
-            ["up", self.file(), "--only", cell, "--state", state, "-o", "jsonl", "-v"];
+        let arguments = ["up", self.file(), "--only", cell, "--state", state, "-o", "jsonl", "-v"];
         let running = self.place.start(&arguments);
         self.running.insert(cell, running);
     }

@@ -15,6 +15,7 @@ use std::{
 use cellbus_cells::control::{
     Accepted, CellRow, ExplainReply, PeerRow, PingReply, RequestReply, StatusReport,
 };
+use cellbus_cells::learning::report::DemoReport;
 use cellbus_channels::CellKind;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -237,7 +238,15 @@ fn every_command_prints_its_schema() {
         assert!(place.data::<Script>(&format!("completion {shell}")).script.contains("cellbus"));
     }
 
+    let shown: DemoReport = place.data("demo");
+    assert!(shown.is_ok() && !shown.checks.is_empty());
+    // `up` runs until a signal; tests/process sends one.
+    let refused = place.failure("up good.toml --only nobody");
+    assert_eq!((refused.exit_code, refused.error_code.as_str()), (4, "CONFIG"));
+
     let tested = [
+        "demo",
+        "up",
         "status",
         "cells",
         "peers",
@@ -266,8 +275,10 @@ fn every_command_prints_its_schema() {
 fn usage_errors_are_envelopes_and_exit_with_four() {
     let place = Place::new();
     for line in [
-        "",
         "nonsense",
+        "demo --rounds 0",
+        "up",
+        "up good.toml --processes --only server",
         "ping",
         "ping Not-A-Name",
         "ping site-1 --count 0",
@@ -290,7 +301,7 @@ fn usage_errors_are_envelopes_and_exit_with_four() {
         let failed = place.failure(line);
         assert_eq!((failed.exit_code, failed.error_code.as_str()), (4, "USAGE"), "{line}");
     }
-    for line in ["ping", "status -o xml", ""] {
+    for line in ["ping", "status -o xml"] {
         let output = place.run(line);
         assert_eq!(output.status.code(), Some(4), "{line}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{line}");

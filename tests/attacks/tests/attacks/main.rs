@@ -3,11 +3,14 @@
 mod bye;
 mod certificates;
 mod challenge;
+mod flood;
 mod frames;
 mod headers;
 mod hello;
 mod jobs;
 mod relay;
 mod replies;
+mod restart;
 mod routing;
+mod sockets;
 mod tokens;

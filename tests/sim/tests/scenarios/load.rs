@@ -160,12 +160,48 @@ fn g_70_a_drain_under_load_loses_nothing_that_was_accepted() {
             net.advance(Duration::from_secs(2)).await;
             let verdict = load.verdict().await;
             show("G-70", seed, format!("{victim} drained in {took:?}: {verdict}"));
-            for o in verdict.outcomes.iter().filter(|o| o.result.is_err()) { if format!("{:?}", o.result).contains("PeerLost") { println!("LOST {o:?} begun {:?} drain {begun:?}", o.begun); } }
             assert_eq!(verdict.unknown, 0, "{victim}: {verdict}");
             assert!(verdict.ok >= 150, "{victim}: {verdict}");
             let known = ["DRAINING", "NO_ROUTE", "SHUTTING_DOWN"];
             assert!(verdict.codes.keys().all(|code| known.contains(code)), "{victim}: {verdict}");
             net.finish().await;
         }
+    });
+}
+
+#[test]
+fn g_70_a_relay_with_a_steady_stream_through_it_drains_no_longer_than_what_it_has_passed_on() {
+    let _log = LogGuard::start();
+    for_each_seed(&[1, 2, 3], |seed| async move {
+        let mut net = Net::over_quic(SimNet::new(seed), &two_levels(2, 3)).await;
+        let load = Load::default();
+        let work = Work::Lasting(Duration::from_millis(1500));
+        for name in ["server", "relay-1.site-1"] {
+            load.ledger().serve(net.cell(name), "task/slow", work).await;
+        }
+        let (more, below, above) = (
+            load.clone(),
+            net.cell("relay-1.site-2").clone(),
+            net.cell("relay-2.site-4").clone(),
+        );
+        actix_rt::spawn(async move {
+            for _ in 0..200 {
+                more.send(&below, "server", "task/slow", BUDGET);
+                more.send(&below, "relay-1.site-1", "task/slow", BUDGET);
+                more.send(&above, "relay-1.site-1", "task/slow", BUDGET);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        net.advance(Duration::from_secs(3)).await;
+        let begun = Instant::now();
+        net.drain("relay-1").await;
+        let took = begun.elapsed();
+        net.advance(Duration::from_secs(12)).await;
+        let verdict = load.verdict().await;
+        show("G-70 steady stream", seed, format!("drained in {took:?}: {verdict}"));
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        assert_eq!(verdict.unknown, 0, "{verdict}");
+        assert!(verdict.ok >= 150, "{verdict}");
+        net.finish().await;
     });
 }
