@@ -4,6 +4,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use cellbus_proto::{
@@ -398,10 +399,13 @@ impl Node {
         Ports { accept: Some(accept), listening: None, job_door: Box::new(open) }
     }
 
-    /// Waits until the port from which sites dial has said everything.
+    /// Waits until the port from which sites dial has said everything. An attempt to reach a parent that
+    /// is not there has nothing to say, and would be waited for as long as it lasts.
     pub async fn finish(&self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
         if let Some(dialler) = &self.dialler {
-            dialler.wait_idle().await;
+            // What is not said by then, the neighbour finds out.
+            let _ = tokio::time::timeout(PATIENCE, dialler.wait_idle()).await;
         }
     }
 }

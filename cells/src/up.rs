@@ -103,6 +103,12 @@ impl StopSignals {
     }
 }
 
+/// Makes whatever this process and those that it starts create be for its owner alone, from the first
+/// moment on: sockets get their mode only after they are there.
+pub fn keep_to_owner() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+}
+
 /// The names of all cells of a topology, parents before their children.
 #[must_use]
 pub fn tree_order(topology: &Topology) -> Vec<String> {

@@ -114,7 +114,12 @@ pub struct SetServerKey(pub ServerKey);
 /// Refuses every token that was issued to a cell until now.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct RevokeSubject(pub cellbus_proto::name::Fqcn);
+pub struct RevokeSubject {
+    /// The cell.
+    pub subject: cellbus_proto::name::Fqcn,
+    /// The latest time of issue that is refused, in seconds since 1970.
+    pub until: u64,
+}
 
 /// The claims of a token, if it is good here and now.
 #[derive(Debug, Message)]
@@ -454,9 +459,9 @@ impl Handler<SetServerKey> for AuthFilter {
 impl Handler<RevokeSubject> for AuthFilter {
     type Result = ();
 
-    fn handle(&mut self, RevokeSubject(subject): RevokeSubject, _: &mut Self::Context) {
-        let now = self.own.wall.unix();
-        self.gate.tokens().revoke_subject(subject, now);
+    fn handle(&mut self, revoke: RevokeSubject, _: &mut Self::Context) {
+        let RevokeSubject { subject, until } = revoke;
+        self.gate.tokens().revoke_subject(subject, until);
     }
 }
 

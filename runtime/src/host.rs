@@ -28,8 +28,8 @@ use crate::{
     bus::CellTransport,
     carrier::{Accept, Dial},
     cell::{
-        BeginDrain, Busy, Cell, CellParts, CellSettings, CellState, Halt, HandlerTable, InspectCell,
-        InspectReport, JobTable, Root, RootError, Roster, SayBye,
+        BeginDrain, Busy, Cell, CellParts, CellSettings, CellState, Halt, HandlerTable,
+        InspectCell, InspectReport, JobTable, Root, RootError, Roster, SayBye,
     },
     clock,
     endpoint::{Endpoint, EndpointSettings, EndpointStart, StopLinking},

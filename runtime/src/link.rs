@@ -604,6 +604,10 @@ impl Handler<Control> for Link {
     type Result = ();
 
     fn handle(&mut self, Control(frame): Control, ctx: &mut Self::Context) {
+        if !self.filter.connected() {
+            // The cell knows, and closes, only the links that were registered with it.
+            return self.close(CloseCode::Later, "the cell has ended");
+        }
         self.handle_frame(frame, ctx);
         self.arm_timer(ctx);
     }

@@ -62,7 +62,7 @@ fn forms_of_keys(state: &Path) -> Vec<Vec<u8>> {
         let body: Vec<&str> = lines.collect();
         assert!(!body.is_empty(), "{} is a PEM file", entry.path.display());
         // Both ends of the first line are the same in every key of a kind; its last characters are not.
-        forms.extend(body.iter().map(|line| line[line.len() / 2..].as_bytes().to_vec()));
+        forms.extend(body.iter().map(|line| line.as_bytes()[line.len() / 2..].to_vec()));
         let der = decode(&body.concat());
         let start = der.windows(2).position(|two| two == [0x04, 0x20]).expect("a key of 32 bytes");
         let secret = &der[start + 2..start + 34];
@@ -70,7 +70,7 @@ fn forms_of_keys(state: &Path) -> Vec<Vec<u8>> {
         let list: Vec<String> = secret.iter().map(u8::to_string).collect();
         let escaped: String = secret.iter().map(|byte| byte.escape_ascii().to_string()).collect();
         forms.push(secret[..16].to_vec());
-        forms.push(hex[..24].as_bytes().to_vec());
+        forms.push(hex.as_bytes()[..24].to_vec());
         forms.push(hex[..24].to_uppercase().into_bytes());
         forms.push(list[..8].join(", ").into_bytes());
         forms.push(list[..8].join(",").into_bytes());

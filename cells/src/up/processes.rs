@@ -74,7 +74,13 @@ pub async fn run(
         };
         let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         let index = cells.len();
-        cells.push(Started { cell: spec.fqcn.clone(), pid, asked: false, alive: true, refused: false });
+        cells.push(Started {
+            cell: spec.fqcn.clone(),
+            pid,
+            asked: false,
+            alive: true,
+            refused: false,
+        });
         let told = told.clone();
         ending.push(async move { (index, follow(child, told).await) });
     }

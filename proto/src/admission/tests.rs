@@ -150,6 +150,34 @@ fn what_a_rule_allows_passes_with_its_evidence_and_the_first_hop_sets_the_hops()
 }
 
 #[test]
+fn s_20_nobody_but_the_system_uses_its_lane_and_no_hop_adds_hops() {
+    let lane_and_hops = |from: &str, arrival: &Peer, target: &str| {
+        let mut urgent = envelope(from, "server", target);
+        urgent.header.lane = Lane::Control;
+        let admitted = gate().admit(at(0), NOW, urgent, Arrival::Link(arrival)).unwrap();
+        (admitted.header().lane, admitted.header().hops_left)
+    };
+    let site = site_1();
+    let application = lane_and_hops("relay.site-1", &site, "task/fetch");
+    assert_eq!(application, (Lane::Interactive, Gate::HOPS_MAX));
+    let system = lane_and_hops("relay.site-1", &site, "cell/ping");
+    assert_eq!(system, (Lane::Control, Gate::HOPS_MAX));
+    // Not the first hop: the claims say that it registered behind this neighbour.
+    let behind = lane_and_hops("relay.site-1", &peer(1, "relay", Phase::Active), "task/fetch");
+    assert_eq!(behind, (Lane::Interactive, Gate::HOPS_MAX));
+}
+
+#[test]
+fn g_07_a_return_gets_through_whatever_was_asked_for() {
+    for target in ["task/fetch", "admin/shutdown", "cell/unheard_of", "cellnet.channel/stop"] {
+        let mut failed = envelope("relay.site-1", "server", target);
+        failed.header.kind =
+            Kind::Return { to: 1, status: Status::TopicDenied, by: name("relay.site-1") };
+        assert!(status(&mut gate(), failed, &site_1()).is_ok(), "{target}");
+    }
+}
+
+#[test]
 fn s1_08_a_gate_without_a_name_refuses_everything() {
     let policy = Arc::new(Policy::new(0, vec![]));
     let tokens = TokenVerifier::new("study".parse().unwrap());

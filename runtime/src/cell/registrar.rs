@@ -408,7 +408,9 @@ impl Cell {
     /// An authenticated cell leaves until it registers again.
     fn quit(&mut self, sender: &Fqcn) -> Bytes {
         self.registry.remove_below(sender);
-        self.to_filter(RevokeSubject(sender.clone()));
+        let now = self.own.wall.unix();
+        let until = self.root.as_mut().map_or(now, |root| root.note_quit(sender, now));
+        self.to_filter(RevokeSubject { subject: sender.clone(), until });
         tracing::info!(cell = %self.own.name, peer = %sender, "cell has quit");
         Bytes::new()
     }

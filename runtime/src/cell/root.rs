@@ -2,7 +2,7 @@
 //! relays.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -36,6 +36,8 @@ pub struct Root {
     announcement: SignedServerKey,
     pub(super) challenges: ChallengeBook<(Fqcn, Fqcn)>,
     jobs: JobTable,
+    /// Cells that have quit within this second, and the latest time of issue that was revoked with them.
+    quits: BTreeMap<Fqcn, u64>,
 }
 
 /// The job cells that may register: the parent, and the job. Outlives a restart of the server's actors, as
@@ -111,11 +113,25 @@ impl Root {
         );
         announcement.signature = Blob(own.signer.sign(&signable)?);
         let challenges = ChallengeBook::new(challenge_life, ChallengeBook::<(Fqcn, Fqcn)>::MAX);
-        Ok(Self { signer, announcement, challenges, jobs })
+        Ok(Self { signer, announcement, challenges, jobs, quits: BTreeMap::new() })
     }
 
     pub(super) fn announcement(&self) -> SignedServerKey {
         self.announcement.clone()
+    }
+
+    /// Notes that `name` has quit, and gives the time up to which what was issued to it is revoked.
+    pub(super) fn note_quit(&mut self, name: &Fqcn, now: u64) -> u64 {
+        let until = self.time_of_issue(name, now);
+        self.quits.retain(|_, at| *at >= now);
+        self.quits.insert(name.clone(), until);
+        until
+    }
+
+    /// What a token says that is issued now. Who quits and comes back within a second must not be given
+    /// one that is revoked already.
+    fn time_of_issue(&self, name: &Fqcn, now: u64) -> u64 {
+        self.quits.get(name).map_or(now, |revoked| now.max(revoked + 1))
     }
 
     /// Whether `job` runs at `at`, so that its cell may register there.
@@ -135,7 +151,7 @@ impl Root {
     ) -> Result<Token, Status> {
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|_| Status::Overloaded)?;
-        let issued = own.wall.unix();
+        let issued = self.time_of_issue(subject.name, own.wall.unix());
         Ok(self.signer.sign(&Claims {
             version: Claims::VERSION,
             issuer: own.name.clone(),

@@ -5,19 +5,26 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
-use bytes::Bytes;
 use cellbus_cells::node::{Node, NodeCell};
-use cellbus_channels::{Delivery, Reply, Selector, from_fn};
 use cellbus_proto::{name::Fqcn, status::Status, well_known};
-use cellbus_runtime::{cell::InspectReport, host::RunningCell};
+use cellbus_runtime::{
+    cell::InspectReport,
+    host::RunningCell,
+    secret_file::{create_private_dir, write_secret_file},
+};
 use tempfile::TempDir;
 use tokio::{sync::Notify, time::timeout};
 
 use crate::papers::{Forger, Papers};
+
+pub use self::calls::{Call, Seen};
+use self::calls::{Calls, handle_everything};
+
+mod calls;
 
 const CELLS: &str = r#"
 [project]
@@ -92,33 +99,6 @@ const HOSTILE: [&str; 5] = ["x", "y", "z", "relay-x", "site-9"];
 /// Time for what is on its way to arrive.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// What reached a handler of any honest cell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
-    /// The cell.
-    pub at: String,
-    /// Which of its handlers, as registered.
-    pub handler: String,
-    /// What arrived.
-    pub delivery: Seen,
-}
-
-/// The parts of a delivery that tests compare.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// The verified origin: name, kind, organisation and job.
-    pub origin: String,
-    /// Channel and topic.
-    pub target: String,
-    /// The payload.
-    pub payload: Bytes,
-    /// Its media type.
-    pub content_type: Option<String>,
-}
-
-#[derive(Clone, Default)]
-struct Calls(Arc<Mutex<Vec<Call>>>);
-
 /// The running federation.
 pub struct Target {
     node: RefCell<Node>,
@@ -135,24 +115,6 @@ pub struct Snapshot {
     tables: BTreeMap<&'static str, BTreeSet<String>>,
     refused: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
     calls: usize,
-}
-
-impl Calls {
-    fn lock(&self) -> MutexGuard<'_, Vec<Call>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note(&self, at: &str, handler: &str, delivery: &Delivery) {
-        let origin = &delivery.origin;
-        let job = origin.job.as_ref().map(|job| format!(" {job}")).unwrap_or_default();
-        let delivery = Seen {
-            origin: format!("{} {} {}{job}", origin.name, origin.kind, origin.org),
-            target: delivery.target.to_string(),
-            payload: delivery.payload.clone(),
-            content_type: delivery.content_type.as_ref().map(ToString::to_string),
-        };
-        self.lock().push(Call { at: at.to_owned(), handler: handler.to_owned(), delivery });
-    }
 }
 
 impl Target {
@@ -179,12 +141,12 @@ impl Target {
         for cell in cells.values() {
             cell.ready().await;
         }
-        let target =
-            Self { node: RefCell::new(node), cells, calls, release, root, _dir: dir };
-        target.until("every site is in the server's table", async || {
-            target.inspect("server").await.registered.len() == HONEST.len() - 1
-        })
-        .await;
+        let target = Self { node: RefCell::new(node), cells, calls, release, root, _dir: dir };
+        target
+            .until("every site is in the server's table", async || {
+                target.inspect("server").await.registered.len() == HONEST.len() - 1
+            })
+            .await;
         target
     }
 
@@ -206,13 +168,18 @@ impl Target {
         self.cells.get(name).expect("one of the honest cells")
     }
 
-    /// Starts one of the provisioned cells, honestly.
+    /// Starts a provisioned child of `parent`, which is made to dial `at` instead, with everything that reaches its
+    /// handlers noted as for the others.
     ///
     /// # Panics
     /// When it does not start.
-    #[must_use]
-    pub fn start(&self, name: &str) -> NodeCell {
-        self.node.borrow_mut().start(name).expect("the cell starts")
+    pub async fn start_below(&self, name: &'static str, parent: &str, at: SocketAddr) -> NodeCell {
+        let dir = self.root.join(parent);
+        create_private_dir(&dir).expect("a directory can be made");
+        write_secret_file(&dir.join("address"), at.to_string().as_bytes()).expect("and a file");
+        let cell = self.node.borrow_mut().start(name).expect("the cell starts");
+        handle_everything(name, cell.running(), &self.calls, &self.release).await;
+        cell
     }
 
     /// Where `name` listens.
@@ -299,7 +266,7 @@ impl Target {
         self.assert_changes(before, wanted, 0).await;
     }
 
-    /// [`Self::assert_refused`], but for the tables: connections have been lost.
+    /// [`Self::assert_refused`], with this many calls of handlers, which the attacker was free to make.
     ///
     /// # Panics
     /// When that is not so within a few seconds.
@@ -463,8 +430,7 @@ impl Snapshot {
 
 /// Links and registrations as text, without those of the attackers.
 fn honest_rows(report: &InspectReport) -> BTreeSet<String> {
-    let hostile =
-        |name: &str| name.split('.').any(|segment| HOSTILE.contains(&segment));
+    let hostile = |name: &str| name.split('.').any(|segment| HOSTILE.contains(&segment));
     let links = report
         .links
         .iter()
@@ -474,35 +440,4 @@ fn honest_rows(report: &InspectReport) -> BTreeSet<String> {
         format!("registered {} {} via {} {}", peer.name, peer.kind, peer.via, peer.incarnation)
     });
     links.chain(peers).collect()
-}
-
-/// Whatever reaches a handler is noted, whichever handler it is.
-async fn handle_everything(
-    at: &'static str,
-    cell: &RunningCell,
-    calls: &Calls,
-    release: &Arc<Notify>,
-) {
-    let target = |text: &str| Selector::Exact(text.parse().expect("a channel and topic"));
-    let bus = cell.bus();
-    for (name, selector) in
-        [("fetch", target("task/fetch")), ("read", target("share/read")), ("all", Selector::All)]
-    {
-        let calls = calls.clone();
-        let handler = from_fn(move |delivery: Delivery| {
-            calls.note(at, name, &delivery);
-            async move { Ok(Reply::from(delivery.payload)) }
-        });
-        bus.handle(selector, handler).await.expect("nothing is registered yet");
-    }
-    let (calls, release) = (calls.clone(), Arc::clone(release));
-    let slow = from_fn(move |delivery: Delivery| {
-        calls.note(at, "slow", &delivery);
-        let release = Arc::clone(&release);
-        async move {
-            release.notified().await;
-            Ok(Reply::from(delivery.payload))
-        }
-    });
-    bus.handle(target("task/slow"), slow).await.expect("nothing is registered yet");
 }

@@ -62,11 +62,7 @@ pub async fn until<F: Future<Output = bool>>(
 ///
 /// # Panics
 /// When one is not within `limit`.
-pub async fn registrations(
-    parent: &TestCell,
-    names: &[String],
-    limit: Duration,
-) -> Vec<Duration> {
+pub async fn registrations(parent: &TestCell, names: &[String], limit: Duration) -> Vec<Duration> {
     let begun = Instant::now();
     let mut seen = std::collections::BTreeMap::new();
     while seen.len() < names.len() {

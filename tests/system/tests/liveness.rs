@@ -8,8 +8,7 @@ use cellbus_harness::{
     seeds::{for_each_seed, run_paused_within},
 };
 
-const TREE: &str =
-    "server -> r1 -> s1; r1 -> s2; server -> r2 -> s3; server -> s4";
+const TREE: &str = "server -> r1 -> s1; r1 -> s2; server -> r2 -> s3; server -> s4";
 /// Every link, child first.
 const LINKS: [(&str, &str); 6] = [
     ("r1", "server"),
@@ -73,15 +72,17 @@ fn f_14_after_every_cut_of_one_or_two_links_the_tables_are_those_of_the_topology
         let all: BTreeSet<(String, String)> =
             LINKS.iter().map(|(child, parent)| (child.to_string(), parent.to_string())).collect();
         let mut cases = 0;
-        for first in 0..LINKS.len() {
-            for second in first..LINKS.len() {
+        for (index, first) in LINKS.into_iter().enumerate() {
+            for second in LINKS.into_iter().skip(index) {
                 for kind in [Cut::Both, Cut::Up, Cut::Down] {
-                    let dark = BTreeSet::from([LINKS[first], LINKS[second]]);
+                    let dark = BTreeSet::from([first, second]);
                     dark.iter().for_each(|link| kind.apply(&net, *link));
                     net.advance(Duration::from_secs(6)).await;
                     let left: BTreeSet<_> = all
                         .iter()
-                        .filter(|(child, parent)| !dark.contains(&(child.as_str(), parent.as_str())))
+                        .filter(|(child, parent)| {
+                            !dark.contains(&(child.as_str(), parent.as_str()))
+                        })
                         .cloned()
                         .collect();
                     assert_eq!(links(&net).await, left, "{kind:?} of {dark:?}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cellbus_harness::{
     guard::LogGuard,
     net::{Net, Settings},
-    seeds::{run_paused, run_paused_within},
+    seeds::{for_each_seed, run_paused, run_paused_within},
 };
 
 const TREE: &str = "server -> relay -> site-1; server -> site-2";
@@ -44,8 +44,9 @@ async fn happen(net: &mut Net, event: Event, name: &str) {
         }
         Event::Kill => {
             net.crash(name).await;
-            net.restart(name);
             net.advance(Duration::from_secs(6)).await;
+            net.restart(name);
+            net.advance(Duration::from_secs(1)).await;
         }
         Event::Bye => {
             net.drain(name).await;
@@ -77,7 +78,11 @@ fn f_28_in_every_order_of_events_a_record_is_there_only_if_a_registration_came_l
                     let held = holder(&net, "server", name).await;
                     assert_eq!(held.is_some(), registered, "{name} after {event:?} of {order:?}");
                     let pong = net.cell(name).request("server", "cell/ping", "x").await;
-                    assert_eq!(pong.is_ok(), registered, "{name} after {event:?} of {order:?}: {pong:?}");
+                    assert_eq!(
+                        pong.is_ok(),
+                        registered,
+                        "{name} after {event:?} of {order:?}: {pong:?}"
+                    );
                     if registered {
                         let own = net.cell(name).running.own().incarnation;
                         let wanted = format!("{}-{:016x}", own.counter, own.nonce);
@@ -90,6 +95,32 @@ fn f_28_in_every_order_of_events_a_record_is_there_only_if_a_registration_came_l
             }
         }
         net.advance(Duration::from_secs(2)).await;
+        net.assert_tables().await;
+        net.finish().await;
+    });
+}
+
+#[test]
+fn g_33_a_process_that_is_killed_and_back_at_once_takes_its_name_over() {
+    let _log = LogGuard::start();
+    for_each_seed(&[1, 2, 3], |seed| async move {
+        let mut net = Net::up(seed, TREE).await;
+        for name in CELLS {
+            for counter in 2..=3 {
+                net.crash(name).await;
+                net.restart(name);
+                net.wait_ready(Duration::from_secs(1)).await;
+                let held = holder(&net, "server", name).await.expect("it is registered");
+                assert!(held.starts_with(&format!("{counter}-")), "{name}: {held}");
+                let pong = net.cell("server").request(name, "cell/ping", "x").await;
+                assert_eq!(pong.unwrap(), "x", "{name} is reached where it is now");
+                net.advance(Duration::from_secs(6)).await;
+                assert!(
+                    holder(&net, "server", name).await.is_some(),
+                    "{name}: the old link took it"
+                );
+            }
+        }
         net.assert_tables().await;
         net.finish().await;
     });

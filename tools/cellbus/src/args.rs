@@ -79,6 +79,13 @@ pub enum Command {
     Trainer,
 }
 
+impl Command {
+    /// Whether this process becomes cells, or a part of one, and does not only ask.
+    pub fn runs_cells(&self) -> bool {
+        matches!(self, Self::Demo(_) | Self::Up(_) | Self::JobCell | Self::Trainer)
+    }
+}
+
 /// Arguments of `demo`.
 #[derive(Args, Debug, Default)]
 pub struct Demo {

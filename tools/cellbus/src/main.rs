@@ -52,7 +52,11 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Outcome {
     let Cli { global, command } = cli;
     let warnings = logs::start(&global)?;
-    match command.unwrap_or_else(|| Command::Demo(args::Demo::default())) {
+    let command = command.unwrap_or_else(|| Command::Demo(args::Demo::default()));
+    if command.runs_cells() {
+        cellbus_cells::up::keep_to_owner();
+    }
+    match command {
         Command::Demo(args) => demo::run(&global, &args, &warnings),
         Command::Up(args) => up::run(&global, &args),
         Command::JobCell => process(on_actix(cellbus_cells::job::process::run())),

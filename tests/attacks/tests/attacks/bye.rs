@@ -89,8 +89,7 @@ fn atk_005_a_bye_counts_by_the_receivers_own_name_and_the_connection_alone() {
         to_itself.header.destination = x.request("x", "task/fetch").header.destination;
         let outcome = x.ask(to_itself).await;
         assert_eq!(outcome, Outcome::returned(Status::NotDirect, "server"));
-        let refused =
-            [("server", Status::OriginMismatch, 1), ("server", Status::NotDirect, 1)];
+        let refused = [("server", Status::OriginMismatch, 1), ("server", Status::NotDirect, 1)];
         target.assert_refused(&before, &refused).await;
         assert_eq!(target.holds("server", "x").await, (true, true));
     });
@@ -227,10 +226,19 @@ fn atk_012_a_name_that_nearly_is_an_exempt_one_is_not_exempt() {
         }
         let mut x = RawPeer::registered(target, "server", "x").await;
         x.token = None;
-        let near = ["cellnet.channel./bye", "cellnet-channel/bye", "cellnet.channel/bye.", "task/registered"];
+        let near = [
+            "cellnet.channel./bye",
+            "cellnet-channel/bye",
+            "cellnet.channel/bye.",
+            "task/registered",
+        ];
         for near in near {
             let message = x.request("server", near);
-            assert_eq!(x.ask(message).await, Outcome::returned(Status::NoToken, "server"), "{near}");
+            assert_eq!(
+                x.ask(message).await,
+                Outcome::returned(Status::NoToken, "server"),
+                "{near}"
+            );
         }
         let refused = [
             ("server", Status::BadHeader, closed),
@@ -254,7 +262,11 @@ fn atk_013_an_exempt_topic_on_another_channel_needs_a_token() {
             format!("{}/{}", REGISTER.channel, BYE.topic),
         ] {
             let message = x.request("server", &pair);
-            assert_eq!(x.ask(message).await, Outcome::returned(Status::NoToken, "server"), "{pair}");
+            assert_eq!(
+                x.ask(message).await,
+                Outcome::returned(Status::NoToken, "server"),
+                "{pair}"
+            );
         }
         target.assert_refused(&before, &[("server", Status::NoToken, 4)]).await;
         assert_eq!(target.holds("server", "x").await, (true, true));

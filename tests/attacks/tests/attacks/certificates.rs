@@ -55,8 +55,12 @@ fn s_01_no_certificate_but_a_good_one_gets_past_the_handshake() {
         let cases: Vec<(&str, Papers, Status)> = vec![
             ("other CA", others.forge(X, |_| {}), Status::Unauthenticated),
             ("self-signed", self_signed(X), Status::Unauthenticated),
-            ("expired", ours.forge(X, |p| set_dates(p, now - 900, now - 1)), Status::CertExpired),
-            ("not yet valid", ours.forge(X, |p| set_dates(p, now + 60, now + 900)), Status::CertExpired),
+            ("expired", ours.forge(X, |p| set_dates(p, now - 900, now - 30)), Status::CertExpired),
+            (
+                "not yet valid",
+                ours.forge(X, |p| set_dates(p, now + 60, now + 900)),
+                Status::CertExpired,
+            ),
             ("EKU of a server", eku(vec![ExtendedKeyUsagePurpose::ServerAuth]), Status::CertKind),
             ("no EKU", eku(vec![]), Status::CertKind),
             ("any EKU", eku(vec![ExtendedKeyUsagePurpose::Any]), Status::CertKind),
@@ -232,17 +236,17 @@ fn atk_037_a_certificate_that_ends_ends_its_connection() {
     attack(async |target, guard| {
         guard.expect("CERT_EXPIRED");
         let now = now_unix();
-        let papers = target.forger().forge(X, |params| set_dates(params, now - 60, now + 20));
+        let papers = target.forger().forge(X, |params| set_dates(params, now - 60, now + 40));
         let mut x = RawPeer::connect_with(target, "server", "x", &papers).await;
         x.register().await.expect("it has not ended yet");
         target.until_holds("server", "x", (true, true)).await;
-        for _ in 0..18 {
+        for _ in 0..20 {
             x.beat_and_wait().await;
             target.pass(Duration::from_secs(1)).await;
         }
         assert!(x.lives(), "it has not ended yet");
         let before = target.look().await;
-        for _ in 0..5 {
+        for _ in 0..25 {
             x.beat().await;
             target.pass(Duration::from_secs(1)).await;
         }
@@ -313,8 +317,14 @@ fn atk_161_another_application_protocol_or_none_at_all_is_refused() {
     attack(async |target, _| {
         let papers = target.papers("x");
         let before = target.look().await;
-        let offers: [&[&[u8]]; 6] =
-            [&[], &[b"cellbus/0"], &[b"cellbus/2"], &[b"cellbus-admin/1"], &[b"h3"], &[b"cellbus/1 "]];
+        let offers: [&[&[u8]]; 6] = [
+            &[],
+            &[b"cellbus/0"],
+            &[b"cellbus/2"],
+            &[b"cellbus-admin/1"],
+            &[b"h3"],
+            &[b"cellbus/1 "],
+        ];
         for offer in offers {
             let end = refused(target, Dialling::honest(&papers).alpn(offer)).await;
             assert_alert(&end);

@@ -251,7 +251,8 @@ fn a_proof_without_the_other_half_is_no_proof() {
             for end_to_end_too in [false, true] {
                 let (mut x, ok) = RawPeer::greeted(target, "server", "x").await;
                 let mut proof = x.proof(&ok.challenge);
-                let half = if end_to_end_too { &mut proof.end_to_end } else { &mut proof.signature };
+                let half =
+                    if end_to_end_too { &mut proof.end_to_end } else { &mut proof.signature };
                 *half = Blob(garbage.clone());
                 x.assert_proof_refused(&proof).await;
             }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use cellbus_attacks::{Closed, Outcome, RawPeer, attack, peer::Dialling, socket::resident_bytes, wire};
+use cellbus_attacks::{
+    Closed, Outcome, RawPeer, attack, peer::Dialling, socket::resident_bytes, wire,
+};
 use cellbus_harness::alone;
 use cellbus_proto::{
     codec::{Encoder, Frame},
@@ -33,7 +35,6 @@ fn atk_089_streams_that_stall_leave_the_control_stream_alive() {
         x.settle(Lane::Control).await;
         target.ping("site-2", "server").await;
         target.assert_refused(&before, &[]).await;
-        // What is finished at last is a message after all; it says another lane than its stream's.
         assert!(x.lives());
     });
 }
@@ -64,7 +65,14 @@ fn a_lane_stream_begins_with_its_lane_and_holds_messages() {
         drop(x);
         let lane = |number: u8| wire::frame(wire::LANE, &[0x91, number], b"");
         let beat = wire::frame(wire::BEAT, &[0x91, 0x09], b"");
-        let starts = [message, lane(0), [lane(1), lane(1)].concat(), [lane(2), beat].concat(), hello, lane(3)];
+        let starts = [
+            message,
+            lane(0),
+            [lane(1), lane(1)].concat(),
+            [lane(2), beat].concat(),
+            hello,
+            lane(3),
+        ];
         for (number, bytes) in starts.iter().enumerate() {
             let x = RawPeer::registered(target, "server", "x").await;
             let mut stream = x.open_uni().await;
@@ -157,7 +165,8 @@ fn atk_090_and_093_a_flood_is_bounded_in_memory_and_in_the_log() {
 
 #[test]
 fn s_09_a_peer_that_never_reads_fills_its_own_outbox_and_no_other() {
-    if alone::run("flood::s_09_a_peer_that_never_reads_fills_its_own_outbox_and_no_other").is_some() {
+    if alone::run("flood::s_09_a_peer_that_never_reads_fills_its_own_outbox_and_no_other").is_some()
+    {
         return;
     }
     attack(async |target, _| {

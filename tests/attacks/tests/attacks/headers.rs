@@ -82,7 +82,8 @@ fn atk_064_what_a_header_says_about_its_sender_counts_for_nothing() {
         // Fields of a later version that one may leave out of account.
         let mut loose = x.loose("server", "task", "fetch");
         let claims = [(1, &lies[..]), (9, b"admin"), (65_535, b"\xff")];
-        let extensions = claims.map(|(number, value)| Mp::A(vec![Mp::U(number), Mp::B(value.to_vec())]));
+        let extensions =
+            claims.map(|(number, value)| Mp::A(vec![Mp::U(number), Mp::B(value.to_vec())]));
         loose.rest = [vec![Mp::Nil; 5], vec![Mp::A(extensions.to_vec())]].concat();
         x.send_loose(&loose).await;
         let Mp::U(to) = loose.sequence else { panic!("a number") };
@@ -122,7 +123,8 @@ fn atk_065_control_characters_do_not_get_into_a_header_or_a_log() {
                 let mut loose = x.loose("server", "task", "fetch");
                 let evil = format!("x{text}WARN all is well");
                 let origin = |name: &str| Mp::A(vec![Mp::U(0), s(name), Mp::U(1), Mp::U(1)]);
-                let target_of = |channel: &str, topic: &str| Mp::A(vec![Mp::U(0), s(channel), s(topic)]);
+                let target_of =
+                    |channel: &str, topic: &str| Mp::A(vec![Mp::U(0), s(channel), s(topic)]);
                 match place {
                     0 => loose.origin = origin(&evil),
                     1 => loose.destination = Mp::A(vec![Mp::U(1), s(&evil)]),
@@ -211,15 +213,28 @@ fn names_that_are_none_end_the_connection() {
     attack(async |target, guard| {
         guard.expect("link closed");
         let names = [
-            "", ".", "x.", ".x", "x..y", "X", "sérver", "server ", "server/..", "a.a", "-x", "x*",
+            "",
+            ".",
+            "x.",
+            ".x",
+            "x..y",
+            "X",
+            "sérver",
+            "server ",
+            "server/..",
+            "a.a",
+            "-x",
+            "x*",
             "a.b.c.d.e.f.g.h.i",
         ];
-        let changes = names
-            .map(|name| move |loose: &mut Loose| loose.destination = Mp::A(vec![Mp::U(1), s(name)]));
+        let changes = names.map(|name| {
+            move |loose: &mut Loose| loose.destination = Mp::A(vec![Mp::U(1), s(name)])
+        });
         let changes: Vec<&dyn Fn(&mut Loose)> =
             changes.iter().map(|change| change as &dyn Fn(&mut Loose)).collect();
         assert_closed(target, Status::BadFqcn, &changes).await;
-        let long = |loose: &mut Loose| loose.destination = Mp::A(vec![Mp::U(1), s(&"a".repeat(256))]);
+        let long =
+            |loose: &mut Loose| loose.destination = Mp::A(vec![Mp::U(1), s(&"a".repeat(256))]);
         assert_closed(target, Status::TooLarge, &[&long]).await;
     });
 }

@@ -8,6 +8,7 @@ mod frames;
 mod headers;
 mod hello;
 mod jobs;
+mod parents;
 mod relay;
 mod replies;
 mod restart;

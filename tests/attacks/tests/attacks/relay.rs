@@ -5,13 +5,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use cellbus_attacks::{Outcome, Papers, RawPeer, Target, attack, attack_with};
 use cellbus_proto::{
-    codec::body::{self, Blob, ChallengeChild, ChildChallenge, ChildRegistered, DetachChild, RegisterChild, RenewChild, WireIncarnation},
+    codec::body::{
+        self, Blob, ChallengeChild, ChildChallenge, ChildRegistered, DetachChild, RegisterChild,
+        RenewChild, WireIncarnation,
+    },
     envelope::{Envelope, Kind, Lane},
     name::Fqcn,
     status::Status,
     token::Token,
     transcript::EndToEndFacts,
-    well_known::{CHALLENGE_CHILD, DETACH_CHILD, REGISTER, REGISTER_CHILD, RENEW_CHILD, SystemTopic},
+    well_known::{
+        CHALLENGE_CHILD, DETACH_CHILD, REGISTER, REGISTER_CHILD, RENEW_CHILD, SystemTopic,
+    },
 };
 
 fn name(text: &str) -> Fqcn {
@@ -90,7 +95,11 @@ fn atk_014_a_registration_does_not_pass_through_a_relay() {
             register.header.target = REGISTER.into();
             register.header.lane = Lane::Control;
             register.header.token = token;
-            assert_eq!(y.ask(register).await, Outcome::returned(Status::NotDirect, "relay"), "{to}");
+            assert_eq!(
+                y.ask(register).await,
+                Outcome::returned(Status::NotDirect, "relay"),
+                "{to}"
+            );
         }
         target.assert_refused(&before, &[("relay", Status::NotDirect, 3)]).await;
     });
@@ -98,7 +107,7 @@ fn atk_014_a_registration_does_not_pass_through_a_relay() {
 
 #[test]
 fn atk_021_a_challenge_that_is_answered_too_late_is_gone() {
-    attack(async |target, guard| {
+    attack(async |target, _| {
         let mut relay = RawPeer::registered(target, "server", "relay-x").await;
         let leaf = target.papers("site-9");
         let nonce = challenge(&mut relay, "relay-x.site-9").await.expect("it is its child");
@@ -112,11 +121,9 @@ fn atk_021_a_challenge_that_is_answered_too_late_is_gone() {
         assert_eq!(outcome, Outcome::returned(Status::ChallengeExpired, "server"));
         let outcome = bring(&mut relay, "relay-x.site-9", &leaf, signature).await;
         assert_eq!(outcome, Outcome::returned(Status::NoChallenge, "server"));
-        let refused =
-            [("server", Status::ChallengeExpired, 1), ("server", Status::NoChallenge, 1)];
+        let refused = [("server", Status::ChallengeExpired, 1), ("server", Status::NoChallenge, 1)];
         target.assert_refused(&before, &refused).await;
         assert!(!target.holds("server", "relay-x.site-9").await.1);
-        let _ = guard;
     });
 }
 
@@ -216,7 +223,8 @@ fn atk_072_only_the_leafs_own_key_and_certificate_register_it() {
             assert_eq!(outcome, Outcome::returned(status, "server"));
             refused.push(("server", status, 1));
             // Whatever came of it, the challenge is used up.
-            let again = bring(&mut relay, child, &leaf, proof(&leaf, child, "relay-x", &nonce)).await;
+            let again =
+                bring(&mut relay, child, &leaf, proof(&leaf, child, "relay-x", &nonce)).await;
             assert_eq!(again, Outcome::returned(Status::NoChallenge, "server"));
             refused.push(("server", Status::NoChallenge, 1));
         }

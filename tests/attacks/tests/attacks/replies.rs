@@ -47,8 +47,7 @@ fn atk_058_an_answer_is_no_way_around_the_gate() {
             x.send(with_token).await;
         }
         x.settle(Lane::Interactive).await;
-        let refused =
-            [("server", Status::NoToken, 2), ("server", Status::ReplyUnsolicited, 2)];
+        let refused = [("server", Status::NoToken, 2), ("server", Status::ReplyUnsolicited, 2)];
         target.assert_refused(&before, &refused).await;
         assert_eq!(x.unasked_messages(), [], "an answer is never answered");
     });
@@ -158,7 +157,8 @@ fn a_reply_to_a_site_is_taken_only_from_the_cell_that_was_asked() {
     attack(async |target, _| {
         let mut x = RawPeer::registered(target, "server", "x").await;
         let bus = target.cell("site-2").bus();
-        let request = bus.request("server".parse().expect("a name"), "task/slow".parse().expect("a topic"));
+        let request =
+            bus.request("server".parse().expect("a name"), "task/slow".parse().expect("a topic"));
         let request = request.payload(&b"question"[..]).budget(Duration::from_secs(20));
         let pending = tokio::spawn(async move { request.send().await.map(|reply| reply.payload) });
         target.until("the question is there", async || target.calls().len() == 1).await;

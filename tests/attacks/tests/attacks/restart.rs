@@ -26,9 +26,15 @@ async fn recovered(target: &Target) {
     // Tokens of before the restart are no tokens any more; new ones come with the next beats.
     target
         .until("every site is heard again", async || {
-            for (from, to) in [("site-1", "server"), ("site-4", "server"), ("site-2", "server"), ("server", "site-1")] {
+            for (from, to) in [
+                ("site-1", "server"),
+                ("site-4", "server"),
+                ("site-2", "server"),
+                ("server", "site-1"),
+            ] {
                 let bus = target.cell(from).bus();
-                let ping = bus.request(target.full_name(to), cellbus_proto::well_known::PING.into());
+                let ping =
+                    bus.request(target.full_name(to), cellbus_proto::well_known::PING.into());
                 let reply = ping.budget(std::time::Duration::from_millis(500)).send().await;
                 if reply.is_err() {
                     return false;
@@ -84,7 +90,10 @@ fn atk_018_a_relay_whose_filter_ended_carries_nothing() {
         recovered(target).await;
         assert_eq!(target.calls().len(), calls, "something passed without a filter");
         assert_eq!(target.holds("relay", "relay.y").await, (false, false));
-        assert!(!target.holds("server", "relay.y").await.1, "the server remembers a leaf that is gone");
+        assert!(
+            !target.holds("server", "relay.y").await.1,
+            "the server remembers a leaf that is gone"
+        );
     });
 }
 
@@ -96,7 +105,11 @@ fn atk_018_a_link_that_waits_for_its_registration_does_not_outlive_the_filter() 
         let (mut x, ok) = RawPeer::greeted(target, "server", "x").await;
         let proof = x.proof(&ok.challenge);
         target.cell("server").crash_filter();
-        x.send_exempt(cellbus_proto::well_known::REGISTER, cellbus_proto::codec::body::encode(&proof)).await;
+        x.send_exempt(
+            cellbus_proto::well_known::REGISTER,
+            cellbus_proto::codec::body::encode(&proof),
+        )
+        .await;
         recovered(target).await;
         assert_eq!(target.holds("server", "x").await, (false, false));
         let accepted = x.unasked().into_iter().any(

@@ -16,7 +16,17 @@ fn atk_054_a_spoofed_origin_is_refused_in_silence() {
         let mut x = RawPeer::registered(target, "server", "x").await;
         let before = target.look().await;
         let origins = [
-            "server", "site-2", "relay", "relay.site-1", "z", "x2", "x-job", "xx", "relay.x", "z.x", "server.x",
+            "server",
+            "site-2",
+            "relay",
+            "relay.site-1",
+            "z",
+            "x2",
+            "x-job",
+            "xx",
+            "relay.x",
+            "z.x",
+            "server.x",
         ];
         for origin in origins {
             for kind in [Kind::Request, Kind::Publish] {
@@ -105,7 +115,12 @@ fn atk_068_a_message_to_nobody_comes_back_from_the_first_cell_that_knows() {
             assert_eq!(y.ask(request).await, Outcome::returned(status, by), "{to}");
         }
         // What a rule allows, and no link leads to: the ping is for everybody.
-        for (to, by) in [("relay.ghost", "relay"), ("relay.site-1.job-7", "relay.site-1"), ("ghost", "server"), ("z", "server")] {
+        for (to, by) in [
+            ("relay.ghost", "relay"),
+            ("relay.site-1.job-7", "relay.site-1"),
+            ("ghost", "server"),
+            ("z", "server"),
+        ] {
             let mut ping = y.request(to, "task/fetch");
             ping.header.target = well_known::PING.into();
             ping.header.lane = Lane::Control;
@@ -145,7 +160,9 @@ fn atk_070_nothing_is_sent_back_over_the_link_that_it_came_by() {
             let by = peer.parent.to_string();
             let outcome = peer.ask(ping).await;
             assert!(
-                [Status::Loop, Status::TopicDenied].map(|s| Outcome::returned(s, &by)).contains(&outcome),
+                [Status::Loop, Status::TopicDenied]
+                    .map(|s| Outcome::returned(s, &by))
+                    .contains(&outcome),
                 "{outcome:?}"
             );
             assert_eq!(peer.unasked_messages(), []);
@@ -161,11 +178,21 @@ fn atk_076_and_077_what_the_system_says_to_itself_is_not_for_leaves_to_say() {
         let before = target.look().await;
         let mut refused = 0;
         for to in ["site-2", "server", "relay.site-1"] {
-            let system = [JOB_START, JOB_STOP].map(|topic| format!("{}/{}", topic.channel, topic.topic));
+            let system =
+                [JOB_START, JOB_STOP].map(|topic| format!("{}/{}", topic.channel, topic.topic));
             let reserved = [
-                "cell/stop", "cell/stop_cell", "cell/change_root", "cell/stress", "cell/config", "cell/admin",
-                "cellnet.channel/stop", "cellnet.channel/process_info", "cell/register_child", "cell/challenge_child",
-                "cell/renew_child", "cell/detach_child",
+                "cell/stop",
+                "cell/stop_cell",
+                "cell/change_root",
+                "cell/stress",
+                "cell/config",
+                "cell/admin",
+                "cellnet.channel/stop",
+                "cellnet.channel/process_info",
+                "cell/register_child",
+                "cell/challenge_child",
+                "cell/renew_child",
+                "cell/detach_child",
             ];
             for topic in system.iter().map(String::as_str).chain(reserved) {
                 if to == "server" && topic.ends_with("_child") {
@@ -174,7 +201,11 @@ fn atk_076_and_077_what_the_system_says_to_itself_is_not_for_leaves_to_say() {
                 }
                 let request = x.request(to, topic);
                 let outcome = x.ask(request).await;
-                assert_eq!(outcome, Outcome::returned(Status::TopicDenied, "server"), "{to} {topic}");
+                assert_eq!(
+                    outcome,
+                    Outcome::returned(Status::TopicDenied, "server"),
+                    "{to} {topic}"
+                );
                 refused += 1;
             }
         }
@@ -201,7 +232,11 @@ fn what_no_rule_allows_is_refused_between_any_two_cells() {
                 message.header.kind = kind.clone();
                 if kind == Kind::Request {
                     let outcome = x.ask(message).await;
-                    assert_eq!(outcome, Outcome::returned(Status::TopicDenied, "server"), "{to} {topic}");
+                    assert_eq!(
+                        outcome,
+                        Outcome::returned(Status::TopicDenied, "server"),
+                        "{to} {topic}"
+                    );
                 } else {
                     x.send(message).await;
                 }
@@ -274,7 +309,11 @@ fn s_26_every_message_travels_on_the_stream_of_its_lane() {
             let mut loose = x.loose("server", "task", "fetch");
             loose.lane = Mp::U(said as u64);
             x.write_lane(stream, &loose.frame(b"payload")).await;
-            assert_eq!(x.closed().await, Closed::protocol(Status::BadFrame), "{said:?} on {stream:?}");
+            assert_eq!(
+                x.closed().await,
+                Closed::protocol(Status::BadFrame),
+                "{said:?} on {stream:?}"
+            );
             target.until_gone("server", "x").await;
             closed += 1;
         }

@@ -88,7 +88,9 @@ fn s_06_first_packets_that_come_twice_and_from_everywhere_keep_nobody_out() {
             let datagrams = socket::initial(&papers).await;
             let caller = socket::socket().await;
             let mut sent = 0;
-            for datagram in [&datagrams[0], &datagrams[0], &datagrams[1], &datagrams[0], &datagrams[1]] {
+            for datagram in
+                [&datagrams[0], &datagrams[0], &datagrams[1], &datagrams[0], &datagrams[1]]
+            {
                 sent += caller.send_to(datagram, server).await.expect("loopback takes it");
             }
             callers.push((caller, sent, datagrams));

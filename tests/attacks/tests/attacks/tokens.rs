@@ -3,16 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use cellbus_attacks::{
-    Closed, Outcome, RawPeer, attack, attack_with,
-    wire::Mp,
-};
-use cellbus_proto::{
-    envelope::Lane,
-    status::Status,
-    token::Token,
-    well_known::QUIT,
-};
+use cellbus_attacks::{Closed, Outcome, RawPeer, attack, attack_with, wire::Mp};
+use cellbus_proto::{envelope::Lane, status::Status, token::Token, well_known::QUIT};
 
 /// Bytes as a token.
 fn token(bytes: Vec<u8>) -> Option<Token> {

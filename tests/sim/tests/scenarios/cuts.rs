@@ -114,7 +114,9 @@ fn f_09_after_a_blackhole_of_any_length_both_ends_agree_and_the_link_is_back() {
                 assert!(seen.back <= limit, "{child} after {dark:?}: {seen:?}");
                 back.push(seen.back);
                 one_sided.push(seen.one_sided);
-                let again = || async { net.cell("site-1").request("server", "cell/ping", "x").await.is_ok() };
+                let again = || async {
+                    net.cell("site-1").request("server", "cell/ping", "x").await.is_ok()
+                };
                 until("site-1 reaches the server", Duration::from_secs(5), again).await;
             }
         }

@@ -18,7 +18,8 @@ use cellbus_sim::{
 };
 use tokio::time::Instant;
 
-const TREE: &str = "server -> relay -> site-1 -> job-1; relay -> site-2; server -> site-3; server -> job-1";
+const TREE: &str =
+    "server -> relay -> site-1 -> job-1; relay -> site-2; server -> site-3; server -> job-1";
 const BUDGET: Duration = Duration::from_secs(10);
 /// To a site behind the relay and back from a job at the server: six ways of 10 to 12 ms.
 const ROUND_TRIP: Duration = Duration::from_millis(75);
@@ -33,7 +34,8 @@ fn f_13_what_is_gone_or_never_was_is_refused_within_a_round_trip() {
         net.drain("site-2").await;
         net.crash("site-3").await;
         net.advance(Duration::from_secs(6)).await;
-        let never = [("relay.site-1", "relay.site-9"), ("relay.site-1", "site-9"), ("server", "x.y.z")];
+        let never =
+            [("relay.site-1", "relay.site-9"), ("relay.site-1", "site-9"), ("server", "x.y.z")];
         let drained = [("relay.site-1", "relay.site-2"), ("server", "relay.site-2")];
         let crashed = [("relay.site-1", "site-3"), ("server", "site-3"), ("relay", "site-3")];
         let job_ended = [("server.job-1", "relay.site-1.job-1")];
@@ -62,7 +64,11 @@ fn f_35_a_message_whose_sender_dies_in_the_middle_of_it_is_not_a_message() {
         load.ledger().serve(net.cell("server"), "task/ping", Work::AtOnce).await;
         // Eight seconds for a megabyte.
         let slow = LinkSettings { bits_per_second: Some(1_000_000), ..LinkSettings::default() };
-        let victims = [("site-3", "server", "site-3"), ("site-2", "relay", "site-2"), ("relay", "server", "site-1")];
+        let victims = [
+            ("site-3", "server", "site-3"),
+            ("site-2", "relay", "site-2"),
+            ("relay", "server", "site-1"),
+        ];
         for (at, to, from) in victims {
             sim.set(net.host(at), net.host(to), slow.clone());
             load.send_padded(net.cell(from), "server", "task/ping", BUDGET, 900_000);
@@ -95,7 +101,9 @@ fn a_cell_whose_filter_ends_starts_closed_and_everybody_comes_back() {
         for name in ["server", "relay.site-2", "server.job-1"] {
             load.ledger().serve(net.cell(name), "task/ping", Work::AtOnce).await;
         }
-        load.ledger().serve(net.cell("server"), "task/slow", Work::Lasting(Duration::from_millis(300))).await;
+        load.ledger()
+            .serve(net.cell("server"), "task/slow", Work::Lasting(Duration::from_millis(300)))
+            .await;
         for victim in ["relay", "site-1", "server"] {
             for from in ["relay", "relay.site-1", "site-3"] {
                 load.send(net.cell(from), "server", "task/slow", BUDGET);
@@ -113,12 +121,40 @@ fn a_cell_whose_filter_ends_starts_closed_and_everybody_comes_back() {
             show("filter ended", seed, format!("{victim}: back after {:?}", begun.elapsed()));
             net.advance(Duration::from_secs(3)).await;
             for from in ["relay", "relay.site-1", "site-3"] {
-                let pong = net.cell(from).request("server", "task/ping", &format!("{victim}-{from}")).await;
+                let pong = net
+                    .cell(from)
+                    .request("server", "task/ping", &format!("{victim}-{from}"))
+                    .await;
                 assert!(pong.is_ok(), "{from} after {victim}: {pong:?}");
             }
         }
         let verdict = load.verdict().await;
         show("filter ended", seed, &verdict);
+        net.assert_tables().await;
+        net.finish().await;
+    });
+}
+
+#[test]
+fn a_registration_that_is_under_way_when_the_filter_ends_is_begun_again_soon() {
+    let log = LogGuard::start();
+    log.expect("an actor ended; the cell starts again");
+    for_each_seed(&[1, 2], |seed| async move {
+        let mut net = Net::over_quic(SimNet::new(seed), TREE).await;
+        let mut longest = Duration::ZERO;
+        for offset in (0..=150).step_by(10) {
+            net.drain("site-2").await;
+            net.advance(Duration::from_secs(61)).await;
+            net.start("site-2");
+            net.advance(Duration::from_millis(offset)).await;
+            net.cell("relay").running.crash_filter();
+            let begun = Instant::now();
+            net.advance(Duration::from_millis(1)).await;
+            net.wait_ready(Duration::from_secs(8)).await;
+            longest = longest.max(begun.elapsed());
+        }
+        show("filter ended during a registration", seed, format!("back after {longest:?}"));
+        net.advance(Duration::from_secs(3)).await;
         net.assert_tables().await;
         net.finish().await;
     });

@@ -38,7 +38,10 @@ fn g_25_a_cell_whose_handlers_are_full_says_so_at_once_and_answers_everything_el
         for from in ["relay.site-1", "site-2"] {
             let begun = Instant::now();
             let full = net.cell(from).request("server", "task/slow", "more").await.unwrap_err();
-            assert_eq!((full.status().code(), full.by().unwrap().as_str()), ("OVERLOADED", "server"));
+            assert_eq!(
+                (full.status().code(), full.by().unwrap().as_str()),
+                ("OVERLOADED", "server")
+            );
             assert!(begun.elapsed() < Duration::from_millis(60), "{:?}", begun.elapsed());
             assert_eq!(net.cell(from).request("server", "cell/ping", "p").await.unwrap(), "p");
             load.ask(net.cell(from), "relay", "task/ping", BUDGET).await;
@@ -83,8 +86,11 @@ fn g_23_a_full_outbox_refuses_at_once_and_delays_no_beat() {
         show("outbox full", seed, &verdict);
         let overloaded = verdict.codes.get("OVERLOADED").copied().unwrap_or(0);
         assert!(overloaded > 200, "{verdict}");
-        for outcome in verdict.outcomes.iter().filter(|o| o.result.is_err() && o.from == "relay.site-1") {
-            let overloaded = outcome.result.as_ref().is_err_and(|e| e.status().code() == "OVERLOADED");
+        for outcome in
+            verdict.outcomes.iter().filter(|o| o.result.is_err() && o.from == "relay.site-1")
+        {
+            let overloaded =
+                outcome.result.as_ref().is_err_and(|e| e.status().code() == "OVERLOADED");
             assert!(!overloaded || outcome.took < Duration::from_secs(5), "{outcome:?}");
         }
         assert_eq!((epoch(&net, "relay"), epoch(&net, "relay.site-1")), (1, 1), "a link was lost");
@@ -179,11 +185,8 @@ fn g_70_a_relay_with_a_steady_stream_through_it_drains_no_longer_than_what_it_ha
         for name in ["server", "relay-1.site-1"] {
             load.ledger().serve(net.cell(name), "task/slow", work).await;
         }
-        let (more, below, above) = (
-            load.clone(),
-            net.cell("relay-1.site-2").clone(),
-            net.cell("relay-2.site-4").clone(),
-        );
+        let (more, below, above) =
+            (load.clone(), net.cell("relay-1.site-2").clone(), net.cell("relay-2.site-4").clone());
         actix_rt::spawn(async move {
             for _ in 0..200 {
                 more.send(&below, "server", "task/slow", BUDGET);

@@ -7,5 +7,6 @@ mod load;
 mod names;
 mod repeats;
 mod restart;
+mod swarm;
 mod tokens;
 mod weather;

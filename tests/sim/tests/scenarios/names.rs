@@ -80,8 +80,11 @@ fn f_27_a_newer_start_takes_the_name_over_and_the_former_stays_away() {
             let former = || async { net.cell(name).running.state() == CellState::Connecting };
             until("the former is told", Duration::from_secs(1), former).await;
             let superseded = Instant::now();
-            let tried = || async { net.cell("server").running.own().counters.refused(Status::DuplicateName)
-                + net.cell("relay").running.own().counters.refused(Status::DuplicateName) > 0 };
+            let tried = || async {
+                net.cell("server").running.own().counters.refused(Status::DuplicateName)
+                    + net.cell("relay").running.own().counters.refused(Status::DuplicateName)
+                    > 0
+            };
             let before = tried().await;
             net.advance(Duration::from_secs(29)).await;
             assert_eq!(tried().await, before, "{name} stays away for thirty seconds");
@@ -171,7 +174,8 @@ fn f_28_a_bye_that_comes_late_does_not_touch_the_next_start() {
         let sim = SimNet::new(seed);
         let mut net = Net::over_quic(sim.clone(), TREE).await;
         for (name, parent) in [("relay.site-1", "relay"), ("site-3", "server")] {
-            let slow = LinkSettings { delay: Duration::from_millis(400), ..LinkSettings::default() };
+            let slow =
+                LinkSettings { delay: Duration::from_millis(400), ..LinkSettings::default() };
             sim.set(net.host(name), net.host(parent), slow);
             let former = net.cell(name).clone();
             let leaving = actix_rt::spawn(async move { former.running.drain(BUDGET).await });
@@ -212,7 +216,10 @@ fn f_28_the_end_of_an_old_connection_does_not_touch_the_new_one_of_the_same_proc
             net.advance(Duration::from_secs(10)).await;
             assert!(holder(&net, name).await.is_some(), "{name} lost its record");
             let below = report(net.cell(parent)).await.registered;
-            assert!(below.iter().any(|peer| peer.name == name && peer.direct), "{name} at {parent}");
+            assert!(
+                below.iter().any(|peer| peer.name == name && peer.direct),
+                "{name} at {parent}"
+            );
             assert_eq!(epoch(&net, name), 2);
         }
         net.assert_tables().await;

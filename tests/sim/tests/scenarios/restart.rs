@@ -131,7 +131,11 @@ fn f_02_nobody_keeps_a_server_that_was_restarted_within_100_ms() {
             until("a leaf follows the echo", Duration::from_secs(3), again).await;
         }
         show("F-02 leaves registered again", seed, format!("{:?}", begun.elapsed()));
-        assert_eq!(leaves_links(&net, &leaves).await, links, "leaves register on the link they had");
+        assert_eq!(
+            leaves_links(&net, &leaves).await,
+            links,
+            "leaves register on the link they had"
+        );
 
         let own = net.cell("site-7").running.own();
         let present = own.token();

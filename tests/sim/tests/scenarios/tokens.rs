@@ -8,12 +8,7 @@ use cellbus_harness::{
     seeds::run_paused_within,
     sim::{LinkSettings, SimNet},
 };
-use cellbus_sim::{
-    figures::show,
-    ledger::Work,
-    load::Load,
-    views::epoch,
-};
+use cellbus_sim::{figures::show, ledger::Work, load::Load, views::epoch};
 
 const TREE: &str = "server -> relay -> site-1 -> job-1; server -> job-1; server -> site-2";
 const BUDGET: Duration = Duration::from_secs(10);
