@@ -7,7 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::hmac;
 use quinn::{
-    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig,
+    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, NoneTokenLog, NoneTokenStore,
+    ServerConfig, TransportConfig, ValidationTokenConfig,
     congestion::{BbrConfig, CubicConfig},
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
@@ -260,7 +261,12 @@ impl QuicTransport {
     ) -> Result<ServerConfig, QuicSettingsError> {
         let crypto = QuicServerConfig::try_from(tls).map_err(|_| QuicSettingsError::Tls)?;
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+        // Callers get nothing that makes them known when they come again. Besides, the library warns of such
+        // tokens whenever two callers come back in another order than they left in.
+        let mut tokens = ValidationTokenConfig::default();
+        tokens.sent(0).log(Arc::new(NoneTokenLog));
         config
+            .validation_token_config(tokens)
             .transport_config(self.transport_config(Side::Accepts))
             .max_incoming(usize::try_from(self.settings.max_incoming).unwrap_or(usize::MAX))
             .incoming_buffer_size(self.settings.incoming_buffer.into())
@@ -278,7 +284,9 @@ impl QuicTransport {
     ) -> Result<ClientConfig, QuicSettingsError> {
         let crypto = QuicClientConfig::try_from(tls).map_err(|_| QuicSettingsError::Tls)?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(self.transport_config(Side::Dials));
+        config
+            .token_store(Arc::new(NoneTokenStore))
+            .transport_config(self.transport_config(Side::Dials));
         Ok(config)
     }
 }

@@ -155,10 +155,11 @@ fn g_70_one_wish_that_comes_as_two_signals_is_one() {
     for more in [&[][..], &["--processes"]] {
         let place = Place::new();
         let running = start(&place, more);
-        // What a supervisor does that signals a process and its group.
+        // What a supervisor does that signals a process and its group. Two of one kind could become one
+        // before anybody looks.
         for process in [vec![running.process()], running.descendants()].concat() {
             process.signal(Signal::TERM);
-            process.signal(Signal::TERM);
+            process.signal(Signal::INT);
         }
         let exit = running.exit(2 * SOON);
         assert_drained(&exit);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rustix::process::Signal;
 
-use crate::driver::{Entry, Federation, Place, Running, SOON, entries, until};
+use crate::driver::{Entry, Federation, Place, Process, Running, SOON, entries, until};
 
 fn wide(found: &[Entry]) -> Vec<String> {
     let wide = found.iter().filter(|entry| entry.is_open_to_others());
@@ -24,6 +24,7 @@ fn s0_19_state_is_for_its_owner_under_any_umask() {
             running.wait_event("ready", &Federation::full_name(cell));
         }
         assert_eq!(place.ask_cell(&["ping", "relay-a.site-1"]).exit, 0);
+        assert_keeps_to_owner(&[vec![running.process()], running.descendants()].concat());
         let found = entries(&place.state());
         assert_eq!(wide(&found), Vec::<String>::new());
         let sockets = found.iter().filter(|entry| entry.is_socket).count();
@@ -34,6 +35,27 @@ fn s0_19_state_is_for_its_owner_under_any_umask() {
         assert_eq!(exit.code, Some(0), "{exit:#?}");
         assert_eq!(wide(&entries(&place.state())), Vec::<String>::new());
     }
+}
+
+/// A process that keeps nothing from others could make a file that is theirs for a moment.
+fn assert_keeps_to_owner(processes: &[Process]) {
+    for process in processes {
+        // It may have ended in this moment.
+        let Some(umask) = process.umask() else { continue };
+        assert_eq!(umask, 0o077, "{:?}", process.arguments());
+    }
+}
+
+#[test]
+fn s0_19_processes_make_nothing_that_is_for_others_even_for_a_moment() {
+    let place = Place::new();
+    let arguments = ["demo", "-o", "jsonl", "--rounds", "1000"];
+    let running = Running::start(place.command_after("umask 000", &arguments));
+    running.out.wait_json("round", 2 * SOON, |event| (event["event"] == "round").then_some(()));
+    let below = running.descendants();
+    assert_eq!(below.len(), 7, "four job cells and three trainers");
+    assert_keeps_to_owner(&[running.process()]);
+    assert_keeps_to_owner(&below);
 }
 
 #[test]

@@ -41,6 +41,13 @@ impl Process {
         self.read("environ")
     }
 
+    /// The permissions that it keeps from what it makes.
+    pub fn umask(self) -> Option<u32> {
+        let status = fs::read_to_string(self.file("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+        u32::from_str_radix(line.trim(), 8).ok()
+    }
+
     /// What its descriptors are, by number.
     pub fn descriptors(self) -> Vec<(u32, PathBuf)> {
         let Ok(entries) = fs::read_dir(self.file("fd")) else { return Vec::new() };

@@ -7,7 +7,8 @@ use std::{
 
 use cellbus_runtime::tls::{ALPN, SERVER_NAME, provider};
 use quinn::{
-    ClientConfig, ConnectionError, Endpoint, TransportConfig, crypto::rustls::QuicClientConfig,
+    ClientConfig, ConnectionError, Endpoint, NoneTokenStore, TransportConfig,
+    crypto::rustls::QuicClientConfig,
 };
 use rustls::{
     DigitallySignedStruct, SignatureScheme,
@@ -75,13 +76,17 @@ impl Dialling {
         };
         tls.alpn_protocols = self.alpn;
         tls.enable_early_data = self.resumes.is_some();
-        tls.resumption = match self.resumes {
-            Some(tickets) => Resumption::store(tickets),
+        tls.resumption = match &self.resumes {
+            Some(tickets) => Resumption::store(Arc::clone(tickets) as _),
             None => Resumption::disabled(),
         };
         let quic = QuicClientConfig::try_from(tls).expect("TLS 1.3 has what QUIC needs");
         let mut config = ClientConfig::new(Arc::new(quic));
         config.transport_config(Arc::new(self.transport));
+        config.token_store(match self.resumes {
+            Some(tickets) => tickets,
+            None => Arc::new(NoneTokenStore),
+        });
         config
     }
 

@@ -1,20 +1,26 @@
-//! Keeps the tickets of a listener that should give none.
+//! Keeps the tickets and address tokens of a listener that should give none.
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
+use bytes::Bytes;
+use quinn::TokenStore;
 use rustls::{
     NamedGroup,
     client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue},
 };
 use rustls_pki_types::ServerName;
 
-/// The tickets that came, oldest first.
+/// The tickets that came, oldest first, and the number of address tokens.
 #[derive(Debug, Default)]
 pub struct Tickets {
     kept: Mutex<VecDeque<Tls13ClientSessionValue>>,
+    address_tokens: AtomicUsize,
 }
 
 impl Tickets {
@@ -22,6 +28,22 @@ impl Tickets {
     #[must_use]
     pub fn count(&self) -> usize {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Tokens that came, by which a listener would know the address again.
+    #[must_use]
+    pub fn address_tokens(&self) -> usize {
+        self.address_tokens.load(Ordering::Relaxed)
+    }
+}
+
+impl TokenStore for Tickets {
+    fn insert(&self, _: &str, _: Bytes) {
+        self.address_tokens.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn take(&self, _: &str) -> Option<Bytes> {
+        None
     }
 }
 

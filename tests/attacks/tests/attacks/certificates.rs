@@ -306,6 +306,7 @@ fn atk_052_no_session_is_resumed_and_no_early_data_taken() {
             // A ticket comes with the first packets after the handshake.
             x.beat_and_wait().await;
             assert_eq!(tickets.count(), 0, "a session can be resumed past a revocation");
+            assert_eq!(tickets.address_tokens(), 0, "nobody asked to be known again");
             drop(x);
             target.until_gone("server", "x").await;
         }
