@@ -13,7 +13,7 @@ pub use self::{
     federation::Federation,
     lines::Lines,
     place::{Answer, Place},
-    procfs::{Process, descendants},
+    procfs::{Doomed, Process, descendants},
     running::{Exit, Running},
     tree::{Entry, entries},
 };

@@ -7,18 +7,18 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::driver::{Place, Process, Running, SOON, descendants, until};
+use crate::driver::{Doomed, Place, Process, Running, SOON, descendants, until};
 
 /// Five seconds that a process may take to notice, and what a busy machine adds.
 const NOTICED: Duration = Duration::from_secs(10);
 
 /// Starts a demo whose job takes a while, and waits until all of it runs.
-fn long_demo(place: &Place) -> (Running, BTreeSet<Process>) {
+fn long_demo(place: &Place) -> (Running, Doomed) {
     let running = place.start(&["demo", "-o", "jsonl", "--rounds", "1000"]);
     running.out.wait_json("round", 2 * SOON, |event| (event["event"] == "round").then_some(()));
     let processes: BTreeSet<Process> = running.descendants().into_iter().collect();
     assert_eq!(processes.len(), 7, "four job cells and three trainers");
-    (running, processes)
+    (running, Doomed(processes))
 }
 
 fn does(process: Process, verb: &str) -> bool {
@@ -37,20 +37,21 @@ fn assert_gone<'a>(processes: impl IntoIterator<Item = &'a Process>) {
 fn c_12_a_site_that_is_killed_takes_its_jobs_with_it() {
     let place = Place::new();
     let (running, processes) = long_demo(&place);
-    running.kill();
-    assert_gone(&processes);
+    let _killed_at_the_end = running.kill();
+    assert_gone(&processes.0);
 }
 
 #[test]
 fn c_12_a_site_that_is_killed_takes_even_a_job_cell_that_hangs() {
     let place = Place::new();
     let (running, processes) = long_demo(&place);
-    let hung = *processes.iter().find(|process| does(**process, "job-cell")).expect("four of them");
+    let hung =
+        *processes.0.iter().find(|process| does(**process, "job-cell")).expect("four of them");
     hung.signal(Signal::STOP);
-    running.kill();
-    let others: Vec<Process> = processes.into_iter().filter(|process| *process != hung).collect();
     let below = descendants(hung);
-    assert_gone(others.iter().filter(|process| !below.contains(process)));
+    let _killed_at_the_end = running.kill();
+    let is_other = |process: &&Process| **process != hung && !below.contains(process);
+    assert_gone(processes.0.iter().filter(is_other));
     // Nobody can end well while it is stopped; as soon as it runs again it has to.
     hung.signal(Signal::CONT);
     assert_gone([&hung].into_iter().chain(&below));
@@ -61,11 +62,11 @@ fn c_12_a_job_cell_that_is_killed_takes_its_trainer_with_it_and_the_job_fails() 
     let place = Place::new();
     let (running, processes) = long_demo(&place);
     let with_trainer = |process: &&Process| !descendants(**process).is_empty();
-    let cell = *processes.iter().find(with_trainer).expect("three of them have a trainer");
+    let cell = *processes.0.iter().find(with_trainer).expect("three of them have a trainer");
     let trainer = descendants(cell);
     cell.signal(Signal::KILL);
     assert_gone(&trainer);
-    assert_job_failed(running, &processes);
+    assert_job_failed(running, &processes.0);
 }
 
 #[test]
@@ -73,9 +74,9 @@ fn c_12_a_trainer_that_is_killed_ends_its_job() {
     let place = Place::new();
     let (running, processes) = long_demo(&place);
     let trainer =
-        processes.iter().find(|process| does(**process, "trainer")).expect("three of them");
+        processes.0.iter().find(|process| does(**process, "trainer")).expect("three of them");
     trainer.signal(Signal::KILL);
-    assert_job_failed(running, &processes);
+    assert_job_failed(running, &processes.0);
 }
 
 /// Asserts that the demo says at which site the job failed, and leaves none of its processes.

@@ -55,11 +55,15 @@ fn f_27_a_copy_of_a_site_is_refused_and_the_holder_notices_nothing() {
     copy(&federation.place.state(), &twin_state, "incarnation");
 
     let state = twin_state.display().to_string();
-    let arguments = ["up", federation.file(), "--only", "site-1", "--state", &state, "-o", "jsonl"];
+    let arguments =
+        ["up", federation.file(), "--only", "site-1", "--state", &state, "-o", "jsonl", "-v"];
     let twin = federation.place.start(&arguments);
     twin.err.wait_json("a warning about the name", SOON, |event| {
         let text = event["fields"]["message"].as_str()?;
         (event["level"] == "WARN" && text.contains("holds the name")).then_some(())
+    });
+    twin.err.wait_json("the code", SOON, |event| {
+        (event["fields"]["code"] == "DUPLICATE_NAME").then_some(())
     });
     let counters = |cell: &str| federation.ask(cell, &["inspect"]).data()["counters"].clone();
     let refused = &counters("relay-a")["refused"];

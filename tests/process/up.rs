@@ -165,13 +165,10 @@ fn a_process_that_dies_leaves_the_other_cells_running() {
 fn the_processes_of_a_launcher_that_is_killed_end_with_it() {
     let place = Place::new();
     let running = start(&place, &["--processes"]);
-    let below = until("four processes", SOON, || {
-        let below = running.descendants();
-        (below.len() == Federation::CELLS.len()).then_some(below)
-    });
     wait_ready(&place);
-    running.kill();
-    for process in below {
+    let below = running.kill();
+    assert_eq!(below.0.len(), Federation::CELLS.len(), "one process per cell");
+    for process in &below.0 {
         until("the end of a process without its launcher", SOON, || {
             (!process.lives()).then_some(())
         });

@@ -142,7 +142,8 @@ topics = ["report"]
 
     /// Kills the process of `cell`.
     pub fn kill(&mut self, cell: &str) {
-        self.take(cell).kill();
+        let below = self.take(cell).kill();
+        assert!(below.0.is_empty(), "a cell without jobs starts nothing: {below:?}");
     }
 
     /// Keeps a process until the end of the test.

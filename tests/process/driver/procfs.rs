@@ -1,6 +1,7 @@
 //! What the kernel says about processes.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -76,6 +77,18 @@ impl Process {
     /// A file of the kernel about it.
     pub fn file(self, name: &str) -> PathBuf {
         Path::new("/proc").join(self.pid.to_string()).join(name)
+    }
+}
+
+/// Processes that may have lost the one that started them. Those that still live are killed when this
+/// is dropped.
+#[derive(Debug)]
+#[must_use = "they are killed at once otherwise"]
+pub struct Doomed(pub BTreeSet<Process>);
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|process| process.signal(Signal::KILL));
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{Lines, Process, SOON, descendants, until};
+use super::{Doomed, Lines, Process, SOON, descendants, until};
 
 /// A process that was started, with what it prints. It is killed, with all that it has started, when
 /// this is dropped.
@@ -93,11 +93,13 @@ impl Running {
         Exit { code: status.code(), out, err }
     }
 
-    /// Ends it as a crash would, and waits until it is gone.
-    pub fn kill(mut self) {
+    /// Ends it as a crash would, waits until it is gone, and gives what it had started.
+    pub fn kill(mut self) -> Doomed {
+        let below = Doomed(self.descendants().into_iter().collect());
         self.signal(Signal::KILL);
         let status = until("the end of a killed process", SOON, || self.ended());
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
+        below
     }
 }
 
