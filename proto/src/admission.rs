@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Instant};
 
 use crate::{
     directory::Directory,
-    envelope::{Envelope, Header, Kind, Lane},
+    envelope::{Envelope, FanTarget, Flags, Header, Kind, Lane},
     identity::CellKind,
     link::Phase,
     name::{ChannelTopic, Fqcn, Segment},
@@ -86,6 +86,23 @@ pub struct Admitted {
     permit: Permit,
     arrived: Hop,
     at: Instant,
+}
+
+/// Everything about an admitted message but the message.
+#[derive(Clone)]
+pub(crate) struct Verdict {
+    verified: Verified,
+    permit: Permit,
+    arrived: Hop,
+    at: Instant,
+}
+
+impl Verdict {
+    /// The same verdict about a message that was a part of the one that was let in.
+    pub(crate) fn with(&self, envelope: Envelope) -> Admitted {
+        let Self { verified, permit, arrived, at } = self.clone();
+        Admitted { envelope, verified, permit, arrived, at }
+    }
 }
 
 /// A message that was not let in, handed back so that its sender can be told.
@@ -221,6 +238,22 @@ impl Gate {
         let permit =
             self.permit(header, &claims).map_err(|status| (status, Consequence::Answer))?;
         Ok((Verified::Claims(claims), permit))
+    }
+
+    /// Why a message was let in, for people: the rule, where one decided.
+    #[must_use]
+    pub fn reason(&self, permit: Permit) -> String {
+        match permit {
+            Permit::Exempt(_) => "a direct neighbour".to_owned(),
+            Permit::System(_) => "a topic of the system".to_owned(),
+            Permit::Job => "one cell, or one job".to_owned(),
+            Permit::Rule { revision, rule } => match self.policy.rules().get(rule) {
+                Some(text) if revision == self.policy.revision => {
+                    format!("rule {} of revision {revision}: {text}", rule + 1)
+                }
+                Some(_) | None => format!("an answer, by revision {revision}"),
+            },
+        }
     }
 
     fn verify_token(
@@ -462,6 +495,41 @@ impl Admitted {
     #[must_use]
     pub fn into_envelope(self) -> Envelope {
         self.envelope
+    }
+
+    pub(crate) fn set_fan(&mut self, fan: Vec<FanTarget>) {
+        self.envelope.header.extras.get_or_insert_default().fan = fan;
+    }
+
+    pub(crate) fn take_apart(self) -> (Envelope, Verdict) {
+        let Self { envelope, verified, permit, arrived, at } = self;
+        (envelope, Verdict { verified, permit, arrived, at })
+    }
+
+    /// Notes that this cell let the message in by `rule`, where the message asks for that.
+    pub fn note(&mut self, cell: &Fqcn, rule: impl FnOnce() -> String) {
+        self.envelope.header.note(cell, rule);
+    }
+
+    /// Whether the message only asks how it would come here, and is not to be delivered.
+    #[must_use]
+    pub fn is_probe_only(&self) -> bool {
+        let flags = self.envelope.header.flags;
+        flags.contains(Flags::PROBE) && !flags.contains(Flags::RECEIPT)
+    }
+
+    /// Completes this cell's note at `now`: how long the message was here, and how far it is to the
+    /// next cell, in microseconds.
+    pub fn stamp_departure(&mut self, now: Instant, wire_us: impl FnOnce() -> u32) {
+        if !self.envelope.header.flags.contains(Flags::PROBE) {
+            return;
+        }
+        let spent = now.saturating_duration_since(self.at).as_micros();
+        let path = self.envelope.header.extras.as_mut().and_then(|extras| extras.path.last_mut());
+        if let Some(last) = path {
+            last.queue_us = u32::try_from(spent).unwrap_or(u32::MAX);
+            last.wire_us = wire_us();
+        }
     }
 
     /// Spends one hop.

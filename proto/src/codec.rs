@@ -66,6 +66,10 @@ pub(crate) mod types {
     pub(crate) const LANE: u8 = 6;
     pub(crate) const DRAIN: u8 = 7;
     pub(crate) const ANSWER: u8 = 8;
+
+    pub(crate) const EXTENSION_FAN: u16 = 2;
+    pub(crate) const EXTENSION_PATH: u16 = 4;
+    pub(crate) const EXTENSION_PROOF: u16 = 6;
 }
 
 /// Sizes that a peer may not exceed.

@@ -3,8 +3,10 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    codec::body::Blob,
     name::{ChannelTopic, Fqcn},
     status::Status,
     token::Token,
@@ -81,6 +83,46 @@ pub struct Extras {
     pub trace: Option<TraceContext>,
     /// Opaque to every cell; at most [`Extras::HEADERS_MAX`] bytes.
     pub headers: Bytes,
+    /// All cells that the message is for, where these are more than one: the first is the header's own
+    /// destination and sequence number. At most [`Extras::FAN_MAX`].
+    pub fan: Vec<FanTarget>,
+    /// What each cell on the way did; grows only on messages with [`Flags::PROBE`].
+    pub path: Vec<HopRecord>,
+    /// Proof of the origin, on messages that must carry one.
+    pub proof: Option<OriginProof>,
+}
+
+/// One of the cells that a message to many is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FanTarget {
+    /// Its sequence number: every cell's copy has one of its own, and is answered by that number.
+    pub sequence: u64,
+    /// The cell.
+    pub destination: Arc<Address>,
+}
+
+/// What one cell on the way did with a message that asks for it ([`Flags::PROBE`]). The word of that
+/// cell and of those behind it, for people to read: nothing is decided on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HopRecord {
+    /// The cell.
+    pub cell: Fqcn,
+    /// Why it let the message in, as text; at most [`HopRecord::RULE_MAX`] bytes.
+    pub rule: String,
+    /// From arrival to the moment it was written to the next link or handed to the cell, in
+    /// microseconds.
+    pub queue_us: u32,
+    /// Half the round trip of the link that it left by, in microseconds; zero where it ended.
+    pub wire_us: u32,
+}
+
+/// Proof that the origin itself sent a message, whatever cells it has passed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginProof {
+    /// When it was signed, in milliseconds since 1970, by the origin's clock.
+    pub unix_ms: u64,
+    /// Signature of the origin's certificate key over the transcript of the message.
+    pub signature: Blob,
 }
 
 /// What every hop reads.
@@ -139,12 +181,20 @@ impl Flags {
     pub const SEALED: Self = Self(4);
     /// The destination cell confirms acceptance.
     pub const RECEIPT: Self = Self(8);
-    const KNOWN: u8 = 15;
+    /// May come more than once with the same id: the destination executes it once and answers every
+    /// copy alike.
+    pub const RETRY: Self = Self(16);
+    /// A reply that more replies to the same request follow.
+    pub const MORE: Self = Self(32);
+    /// The payload is a batch of small messages, each handled on its own.
+    pub const BATCH: Self = Self(64);
+    /// Every cell on the way notes what it did; not delivered unless [`Flags::RECEIPT`] is set too.
+    pub const PROBE: Self = Self(128);
 
-    /// The flags with these bits, or `None` where a bit is unknown.
+    /// The flags with these bits; every bit has a meaning.
     #[must_use]
-    pub fn from_wire(bits: u8) -> Option<Self> {
-        (bits & !Self::KNOWN == 0).then_some(Self(bits))
+    pub fn from_wire(bits: u8) -> Self {
+        Self(bits)
     }
 
     /// The bits on the wire.
@@ -168,7 +218,7 @@ impl Flags {
 
 impl fmt::Debug for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Flags({:#06b})", self.0)
+        write!(f, "Flags({:#010b})", self.0)
     }
 }
 
@@ -178,7 +228,24 @@ impl fmt::Debug for TraceContext {
     }
 }
 
+impl fmt::Debug for OriginProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OriginProof({} ms)", self.unix_ms)
+    }
+}
+
+impl HopRecord {
+    /// Bytes in the longest rule text.
+    pub const RULE_MAX: usize = 256;
+}
+
 impl Extras {
+    /// Cells that one message may be for.
+    pub const FAN_MAX: usize = 512;
+    /// Bytes that the names of these cells may take together; a message to more is sent as several.
+    pub const FAN_BYTES_MAX: usize = 8 << 10;
+    /// Cells that can have noted what they did.
+    pub const PATH_MAX: usize = 18;
     /// Bytes in the longest content type.
     pub const CONTENT_TYPE_MAX: usize = 128;
     /// Bytes of application headers.
@@ -206,12 +273,6 @@ impl Address {
 }
 
 impl Kind {
-    /// Whether somebody waits for an answer.
-    #[must_use]
-    pub fn wants_answer(&self) -> bool {
-        matches!(self, Self::Request)
-    }
-
     /// Whether this is an answer.
     #[must_use]
     pub fn is_answer(&self) -> bool {
@@ -231,6 +292,35 @@ impl Kind {
 }
 
 impl Header {
+    /// Whether somebody waits for an answer: to a request, or to a publish that asks for a receipt.
+    #[must_use]
+    pub fn wants_answer(&self) -> bool {
+        match self.kind {
+            Kind::Request => true,
+            Kind::Publish => self.flags.contains(Flags::RECEIPT),
+            Kind::Reply { .. } | Kind::Return { .. } => false,
+        }
+    }
+
+    /// The cells that the message is for besides its own destination.
+    #[must_use]
+    pub fn fan(&self) -> &[FanTarget] {
+        self.extras.as_ref().map_or(&[], |extras| &extras.fan)
+    }
+
+    /// Notes what `cell` did with this message, where the message asks for that.
+    pub fn note(&mut self, cell: &Fqcn, rule: impl FnOnce() -> String) {
+        if !self.flags.contains(Flags::PROBE) {
+            return;
+        }
+        let path = &mut self.extras.get_or_insert_default().path;
+        if path.len() < Extras::PATH_MAX {
+            let mut rule = rule();
+            rule.truncate(rule.floor_char_boundary(HopRecord::RULE_MAX));
+            path.push(HopRecord { cell: cell.clone(), rule, queue_us: 0, wire_us: 0 });
+        }
+    }
+
     /// Time left.
     #[must_use]
     pub fn budget(&self) -> Duration {
@@ -243,13 +333,20 @@ impl Header {
         self.extras.as_ref()?.content_type.as_ref()
     }
 
+    /// What the cells on the way to here have noted goes back with the answer.
+    fn noted(&self) -> Extras {
+        let path = self.extras.as_ref().map_or_else(Vec::new, |extras| extras.path.clone());
+        Extras { path, ..Extras::default() }
+    }
+
     /// The header of an answer to this request, from `me`; `sequence` counts the messages of `me`.
     ///
-    /// `None` when nobody waits for one: publishes, replies and returns are never answered.
+    /// `None` when nobody waits for one: replies and returns are never answered, publishes only where
+    /// they ask for a receipt.
     #[must_use]
     pub fn answer(&self, me: &Arc<Address>, kind: Kind, sequence: u64) -> Option<Self> {
         debug_assert!(kind.is_answer());
-        self.kind.wants_answer().then(|| Self {
+        self.wants_answer().then(|| Self {
             kind,
             sequence,
             origin: Arc::clone(me),
@@ -260,7 +357,7 @@ impl Header {
             hops_left: 0,
             lane: self.lane,
             flags: Flags::default(),
-            extras: None,
+            extras: self.noted().boxed(),
         })
     }
 }
@@ -269,6 +366,8 @@ impl Header {
 #[must_use]
 pub fn cost(envelope: &Envelope) -> usize {
     const HEADER_COST: usize = 256;
-    let extras = envelope.header.extras.as_ref().map_or(0, |extras| extras.headers.len() + 256);
+    let extras = envelope.header.extras.as_ref().map_or(0, |extras| {
+        extras.headers.len() + 256 + 64 * (extras.fan.len() + 4 * extras.path.len())
+    });
     envelope.payload.len() + HEADER_COST + extras
 }

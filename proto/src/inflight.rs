@@ -4,11 +4,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
-    envelope::{Header, Kind},
+    admission::Admitted,
+    envelope::{Flags, Header, Kind},
     route::{Hop, LinkId},
 };
 
@@ -29,7 +31,7 @@ struct Key {
     sequence: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Passed {
     request: Header,
     arrived: Hop,
@@ -77,13 +79,29 @@ impl InFlight {
     /// What to remember of `header`, which came by `arrived`; `None` where nobody will want to know.
     #[must_use]
     pub fn record(now: Instant, header: &Header, arrived: Hop) -> Option<Record> {
-        if header.kind != Kind::Request || arrived == Hop::Local {
+        if !header.wants_answer() || arrived == Hop::Local {
             return None;
         }
         let key = Key { nonce: header.origin.incarnation?.nonce, sequence: header.sequence };
         let deadline = now + Duration::from_millis(header.budget_ms.into());
         let request = Header { token: None, extras: None, ..header.clone() };
         Some(Record { key, passed: Passed { request, arrived, deadline } })
+    }
+
+    /// A message that was let in is passed on by `via`.
+    pub fn pass(&mut self, now: Instant, admitted: &Admitted, via: LinkId) {
+        let header = admitted.header();
+        let Some(record) = Self::record(now, header, admitted.arrived()) else { return };
+        for target in header.fan() {
+            let mut passed = record.passed.clone();
+            passed.request.sequence = target.sequence;
+            passed.request.destination = Arc::clone(&target.destination);
+            let key = Key { sequence: target.sequence, ..record.key };
+            self.passed(now, Record { key, passed }, via);
+        }
+        if header.fan().is_empty() {
+            self.passed(now, record, via);
+        }
     }
 
     /// The request has been passed on by `via`.
@@ -101,6 +119,9 @@ impl InFlight {
     /// An answer has come by `from`: its request is no longer in flight.
     pub fn answered(&mut self, header: &Header, from: LinkId) {
         let (Kind::Reply { to } | Kind::Return { to, .. }) = header.kind else { return };
+        if header.flags.contains(Flags::MORE) {
+            return;
+        }
         if let Some(incarnation) = header.destination.incarnation {
             self.forget(from, Key { nonce: incarnation.nonce, sequence: to });
         }
@@ -156,7 +177,7 @@ impl InFlight {
 mod tests {
     use super::*;
     use crate::{
-        envelope::{Address, Flags, Incarnation, Lane},
+        envelope::{Address, Incarnation, Lane},
         testing::at,
     };
 

@@ -10,6 +10,7 @@ pub mod codec;
 pub mod directory;
 pub mod envelope;
 pub mod exchange;
+pub mod fan;
 pub mod identity;
 pub mod inflight;
 pub mod link;

@@ -297,6 +297,10 @@ impl Cell {
             self.answer_failed(admitted.header(), Status::ExpiredInQueue, bytes::Bytes::new());
             return;
         };
+        if admitted.is_probe_only() {
+            self.answer(admitted.header(), bytes::Bytes::new(), None);
+            return;
+        }
         match well_known::lookup(&admitted.header().target) {
             Some(well_known::PING) => {
                 let envelope = admitted.into_envelope();
@@ -330,8 +334,9 @@ impl Cell {
         if let Some(mut header) = request.answer(&self.own.address, kind, self.own.next_sequence())
         {
             header.token = self.own.token();
-            let extras = cellbus_proto::envelope::Extras { content_type, ..Default::default() };
-            header.extras = extras.boxed();
+            if content_type.is_some() {
+                header.extras.get_or_insert_default().content_type = content_type;
+            }
             self.emit(Envelope { header, payload });
         }
     }

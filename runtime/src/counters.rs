@@ -78,18 +78,22 @@ impl Counters {
         self.exempt.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn enqueue(&self) {
-        self.queued.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn enqueue(&self, messages: usize) {
+        self.queued.fetch_add(messages as i64, Ordering::Relaxed);
     }
 
-    pub(crate) fn forward(&self) {
-        self.queued.fetch_sub(1, Ordering::Relaxed);
-        self.forwarded.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn unqueue(&self, messages: usize) {
+        self.queued.fetch_sub(messages as i64, Ordering::Relaxed);
     }
 
-    pub(crate) fn drop_queued(&self, status: Status) {
-        self.queued.fetch_sub(1, Ordering::Relaxed);
-        self.bury(status);
+    pub(crate) fn forward(&self, messages: usize) {
+        self.unqueue(messages);
+        self.forwarded.fetch_add(messages as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn drop_queued(&self, status: Status, messages: usize) {
+        self.unqueue(messages);
+        self.dead[status as usize].fetch_add(messages as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn bury(&self, status: Status) {

@@ -9,6 +9,7 @@ use actix::{Actor, ActorContext, Addr, Context, Handler, Message};
 use cellbus_proto::{
     admission::{Admitted, Arrival, Consequence, Gate, Peer, Permit, Refused},
     envelope::{Envelope, Header, Kind},
+    fan,
     inflight::InFlight,
     link::Phase,
     policy::Policy,
@@ -27,6 +28,10 @@ use crate::{
     seam::{EndNotice, Pacer, post},
     throttle::LogThrottle,
 };
+
+mod departures;
+
+use self::departures::Departures;
 
 /// The actor in front of a cell.
 #[derive(Debug)]
@@ -53,7 +58,7 @@ struct Neighbour {
 impl Neighbour {
     /// Whether this is a new request, for a neighbour that neither takes nor passes on any more.
     fn refuses(&self, admitted: &Admitted) -> bool {
-        self.peer.phase == Phase::Draining && admitted.header().kind == Kind::Request
+        self.peer.phase == Phase::Draining && admitted.header().wants_answer()
     }
 }
 
@@ -90,6 +95,16 @@ pub struct SetPeer {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct RemovePeer(pub LinkId);
+
+/// The budget of these messages was spent before they could be written.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Expired {
+    /// The link that they waited for.
+    pub link: LinkId,
+    /// The messages.
+    pub messages: Vec<Admitted>,
+}
 
 /// A new snapshot of the cell's links.
 #[derive(Debug, Message)]
@@ -168,11 +183,25 @@ impl AuthFilter {
         }
     }
 
+    /// Takes a message for one cell or for many.
+    fn take_whole(&mut self, from: Hop, envelope: Envelope, out: &mut Departures) {
+        // What becomes of each is answered, counted and logged inside.
+        if envelope.header.fan().is_empty() {
+            let _ = self.take(from, envelope, out);
+            return;
+        }
+        let mut parts = Departures::default();
+        for part in fan::split(envelope) {
+            let _ = self.take(from, part, &mut parts);
+        }
+        out.append_joined(parts);
+    }
+
     fn take(
         &mut self,
         from: Hop,
         envelope: Envelope,
-        local: &mut Vec<Admitted>,
+        out: &mut Departures,
     ) -> Result<(), Status> {
         let now = clock::now();
         let unix = self.own.wall.unix();
@@ -189,11 +218,11 @@ impl AuthFilter {
         match self.gate.admit(now, unix, envelope, arrival) {
             Ok(admitted) => {
                 self.own.counters.accept();
-                self.pass(admitted, local)
+                self.pass(admitted, out)
             }
             Err(refused) => {
                 let status = refused.status;
-                self.refuse(refused, from, local);
+                self.refuse(refused, from, out);
                 Err(status)
             }
         }
@@ -210,7 +239,7 @@ impl AuthFilter {
     }
 
     /// Sends an admitted message where it goes next.
-    fn pass(&mut self, mut admitted: Admitted, local: &mut Vec<Admitted>) -> Result<(), Status> {
+    fn pass(&mut self, mut admitted: Admitted, out: &mut Departures) -> Result<(), Status> {
         if let Permit::Exempt(topic) = admitted.permit() {
             self.own.counters.exempt();
             if let Hop::Link(link) = admitted.arrived()
@@ -222,51 +251,44 @@ impl AuthFilter {
             return Ok(());
         }
         let arrived = admitted.arrived();
+        let permit = admitted.permit();
+        admitted.note(&self.own.name, || self.gate.reason(permit));
         if let Hop::Link(link) = arrived {
             self.in_flight.answered(admitted.header(), link);
         }
         let next = self.routes.next_hop(&admitted.header().destination.name, arrived);
         // What handlers that still run ask of others is a part of what was accepted before.
-        let is_new = admitted.header().kind == Kind::Request
+        let is_new = admitted.header().wants_answer()
             && (arrived != Hop::Local || next == Ok(Hop::Local));
         let outcome = match next {
-            Ok(_) if self.draining && is_new => Err((admitted, Status::Draining)),
+            Ok(_) if self.draining && is_new => Err(Status::Draining),
             Ok(Hop::Local) => {
-                local.push(admitted);
+                out.local.push(admitted);
                 return Ok(());
             }
-            Ok(Hop::Link(link)) => match admitted.spend_hop() {
-                Err(status) => Err((admitted, status)),
-                Ok(()) => match self.neighbours.get(&link) {
-                    None => Err((admitted, Status::NoRoute)),
-                    // It would say no itself; this saves the way there.
-                    Some(neighbour) if neighbour.refuses(&admitted) => {
-                        Err((admitted, Status::Draining))
-                    }
-                    Some(neighbour) => {
-                        let now = clock::now();
-                        let record = InFlight::record(now, admitted.header(), arrived);
-                        let pushed = neighbour.outbox.push(admitted);
-                        if let (Ok(()), Some(record)) = (&pushed, record) {
-                            self.in_flight.passed(now, record, link);
-                        }
-                        pushed.map_err(|not_taken| (*not_taken.message, not_taken.status))
-                    }
-                },
-            },
-            Err(status) => Err((admitted, status)),
+            Ok(Hop::Link(link)) => admitted.spend_hop().and(match self.neighbours.get(&link) {
+                None => Err(Status::NoRoute),
+                // It would say no itself; this saves the way there.
+                Some(neighbour) if neighbour.refuses(&admitted) => Err(Status::Draining),
+                Some(_) => Ok(link),
+            }),
+            Err(status) => Err(status),
         };
-        let Err((admitted, status)) = outcome else { return Ok(()) };
-        self.own.counters.bury(status);
-        self.give_back(&admitted.into_envelope().header, arrived, status, local);
-        Err(status)
+        match outcome {
+            Ok(link) => {
+                out.leave(link, admitted);
+                Ok(())
+            }
+            Err(status) => self.turn_back(admitted, status, out),
+        }
     }
 
-    fn refuse(&mut self, refused: Refused, from: Hop, local: &mut Vec<Admitted>) {
-        let Refused { envelope, status, consequence } = refused;
+    fn refuse(&mut self, refused: Refused, from: Hop, out: &mut Departures) {
+        let Refused { mut envelope, status, consequence } = refused;
+        envelope.header.note(&self.own.name, || format!("refused: {}", status.code()));
         self.count_refusal(status, &envelope, from);
         match consequence {
-            Consequence::Answer => self.give_back(&envelope.header, from, status, local),
+            Consequence::Answer => self.give_back(&envelope.header, from, status, out),
             Consequence::Silence => {}
             Consequence::Close => {
                 if let Hop::Link(link) = from
@@ -315,7 +337,7 @@ impl AuthFilter {
         request: &Header,
         arrived: Hop,
         status: Status,
-        local: &mut Vec<Admitted>,
+        out: &mut Departures,
     ) {
         let to = request.sequence;
         let kind = Kind::Return { to, status, by: self.own.name.clone() };
@@ -338,7 +360,7 @@ impl AuthFilter {
             Ok(admitted) => {
                 self.own.counters.accept();
                 // Counted where it fails; an answer has no answer.
-                let _ = self.pass(admitted, local);
+                let _ = self.pass(admitted, out);
             }
             Err(refused) if arrived == Hop::Local => {
                 tracing::debug!(code = refused.status.code(), "a return to this cell itself");
@@ -370,12 +392,13 @@ impl Handler<Inbound> for AuthFilter {
     fn handle(&mut self, inbound: Inbound, ctx: &mut Self::Context) {
         let Inbound { from, batch, permit } = inbound;
         let weight = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        let mut local = Vec::new();
+        let mut out = Departures::default();
         for envelope in batch {
-            // Answered, counted and logged inside.
-            let _ = self.take(from, envelope, &mut local);
+            self.take_whole(from, envelope, &mut out);
         }
-        self.deliver(local, permit);
+        // What could not leave is answered, counted and logged inside.
+        let _ = self.depart(&mut out);
+        self.deliver(out.local, permit);
         self.pacer.pace(weight, ctx);
     }
 }
@@ -384,9 +407,11 @@ impl Handler<Pass> for AuthFilter {
     type Result = Result<(), Status>;
 
     fn handle(&mut self, Pass(envelope): Pass, ctx: &mut Self::Context) -> Self::Result {
-        let mut local = Vec::new();
-        let outcome = self.take(Hop::Local, envelope, &mut local);
-        self.deliver(local, None);
+        let mut out = Departures::default();
+        let taken = self.take(Hop::Local, envelope, &mut out);
+        let left = self.depart(&mut out);
+        let outcome = taken.and(left);
+        self.deliver(out.local, None);
         self.pacer.pace(1, ctx);
         outcome
     }
@@ -407,18 +432,34 @@ impl Handler<RemovePeer> for AuthFilter {
         let Some(neighbour) = self.neighbours.remove(&link) else { return };
         // What was never written has certainly not been executed.
         let left = neighbour.outbox.close();
-        let mut local = Vec::new();
-        for admitted in left {
-            self.own.counters.drop_queued(Status::NoRoute);
-            self.in_flight.not_passed(admitted.header(), link);
-            let (arrived, request) = (admitted.arrived(), admitted.into_envelope().header);
-            self.give_back(&request, arrived, Status::NoRoute, &mut local);
+        let mut out = Departures::default();
+        for part in left.into_iter().flat_map(Admitted::split) {
+            self.own.counters.unqueue(1);
+            self.in_flight.not_passed(part.header(), link);
+            // Told, counted and logged inside.
+            let _ = self.turn_back(part, Status::NoRoute, &mut out);
         }
         // What was written may have been executed; its answer will not come.
         for (request, arrived) in self.in_flight.lost(clock::now(), link) {
-            self.give_back(&request, arrived, Status::PeerLost, &mut local);
+            self.give_back(&request, arrived, Status::PeerLost, &mut out);
         }
-        self.deliver(local, None);
+        let _ = self.depart(&mut out);
+        self.deliver(out.local, None);
+        self.pacer.pace(1, ctx);
+    }
+}
+
+impl Handler<Expired> for AuthFilter {
+    type Result = ();
+
+    fn handle(&mut self, Expired { link, messages }: Expired, ctx: &mut Self::Context) {
+        let mut out = Departures::default();
+        for part in messages.into_iter().flat_map(Admitted::split) {
+            self.in_flight.not_passed(part.header(), link);
+            let _ = self.turn_back(part, Status::ExpiredInQueue, &mut out);
+        }
+        let _ = self.depart(&mut out);
+        self.deliver(out.local, None);
         self.pacer.pace(1, ctx);
     }
 }

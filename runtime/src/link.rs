@@ -213,6 +213,11 @@ impl Health {
         Some(self.rtt_us.load(Ordering::Relaxed)).filter(|rtt| *rtt > 0)
     }
 
+    /// Half the round trip that the transport has measured, in microseconds.
+    pub(crate) fn wire_us(&self) -> u32 {
+        u32::try_from(self.connection.stats().rtt_us / 2).unwrap_or(u32::MAX)
+    }
+
     fn count_sent(&self, messages: u64) {
         self.sent.fetch_add(messages, Ordering::Relaxed);
     }

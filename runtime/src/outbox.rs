@@ -40,6 +40,15 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    fn admits(&self, size: usize, max_bytes: usize) -> Result<(), Status> {
+        if self.closed || self.ending {
+            return Err(Status::NoRoute);
+        }
+        if self.bytes + size > max_bytes { Err(Status::Overloaded) } else { Ok(()) }
+    }
+}
+
 /// One thing to be written.
 #[derive(Debug)]
 pub enum Item {
@@ -72,28 +81,35 @@ impl Outbox {
         })
     }
 
-    /// Queues a message that was let in.
-    ///
-    /// # Errors
-    /// [`NotTaken`] when its lane is full or the link is gone.
-    pub fn push(&self, message: Admitted) -> Result<(), NotTaken> {
-        let lane = message.header().lane;
-        let size = cost(message.envelope());
-        let queue = &self.lanes[lane as usize];
-        let mut state = queue.lock();
-        let status = if state.closed || state.ending {
-            Status::NoRoute
-        } else if state.bytes + size > queue.max_bytes {
-            Status::Overloaded
-        } else {
-            state.bytes += size;
-            state.items.push_back(Item::Message(Box::new(message)));
+    /// Queues messages that were let in, each on its lane, in order, and gives back those that were not
+    /// taken: their lane is full, or the link is gone.
+    #[must_use]
+    pub fn push_all(&self, messages: Vec<Admitted>) -> Vec<NotTaken> {
+        let mut left = Vec::new();
+        let mut taken = 0;
+        let mut messages = messages.into_iter().peekable();
+        while let Some(message) = messages.next() {
+            let lane = message.header().lane;
+            let queue = &self.lanes[lane as usize];
+            let mut state = queue.lock();
+            let mut next = Some(message);
+            while let Some(message) = next {
+                let (size, count) = (cost(message.envelope()), message.count());
+                match state.admits(size, queue.max_bytes) {
+                    Ok(()) => {
+                        state.bytes += size;
+                        state.items.push_back(Item::Message(Box::new(message)));
+                        taken += count;
+                    }
+                    Err(status) => left.push(NotTaken { message: Box::new(message), status }),
+                }
+                next = messages.next_if(|message| message.header().lane == lane);
+            }
             drop(state);
-            self.counters.enqueue();
             queue.wake.notify_one();
-            return Ok(());
-        };
-        Err(NotTaken { message: Box::new(message), status })
+        }
+        self.counters.enqueue(taken);
+        left
     }
 
     /// Queues a frame of the link itself on the control lane. `false` when the neighbour takes so

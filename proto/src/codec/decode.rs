@@ -11,7 +11,10 @@ use super::{
     types,
 };
 use crate::{
-    envelope::{Address, Envelope, Extras, Flags, Header, Incarnation, Kind, Lane, TraceContext},
+    envelope::{
+        Address, Envelope, Extras, FanTarget, Flags, Header, HopRecord, Incarnation, Kind, Lane,
+        OriginProof, TraceContext,
+    },
     name::{ChannelTopic, Fqcn},
     status::Status,
     token::Token,
@@ -26,7 +29,7 @@ const ELEMENTS_KNOWN: u32 = 15;
 const ELEMENTS_MAX: u32 = 16;
 /// Extensions of one header, and bytes in one of them.
 const EXTENSIONS_MAX: u32 = 16;
-const EXTENSION_MAX: usize = 1024;
+const EXTENSION_MAX: usize = 12 << 10;
 
 /// Reads the frames of one stream, whose tables it keeps.
 #[derive(Debug)]
@@ -190,7 +193,7 @@ impl Decoder {
         let budget_ms = small(uint(r)?)?;
         let hops_left = small(uint(r)?)?;
         let lane = Lane::from_wire(small(uint(r)?)?).ok_or(CodecError::header("unknown lane"))?;
-        let flags = Flags::from_wire(small(uint(r)?)?).ok_or(CodecError::header("unknown flag"))?;
+        let flags = Flags::from_wire(small(uint(r)?)?);
         let to = if len > 10 { optional(r, uint)? } else { None };
         let failure = if len > 11 { optional(r, failure)? } else { None };
         let content_type =
@@ -211,9 +214,7 @@ impl Decoder {
         if headers.is_some_and(<[u8]>::is_empty) {
             return Err(CodecError::header("empty application headers are left out"));
         }
-        if len > ELEMENTS_KNOWN {
-            extensions(r)?;
-        }
+        let known = if len > ELEMENTS_KNOWN { self.extensions(r)? } else { Known::default() };
         if !r.is_empty() {
             return Err(CodecError::new(Status::BadFrame, "bytes behind the header"));
         }
@@ -237,7 +238,17 @@ impl Decoder {
             content_type: content_type.map(Arc::from),
             trace,
             headers: headers.map_or_else(Bytes::new, |headers| bytes.slice_ref(headers)),
+            fan: known.fan,
+            path: known.path,
+            proof: known.proof,
         };
+        let first = extras.fan.first();
+        if first.is_some_and(|t| t.sequence != sequence || t.destination != destination) {
+            return Err(CodecError::header("a message to many is first for its own destination"));
+        }
+        if first.is_some() && kind.is_answer() {
+            return Err(CodecError::header("an answer is for one cell"));
+        }
         Ok(Header {
             kind,
             sequence,
@@ -251,6 +262,62 @@ impl Decoder {
             flags,
             extras: extras.boxed(),
         })
+    }
+
+    /// Fields by number, ascending. Even numbers must be understood; odd ones that are not known are
+    /// dropped.
+    fn extensions(&mut self, r: &mut &[u8]) -> Result<Known, CodecError> {
+        let len = array(r)?;
+        if !(1..=EXTENSIONS_MAX).contains(&len) {
+            return Err(CodecError::header("wrong number of extensions"));
+        }
+        let mut known = Known::default();
+        let mut last = None;
+        for _ in 0..len {
+            if array(r)? != 2 {
+                return Err(CodecError::header("malformed extension"));
+            }
+            let number: u16 = small(uint(r)?)?;
+            let bytes = bin(r, EXTENSION_MAX)?;
+            if last.replace(number).is_some_and(|last| last >= number) {
+                return Err(CodecError::header("extension out of order"));
+            }
+            match number {
+                types::EXTENSION_FAN => known.fan = self.fan(bytes)?,
+                types::EXTENSION_PATH => known.path = path(bytes)?,
+                types::EXTENSION_PROOF => known.proof = Some(body::decode_exact(bytes)?),
+                even if even.is_multiple_of(2) => {
+                    return Err(CodecError::new(Status::Version, "unknown critical field"));
+                }
+                _ => {}
+            }
+        }
+        Ok(known)
+    }
+
+    fn fan(&mut self, mut bytes: &[u8]) -> Result<Vec<FanTarget>, CodecError> {
+        let r = &mut bytes;
+        let len = usize::try_from(array(r)?).unwrap_or(usize::MAX);
+        if !(2..=Extras::FAN_MAX).contains(&len) {
+            return Err(CodecError::header("a message to many is for two cells or more"));
+        }
+        let mut fan = Vec::new();
+        for _ in 0..len {
+            if array(r)? != 2 {
+                return Err(CodecError::header("malformed destination"));
+            }
+            let sequence = uint(r)?;
+            let destination = self.address(r)?;
+            let ascends = fan.last().is_none_or(|last: &FanTarget| last.sequence < sequence);
+            if !ascends {
+                return Err(CodecError::header("sequence numbers of one message do not ascend"));
+            }
+            fan.push(FanTarget { sequence, destination });
+        }
+        if !r.is_empty() {
+            return Err(CodecError::header("bytes behind the destinations"));
+        }
+        Ok(fan)
     }
 
     fn address(&mut self, r: &mut &[u8]) -> Result<Arc<Address>, CodecError> {
@@ -321,6 +388,14 @@ impl Decoder {
     }
 }
 
+/// The extensions that this version knows.
+#[derive(Default)]
+struct Known {
+    fan: Vec<FanTarget>,
+    path: Vec<HopRecord>,
+    proof: Option<OriginProof>,
+}
+
 #[derive(Clone, Copy)]
 struct Prefix {
     kind: u8,
@@ -351,26 +426,9 @@ fn trace(r: &mut &[u8]) -> Result<TraceContext, CodecError> {
     bytes.try_into().map(TraceContext).map_err(|_| CodecError::header("malformed trace context"))
 }
 
-/// Fields of later versions: pairs of a number and bytes, by ascending number. Even numbers must be
-/// understood; odd ones are dropped.
-fn extensions(r: &mut &[u8]) -> Result<(), CodecError> {
-    let len = array(r)?;
-    if !(1..=EXTENSIONS_MAX).contains(&len) {
-        return Err(CodecError::header("wrong number of extensions"));
-    }
-    let mut last = None;
-    for _ in 0..len {
-        if array(r)? != 2 {
-            return Err(CodecError::header("malformed extension"));
-        }
-        let number: u16 = small(uint(r)?)?;
-        bin(r, EXTENSION_MAX)?;
-        if last.replace(number).is_some_and(|last| last >= number) {
-            return Err(CodecError::header("extension out of order"));
-        }
-        if number.is_multiple_of(2) {
-            return Err(CodecError::new(Status::Version, "unknown critical field"));
-        }
-    }
-    Ok(())
+fn path(bytes: &[u8]) -> Result<Vec<HopRecord>, CodecError> {
+    let path: Vec<HopRecord> = body::decode_exact(bytes)?;
+    let fits = (1..=Extras::PATH_MAX).contains(&path.len())
+        && path.iter().all(|hop| hop.rule.len() <= HopRecord::RULE_MAX);
+    if fits { Ok(path) } else { Err(CodecError::header("the noted path is too long")) }
 }

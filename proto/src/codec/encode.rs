@@ -7,7 +7,7 @@ use rmp::encode;
 
 use super::{Frame, body, table::TableLimits, table::WriteTable, types};
 use crate::{
-    envelope::{Address, Envelope, Header, Kind},
+    envelope::{Address, Envelope, Extras, Header, Kind},
     name::ChannelTopic,
     token::Token,
 };
@@ -98,7 +98,10 @@ impl Encoder {
             Kind::Reply { to } => (2, Some(*to), None),
             Kind::Return { to, status, by } => (3, Some(*to), Some((*status, by))),
         };
+        let extends = extras
+            .is_some_and(|e| !e.fan.is_empty() || !e.path.is_empty() || e.proof.is_some());
         let len = match (headers, trace, content_type, failure, to) {
+            _ if extends => 16,
             (Some(_), ..) => 15,
             (_, Some(_), ..) => 14,
             (_, _, Some(_), ..) => 13,
@@ -148,8 +151,45 @@ impl Encoder {
                 None => encode::write_nil(w).expect(INFALLIBLE),
             }
         }
-        if let Some(headers) = headers {
-            encode::write_bin(w, headers).expect(INFALLIBLE);
+        if len > 14 {
+            match headers {
+                Some(headers) => encode::write_bin(w, headers).expect(INFALLIBLE),
+                None => encode::write_nil(w).expect(INFALLIBLE),
+            }
+        }
+        if let Some(extras) = extras.filter(|_| extends) {
+            self.extensions(extras, w);
+        }
+    }
+
+    fn extensions(&mut self, extras: &Extras, w: &mut impl std::io::Write) {
+        const INFALLIBLE: &str = "memory takes every write";
+        let Extras { fan, path, proof, .. } = extras;
+        let count =
+            u32::from(!fan.is_empty()) + u32::from(!path.is_empty()) + u32::from(proof.is_some());
+        encode::write_array_len(w, count).expect(INFALLIBLE);
+        let mut extension = |number: u16, bytes: &[u8]| {
+            encode::write_array_len(w, 2).expect(INFALLIBLE);
+            encode::write_uint(w, number.into()).expect(INFALLIBLE);
+            encode::write_bin(w, bytes).expect(INFALLIBLE);
+        };
+        if !fan.is_empty() {
+            let mut bytes = BytesMut::new();
+            let w = &mut (&mut bytes).writer();
+            let len = u32::try_from(fan.len()).expect("fans are bounded before");
+            encode::write_array_len(w, len).expect(INFALLIBLE);
+            for target in fan {
+                encode::write_array_len(w, 2).expect(INFALLIBLE);
+                encode::write_uint(w, target.sequence).expect(INFALLIBLE);
+                self.address(&target.destination, w);
+            }
+            extension(types::EXTENSION_FAN, &bytes);
+        }
+        if !path.is_empty() {
+            extension(types::EXTENSION_PATH, &body::encode(path));
+        }
+        if let Some(proof) = proof {
+            extension(types::EXTENSION_PROOF, &body::encode(proof));
         }
     }
 

@@ -5,7 +5,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    envelope::{Address, Extras, Flags, Header, Incarnation, Kind, TraceContext},
+    codec::body::Blob,
+    envelope::{
+        Address, Extras, Flags, Header, HopRecord, Incarnation, Kind, OriginProof, TraceContext,
+    },
     name::Fqcn,
     token::Token,
 };
@@ -174,7 +177,7 @@ fn a_trailing_nil_is_a_second_spelling_and_refused() {
 fn g_71_an_unknown_critical_field_is_a_version_error_and_an_optional_one_is_dropped() {
     let nils = [0xc0; 5];
     let extension = |number: u8| [&nils[..], &[0x91, 0x92, number, 0xc4, 1, 7]].concat();
-    let error = decode(&lengthened(&extension(2), 16)).unwrap_err();
+    let error = decode(&lengthened(&extension(8), 16)).unwrap_err();
     assert_eq!(error.status, Status::Version);
     assert_eq!(decode(&lengthened(&extension(3), 16)).unwrap().len(), 1);
     assert!(decode(&lengthened(&[&nils[..], &[0x90]].concat(), 16)).is_err());
@@ -212,8 +215,24 @@ fn extras() -> impl Strategy<Value = Option<Box<Extras>>> {
     let content_type = prop::option::of("[ -~]{0,20}".prop_map(Arc::from));
     let trace = prop::option::of(any::<[u8; 25]>().prop_map(TraceContext));
     let headers = prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from);
-    (content_type, trace, headers)
-        .prop_map(|(content_type, trace, headers)| Extras { content_type, trace, headers }.boxed())
+    let hop = ("[a-c]{1,5}", "[ -~]{0,40}", any::<u32>(), any::<u32>());
+    let hop = hop.prop_map(|(cell, rule, queue_us, wire_us)| HopRecord {
+        cell: name(&cell),
+        rule,
+        queue_us,
+        wire_us,
+    });
+    let path = prop::collection::vec(hop, 0..4);
+    let proof = (any::<u64>(), prop::collection::vec(any::<u8>(), 0..80));
+    let proof = prop::option::of(proof.prop_map(|(unix_ms, signature)| OriginProof {
+        unix_ms,
+        signature: Blob(signature),
+    }));
+    (content_type, trace, headers, path, proof).prop_map(
+        |(content_type, trace, headers, path, proof)| {
+            Extras { content_type, trace, headers, path, proof, fan: Vec::new() }.boxed()
+        },
+    )
 }
 
 fn kinds() -> impl Strategy<Value = Kind> {
@@ -235,7 +254,7 @@ prop_compose! {
         kind in kinds(), extras in extras(), sequence in 1u64.., hops_left: u8, budget_ms: u32,
         origin in "[a-c](\\.[d-f])?", counter in 1u64.., nonce: u64, exact: bool,
         channel in "[a-z0-9_.-]{1,9}", token in prop::option::of(65usize..300),
-        lane in prop::sample::select(Lane::ALL.to_vec()), bits in 0u8..16,
+        lane in prop::sample::select(Lane::ALL.to_vec()), bits: u8,
         payload in prop::collection::vec(any::<u8>(), 0..6000),
     ) -> Envelope {
         let incarnation = Incarnation { counter, nonce };
@@ -247,7 +266,7 @@ prop_compose! {
                 destination: Arc::new(destination),
                 target: ChannelTopicOf(&channel).into(),
                 token: token.and_then(|len| Token::from_bytes(vec![len as u8; len].into())),
-                flags: Flags::from_wire(bits).unwrap(),
+                flags: Flags::from_wire(bits),
             },
             payload: payload.into(),
         }

@@ -14,7 +14,7 @@ use cellbus_channels::{
 };
 use cellbus_proto::{
     admission::{Admitted, Verified},
-    envelope::{Header, Kind, cost},
+    envelope::{Header, cost},
     name::ChannelTopic,
     status::Status,
     well_known,
@@ -159,7 +159,7 @@ impl Cell {
             payload: envelope.payload,
             content_type: request.content_type().cloned(),
             budget: Duration::from_millis(budget_ms.into()),
-            expects_reply: request.kind == Kind::Request,
+            expects_reply: request.wants_answer(),
         };
         let cell = ctx.address();
         // The task, not the actor, waits: an actor's cost per message grows with what it waits for.

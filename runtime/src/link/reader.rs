@@ -72,6 +72,8 @@ impl Link {
         let connection = self.connection.clone();
         let outbox = Arc::clone(&self.outbox);
         let meters = writer::Meters {
+            link: self.id,
+            filter: self.filter.clone(),
             counters: Arc::clone(&self.own.counters),
             health: Arc::clone(&self.health),
         };

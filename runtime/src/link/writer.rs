@@ -2,10 +2,12 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use actix::Addr;
 use bytes::{Bytes, BytesMut};
 use cellbus_proto::{
     codec::{Encoder, Frame},
     envelope::Lane,
+    route::LinkId,
     status::Status,
 };
 
@@ -14,15 +16,19 @@ use crate::{
     clock,
     conn::{Connection, Lost, SendStream},
     counters::Counters,
+    filter::{AuthFilter, Expired},
     outbox::{Item, Outbox},
+    seam::post,
 };
 
 /// Bytes gathered before a write.
 const WRITE: usize = 64 << 10;
 
-/// Where what is written is counted.
+/// Where what is written is counted, and what was not written goes.
 #[derive(Clone)]
 pub(super) struct Meters {
+    pub(super) link: LinkId,
+    pub(super) filter: Addr<AuthFilter>,
     pub(super) counters: Arc<Counters>,
     pub(super) health: Arc<Health>,
 }
@@ -66,8 +72,8 @@ async fn run(
             // The connection is gone, and the link hears of that by itself. What was taken and not
             // written may have been written in part: nobody knows.
             for item in items {
-                if let Item::Message(_) = item {
-                    meters.counters.drop_queued(Status::PeerLost);
+                if let Item::Message(message) = item {
+                    meters.counters.drop_queued(Status::PeerLost, message.count());
                 }
             }
             return;
@@ -84,20 +90,24 @@ async fn write(
     meters: &Meters,
 ) -> Result<(), Lost> {
     while !items.is_empty() {
+        let now = clock::now();
         let mut chunks: Vec<Bytes> = Vec::new();
         let mut gathered = 0;
-        let mut messages = 0u32;
+        let mut messages = 0;
+        let mut expired = Vec::new();
         while gathered < WRITE
             && let Some(item) = items.pop_front()
         {
-            let tail = match &item {
-                Item::Frame(frame) => encoder.encode(frame, buffer),
-                Item::Message(message) => {
-                    let Some(budget_ms) = message.budget_left(clock::now()) else {
-                        meters.counters.drop_queued(Status::ExpiredInQueue);
+            let tail = match item {
+                Item::Frame(frame) => encoder.encode(&frame, buffer),
+                Item::Message(mut message) => {
+                    let Some(budget_ms) = message.budget_left(now) else {
+                        meters.counters.unqueue(message.count());
+                        expired.push(*message);
                         continue;
                     };
-                    messages += 1;
+                    messages += message.count();
+                    message.stamp_departure(now, || meters.health.wire_us());
                     encoder.encode_message(message.envelope(), budget_ms, buffer)
                 }
             };
@@ -113,17 +123,20 @@ async fn write(
         if !buffer.is_empty() {
             chunks.push(buffer.split().freeze());
         }
+        if !expired.is_empty() {
+            let expired = Expired { link: meters.link, messages: expired };
+            // Fails only when the filter has ended, and with it whoever could be told.
+            let _ = post(&meters.filter, expired);
+        }
         let total = chunks.iter().map(Bytes::len).sum();
         let outcome = stream.write_all(&mut chunks).await;
-        for _ in 0..messages {
-            match outcome {
-                Ok(()) => meters.counters.forward(),
-                Err(_) => meters.counters.drop_queued(Status::PeerLost),
-            }
+        match outcome {
+            Ok(()) => meters.counters.forward(messages),
+            Err(_) => meters.counters.drop_queued(Status::PeerLost, messages),
         }
         outcome?;
         meters.counters.wrote(total);
-        meters.health.count_sent(messages.into());
+        meters.health.count_sent(messages as u64);
     }
     Ok(())
 }

@@ -6,8 +6,15 @@ use bytes::Bytes;
 
 use super::{Stream, counting, encode_all, name};
 use crate::{
-    codec::{Frame, Octets, body, types},
-    envelope::{Address, Envelope, Extras, Flags, Header, Incarnation, Kind, Lane, TraceContext},
+    codec::{
+        Frame, Octets,
+        body::{self, Blob},
+        types,
+    },
+    envelope::{
+        Address, Envelope, Extras, FanTarget, Flags, Header, HopRecord, Incarnation, Kind, Lane,
+        OriginProof, TraceContext,
+    },
     identity::CellKind,
     name::{ChannelTopic, Fqcn},
     status::Status,
@@ -52,6 +59,7 @@ fn with_extras(content_type: Option<&str>, trace: bool, headers: &'static [u8]) 
         content_type: content_type.map(Arc::from),
         trace: trace.then(|| TraceContext(counting(0xa0))),
         headers: Bytes::from_static(headers),
+        ..Extras::default()
     };
     with(|e| e.header.extras = extras.boxed())
 }
@@ -167,6 +175,49 @@ pub(super) fn control() -> Vec<Stream> {
     streams.map(|(name, about, frames)| Stream::written(name, about, frames)).into()
 }
 
+/// A message with these extras.
+fn extended(extras: Extras) -> Frame {
+    with(|e| e.header.extras = extras.clone().boxed())
+}
+
+fn many() -> Vec<FanTarget> {
+    let to = |sequence, to: &str| FanTarget { sequence, destination: Address::any(name(to)) };
+    // The first is the message's own destination and number.
+    let Frame::Message(own) = with(|_| ()) else { return Vec::new() };
+    let Header { sequence, destination, .. } = own.header;
+    vec![FanTarget { sequence, destination }, to(8, "relay-a.site-7"), to(9, "relay-a.site-8")]
+}
+
+fn hops() -> Vec<HopRecord> {
+    let hop = |cell, rule: &str, queue_us, wire_us| HopRecord {
+        cell: name(cell),
+        rule: rule.to_owned(),
+        queue_us,
+        wire_us,
+    };
+    vec![hop("relay-a.site-2", "this cell", 40, 900), hop("relay-a", "rule 3", 70_000, 0)]
+}
+
+fn signed() -> OriginProof {
+    OriginProof { unix_ms: 1_700_000_000_123, signature: Blob(counting::<64>(0).to_vec()) }
+}
+
+fn fan() -> Frame {
+    extended(Extras { fan: many(), ..Extras::default() })
+}
+
+fn path() -> Frame {
+    extended(Extras { path: hops(), ..Extras::default() })
+}
+
+fn proof() -> Frame {
+    extended(Extras { proof: Some(signed()), ..Extras::default() })
+}
+
+fn all_extensions() -> Frame {
+    extended(Extras { fan: many(), path: hops(), proof: Some(signed()), ..Extras::default() })
+}
+
 pub(super) fn messages() -> Vec<Stream> {
     let kind = |kind| with(|e| e.header.kind = kind);
     let returned = |status, by: &str| Kind::Return { to: 70_000, status, by: name(by) };
@@ -177,11 +228,12 @@ pub(super) fn messages() -> Vec<Stream> {
             content_type: Some("text/plain".into()),
             trace: Some(TraceContext(counting(0))),
             headers: Bytes::from_static(b"\x81\xa1k\xa1v"),
+            ..Extras::default()
         }
         .boxed();
     });
-    let flags = Flags::OPTIONAL.with(Flags::IDEMPOTENT).with(Flags::SEALED).with(Flags::RECEIPT);
-    let streams: [(&str, &str, Vec<Frame>); 16] = [
+    let flags = Flags::from_wire(255);
+    let streams: [(&str, &str, Vec<Frame>); 20] = [
         ("publish", "ten elements", vec![kind(Kind::Publish)]),
         ("request", "ten elements", vec![with(|_| ())]),
         ("reply", "eleven elements: `to`", vec![kind(Kind::Reply { to: 7 })]),
@@ -199,6 +251,10 @@ pub(super) fn messages() -> Vec<Stream> {
             vec![with_extras(Some("a/b"), false, b"h")],
         ),
         ("everything", "fifteen elements, none of them nil", vec![everything]),
+        ("fan", "sixteen elements, extension 2: a message to three cells", vec![fan(), fan()]),
+        ("path", "extension 4: what two cells on the way did", vec![path()]),
+        ("proof", "extension 6: the origin's own signature", vec![proof()]),
+        ("all-extensions", "in ascending order of their numbers", vec![all_extensions()]),
         ("no-token", "as on a challenge, register or bye", vec![with(|e| e.header.token = None)]),
         (
             "exact-destination",
@@ -211,7 +267,7 @@ pub(super) fn messages() -> Vec<Stream> {
         ("control-lane", "lane 0", vec![with(|e| e.header.lane = Lane::Control)]),
         (
             "bulk-lane-all-flags",
-            "lane 2, flags 15",
+            "lane 2, flags 255",
             vec![with(|e| (e.header.lane, e.header.flags) = (Lane::Bulk, flags))],
         ),
         (
@@ -291,6 +347,7 @@ pub(super) fn limits() -> Vec<Stream> {
             content_type: Some(content_type.as_str().into()),
             trace: None,
             headers: vec![0xee; Extras::HEADERS_MAX].into(),
+            ..Extras::default()
         }
         .boxed();
     });

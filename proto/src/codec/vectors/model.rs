@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     codec::{Frame, body},
-    envelope::{Address, Envelope, Kind},
+    envelope::{Address, Envelope, HopRecord, Kind},
 };
 
 /// The fields of a control frame or body, in order. `name:Body` says that the value is itself a body.
@@ -250,6 +250,23 @@ fn message_header(tables: &mut Tables, message: &Value) -> Vec<u8> {
         json!([failure["status"], failure["by"]])
     });
     elements.extend(["content_type", "trace", "headers"].map(field));
+    let mut extensions = Vec::new();
+    let mut extend = |number: u8, value: Value| {
+        let mut bytes = Vec::new();
+        write(&value, &mut bytes);
+        extensions.push(json!([number, { "hex": hex::encode(bytes) }]));
+    };
+    if let Value::Array(fan) = field("fan") {
+        let targets: Vec<Value> =
+            fan.iter().map(|t| json!([t["sequence"], address(t["destination"].clone())])).collect();
+        extend(2, targets.into());
+    }
+    for (number, name) in [(4, "path"), (6, "proof")] {
+        if !field(name).is_null() {
+            extend(number, field(name));
+        }
+    }
+    elements.push(if extensions.is_empty() { Value::Null } else { extensions.into() });
     while elements.len() > 10 && elements.last().is_some_and(Value::is_null) {
         elements.pop();
     }
@@ -291,7 +308,16 @@ fn json_of_message(Envelope { header, payload }: &Envelope) -> Value {
     };
     let extras = header.extras.as_deref().cloned().unwrap_or_default();
     let headers = (!extras.headers.is_empty()).then(|| bytes(&extras.headers));
-    let fields: [(&str, Value); 17] = [
+    let fan: Vec<Value> = extras
+        .fan
+        .iter()
+        .map(|t| json!({ "sequence": t.sequence, "destination": address(&t.destination) }))
+        .collect();
+    let hop = |hop: &HopRecord| json!([hop.cell, hop.rule, hop.queue_us, hop.wire_us]);
+    let path: Vec<Value> = extras.path.iter().map(hop).collect();
+    let proof = extras.proof.as_ref().map(|p| json!([p.unix_ms, bytes(&p.signature.0)]));
+    let some = |list: Vec<Value>| (!list.is_empty()).then_some(list);
+    let fields: [(&str, Value); 20] = [
         ("type", "MESSAGE".into()),
         ("kind", header.kind.as_str().into()),
         ("sequence", header.sequence.into()),
@@ -309,6 +335,9 @@ fn json_of_message(Envelope { header, payload }: &Envelope) -> Value {
         ("content_type", extras.content_type.as_deref().into()),
         ("trace", extras.trace.map(|trace| bytes(&trace.0)).into()),
         ("headers", headers.into()),
+        ("fan", some(fan).into()),
+        ("path", some(path).into()),
+        ("proof", proof.into()),
     ];
     let mut json: Map<String, Value> =
         fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

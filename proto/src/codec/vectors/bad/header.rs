@@ -207,7 +207,7 @@ fn numbers() -> Vec<Case> {
             altered(|p| p.lane = vec![3]),
             BadHeader,
         ),
-        ("flag-unknown", "bit 4", altered(|p| p.flags = vec![16]), BadHeader),
+        ("flag-unknown", "bit 8", altered(|p| p.flags = vec![0xcd, 1, 0]), BadHeader),
     ]
 }
 
@@ -408,15 +408,57 @@ fn rest_of_the_header() -> Vec<Case> {
         ),
         (
             "extension-too-large",
-            "1025 bytes",
-            extensions(&[&[0x91, 0x92, 3][..], &bin16(1025)].concat()),
+            "12289 bytes",
+            extensions(&[&[0x91, 0x92, 3][..], &bin16(12_289)].concat()),
             TooLarge,
         ),
         (
             "extension-critical",
-            "number 2 is even and unknown",
-            extensions(&[0x91, 0x92, 2, 0xc4, 1, 7]),
+            "number 8 is even and unknown",
+            extensions(&[0x91, 0x92, 8, 0xc4, 1, 7]),
             Version,
+        ),
+        (
+            "fan-of-one",
+            "a message to one cell has no list",
+            extensions(&[0x91, 0x92, 2, 0xc4, 4, 0x91, 0x92, 7, 1]),
+            BadHeader,
+        ),
+        (
+            "fan-of-others",
+            "the first is not the destination of the message",
+            extensions(&[0x91, 0x92, 2, 0xc4, 7, 0x92, 0x92, 7, 0, 0x92, 8, 1]),
+            BadHeader,
+        ),
+        (
+            "fan-descends",
+            "every copy has a higher number than the one before",
+            extensions(&[0x91, 0x92, 2, 0xc4, 7, 0x92, 0x92, 7, 1, 0x92, 7, 0]),
+            BadHeader,
+        ),
+        (
+            "fan-without-end",
+            "bytes behind the destinations",
+            extensions(&[0x91, 0x92, 2, 0xc4, 8, 0x92, 0x92, 7, 1, 0x92, 8, 0, 0]),
+            BadHeader,
+        ),
+        (
+            "fan-of-strangers",
+            "refers to a name that was not introduced",
+            extensions(&[0x91, 0x92, 2, 0xc4, 7, 0x92, 0x92, 7, 1, 0x92, 8, 9]),
+            BadHeader,
+        ),
+        (
+            "path-without-hops",
+            "an empty path is left out",
+            extensions(&[0x91, 0x92, 4, 0xc4, 1, 0x90]),
+            BadHeader,
+        ),
+        (
+            "proof-of-nothing",
+            "an array of none where two are due",
+            extensions(&[0x91, 0x92, 6, 0xc4, 1, 0x90]),
+            BadFrame,
         ),
         (
             "extension-critical-zero",
