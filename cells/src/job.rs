@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 use cellbus_channels::{Failure, Reply, from_fn};
 use cellbus_proto::{
+    causes::with_sources,
     codec::body::{self, JobEnded, JobStart, JobStop},
     directory::Directory,
     identity::{CellKind, Identity},
@@ -121,7 +122,7 @@ impl JobHost {
                 let start: JobStart =
                     body::decode_exact(&delivery.payload).map_err(|error| error.status)?;
                 host.launch(start.job, start.program, start.parameters.0.into())
-                    .map_err(|error| Failure::failed(chain(&error)))?;
+                    .map_err(|error| Failure::failed(with_sources(&error)))?;
                 Ok(Reply::default())
             }
         });
@@ -380,15 +381,4 @@ impl JobHost {
             let _ = state.wait_for(|state| matches!(state, JobState::Ended { .. })).await;
         }
     }
-}
-
-/// An error and what it came from, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

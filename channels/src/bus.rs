@@ -1,80 +1,117 @@
-//! Requests, publishes and handlers.
+//! A cell's place on the bus: where every message starts, and where handlers and filters are registered.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use cellbus_proto::{
     name::{ChannelTopic, Fqcn},
     well_known,
 };
-use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use crate::{
-    error::{HandleError, PublishError, RequestError},
-    handler::{Handler, Reply, Selector},
+    error::HandleError,
+    events::Events,
+    fan::{Many, Targets},
+    filter::{Filter, Filters, Point},
+    handler::{Handler, HandlerOptions, Selector},
+    message::RequestBuilder,
+    queue::QueueBuilder,
     transport::{Outgoing, Transport},
 };
 
 /// A cell's place on the bus. Cheap to clone; every clone speaks for the same cell.
 #[derive(Clone)]
 pub struct Bus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     transport: Arc<dyn Transport>,
+    filters: Filters,
 }
 
 impl Bus {
     /// A bus over `transport`.
     #[must_use]
     pub fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transport }
+        let filters = transport.filters();
+        Self { inner: Arc::new(Inner { transport, filters }) }
+    }
+
+    pub(crate) fn transport(&self) -> &dyn Transport {
+        &*self.inner.transport
+    }
+
+    pub(crate) fn filters(&self) -> &Filters {
+        &self.inner.filters
     }
 
     /// The cell that speaks here.
     #[must_use]
     pub fn name(&self) -> Fqcn {
-        self.transport.name()
+        self.inner.transport.name()
     }
 
-    /// Starts a request to `target` at the cell `to`.
+    /// Starts a request or publish to `target` at the cell `to`.
     pub fn request(&self, to: Fqcn, target: ChannelTopic) -> RequestBuilder {
-        let outgoing =
-            Outgoing { to, target, payload: Bytes::new(), content_type: None, budget: None };
-        RequestBuilder { transport: Arc::clone(&self.transport), outgoing }
+        RequestBuilder::new(self.clone(), to, Outgoing::new(target))
     }
 
-    /// Sends `payload` to many cells and gives each outcome as it comes, in no order.
+    /// Starts one message to many cells, each of which gets it once, however often it is named.
     ///
-    /// The payload is shared between all of them. Every cell in `to` yields exactly one outcome, at
-    /// the latest when `budget` is spent.
-    pub async fn broadcast(
+    /// The payload is encoded once and shared; every link is crossed once, and cells on the way duplicate it.
+    pub fn multicast(
         &self,
         to: impl IntoIterator<Item = Fqcn>,
         target: ChannelTopic,
-        payload: impl Into<Bytes>,
-        budget: Duration,
-    ) -> Vec<(Fqcn, Result<Reply, RequestError>)> {
-        let payload = payload.into();
-        let mut pending: FuturesUnordered<_> = to
-            .into_iter()
-            .map(|to| {
-                let request = self.request(to.clone(), target.clone());
-                let request = request.payload(payload.clone()).budget(budget);
-                async move { (to, request.send().await) }
-            })
-            .collect();
-        let mut outcomes = Vec::with_capacity(pending.len());
-        while let Some(outcome) = pending.next().await {
-            outcomes.push(outcome);
-        }
-        outcomes
+    ) -> RequestBuilder<Many> {
+        let many = Many::new(Targets::Named(to.into_iter().collect()));
+        RequestBuilder::new(self.clone(), many, Outgoing::new(target))
     }
 
-    /// Registers `handler` for `selector`. The most specific handler that matches is called.
+    /// Starts one message to every cell that is registered below this one when it is sent: at the server
+    /// that is every cell of the project, elsewhere the direct children. Otherwise as [`Self::multicast`].
+    pub fn broadcast(&self, target: ChannelTopic) -> RequestBuilder<Many> {
+        RequestBuilder::new(self.clone(), Many::new(Targets::Below), Outgoing::new(target))
+    }
+
+    /// Starts a message of its own for each of many cells; a cell may be named more than once. Options
+    /// hold for all of them; a payload that is set as an option for none.
+    pub fn scatter(
+        &self,
+        messages: impl IntoIterator<Item = (Fqcn, impl Into<Bytes>)>,
+        target: ChannelTopic,
+    ) -> RequestBuilder<Many> {
+        let each = messages.into_iter().map(|(to, payload)| (to, payload.into())).collect();
+        RequestBuilder::new(self.clone(), Many::new(Targets::Each(each)), Outgoing::new(target))
+    }
+
+    /// Starts a queue of small messages to `target` at the cell `to`, which travel in batches.
+    pub fn queue(&self, to: Fqcn, target: ChannelTopic) -> QueueBuilder {
+        QueueBuilder::new(self.clone(), to, target)
+    }
+
+    /// Registers `handler` for `selector`. The most specific handler that matches is called; what one cell
+    /// sends on one channel is handled in order, one message at a time.
     ///
     /// # Errors
     /// [`HandleError`] when the selector is taken or belongs to the system.
     pub async fn handle(
         &self,
         selector: impl Into<Selector>,
+        handler: impl Handler,
+    ) -> Result<(), HandleError> {
+        self.handle_with(selector, HandlerOptions::default(), handler).await
+    }
+
+    /// Registers `handler` for `selector`, to be run as `options` say.
+    ///
+    /// # Errors
+    /// As [`Self::handle`].
+    pub async fn handle_with(
+        &self,
+        selector: impl Into<Selector>,
+        options: HandlerOptions,
         handler: impl Handler,
     ) -> Result<(), HandleError> {
         let selector = selector.into();
@@ -86,71 +123,33 @@ impl Bus {
         if let Some(channel) = channel.filter(|channel| well_known::is_reserved(channel)) {
             return Err(HandleError::Reserved(channel.to_string()));
         }
-        self.transport.register(selector, Arc::new(handler)).await
+        self.inner.transport.register_with(selector, options, Arc::new(handler)).await
+    }
+
+    /// Adds a filter behind all others of this cell, for what matches `selector`, at `points`. It stays for
+    /// as long as the cell does, for every bus of it.
+    pub fn filter(
+        &self,
+        points: impl IntoIterator<Item = Point>,
+        selector: impl Into<Selector>,
+        filter: impl Filter,
+    ) {
+        self.inner.filters.add(points, selector, filter);
+    }
+
+    /// What happens to the links of this cell, and to the cells below it, from now on.
+    pub fn events(&self) -> Events {
+        Events::new(self.inner.transport.events())
     }
 
     /// Completes when nothing more can be sent or received.
     pub async fn closed(&self) {
-        self.transport.closed().await;
+        self.inner.transport.closed().await;
     }
 }
 
 impl fmt::Debug for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Bus").field(&self.transport.name()).finish()
-    }
-}
-
-/// A message that is being put together.
-#[must_use = "a message does nothing until it is sent"]
-pub struct RequestBuilder {
-    transport: Arc<dyn Transport>,
-    outgoing: Outgoing,
-}
-
-impl RequestBuilder {
-    /// What the message carries. Default: nothing. At most 1 MiB unless configured otherwise.
-    pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
-        self.outgoing.payload = payload.into();
-        self
-    }
-
-    /// Media type of the payload, for the receiver. At most 128 bytes. Default: none.
-    pub fn content_type(mut self, content_type: &str) -> Self {
-        self.outgoing.content_type = Some(content_type.into());
-        self
-    }
-
-    /// Time until the sender gives up, reduced on the way by what each hop spends. Default: the
-    /// cell's configured budget (30 s unless configured otherwise).
-    pub fn budget(mut self, budget: Duration) -> Self {
-        self.outgoing.budget = Some(budget);
-        self
-    }
-
-    /// Sends the request and waits for its one end: a reply, or an error.
-    ///
-    /// # Errors
-    /// [`RequestError`]; its [`class`](RequestError::class) says whether the work can have been done.
-    ///
-    /// # Cancellation
-    /// Dropping the future gives up; a late reply is discarded and counted.
-    pub async fn send(self) -> Result<Reply, RequestError> {
-        self.transport.request(self.outgoing).await
-    }
-
-    /// Sends the message without asking for an answer: delivered at most once.
-    ///
-    /// # Errors
-    /// [`PublishError`] when this cell did not take it.
-    pub async fn publish(self) -> Result<(), PublishError> {
-        self.transport.publish(self.outgoing).await
-    }
-}
-
-impl fmt::Debug for RequestBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outgoing { to, target, payload, .. } = &self.outgoing;
-        write!(f, "{to} {target} ({} bytes)", payload.len())
+        f.debug_tuple("Bus").field(&self.inner.transport.name()).finish()
     }
 }

@@ -22,13 +22,26 @@ pub enum RequestError {
         /// What the handler said, for [`Status::HandlerFailed`]; else empty.
         detail: Bytes,
     },
-    /// No reply arrived within the budget. The work may have been done.
+    /// No reply arrived within the budget. The work may have been done. Comes where the message, or the
+    /// answer that says where it died, was lost; else that answer is the error.
     #[error("no reply from {to} within {budget:?}")]
     TimedOut {
         /// Where the request went.
         to: Fqcn,
         /// The budget that was spent.
         budget: Duration,
+    },
+    /// The sender waited no longer: enough other cells had answered. The work may have been done.
+    #[error("{to} was not waited for")]
+    Cancelled {
+        /// Where the request went.
+        to: Fqcn,
+    },
+    /// Replies came faster than they were taken, so the rest was cancelled. The work has been begun.
+    #[error("the replies of {from} were not taken in time")]
+    SlowConsumer {
+        /// Where they came from.
+        from: Fqcn,
     },
     /// The bus has been stopped. The work may have been done.
     #[error("the bus is closed")]
@@ -47,9 +60,31 @@ pub enum PublishError {
         /// Why.
         status: Status,
     },
+    /// The receipt that was asked for did not come, for a reason that leaves open whether the message
+    /// arrived.
+    #[error("no receipt")]
+    NoReceipt(#[source] RequestError),
     /// The bus has been stopped.
     #[error("the bus is closed")]
     Closed,
+}
+
+/// Why a call of a typed endpoint gave no value.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The request has no form on the wire; nothing was sent.
+    #[error("the request cannot be encoded")]
+    Encode(#[source] rmp_serde::encode::Error),
+    /// The request produced no reply.
+    #[error("the request failed")]
+    Request(#[from] RequestError),
+    /// The reply is of another media type than the endpoint's. The work has been done.
+    #[error("the reply is of the media type {0:?}")]
+    ContentType(Option<std::sync::Arc<str>>),
+    /// The reply is not what the endpoint promises. The work has been done.
+    #[error("the reply cannot be decoded")]
+    Decode(#[source] rmp_serde::decode::Error),
 }
 
 /// Why a handler was not registered.
@@ -71,12 +106,14 @@ pub enum HandleError {
 }
 
 impl RequestError {
-    /// The code: that of the return, `DEADLINE`, or `SHUTTING_DOWN`.
+    /// The code: that of the return; `DEADLINE` where nothing was waited for any longer, `SLOW_CONSUMER`
+    /// or `SHUTTING_DOWN`.
     #[must_use]
     pub fn status(&self) -> Status {
         match self {
             Self::Returned { status, .. } => *status,
-            Self::TimedOut { .. } => Status::Deadline,
+            Self::TimedOut { .. } | Self::Cancelled { .. } => Status::Deadline,
+            Self::SlowConsumer { .. } => Status::SlowConsumer,
             Self::Closed => Status::ShuttingDown,
         }
     }
@@ -86,7 +123,10 @@ impl RequestError {
     pub fn class(&self) -> Class {
         match self {
             Self::Returned { status, .. } => status.class(),
-            Self::TimedOut { .. } | Self::Closed => Class::Unknown,
+            Self::TimedOut { .. }
+            | Self::Cancelled { .. }
+            | Self::SlowConsumer { .. }
+            | Self::Closed => Class::Unknown,
         }
     }
 
@@ -95,7 +135,61 @@ impl RequestError {
     pub fn by(&self) -> Option<&Fqcn> {
         match self {
             Self::Returned { by, .. } => Some(by),
-            Self::TimedOut { .. } | Self::Closed => None,
+            Self::TimedOut { .. }
+            | Self::Cancelled { .. }
+            | Self::SlowConsumer { .. }
+            | Self::Closed => None,
+        }
+    }
+}
+
+impl PublishError {
+    /// The code: that of the refusal, or of what stands for the receipt.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Refused { status, .. } => *status,
+            Self::NoReceipt(error) => error.status(),
+            Self::Closed => Status::ShuttingDown,
+        }
+    }
+
+    /// Whether the message can have arrived.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Refused { .. } => Class::Refused,
+            Self::NoReceipt(error) => error.class(),
+            Self::Closed => Class::Unknown,
+        }
+    }
+}
+
+impl From<RequestError> for PublishError {
+    /// What the missing receipt says about the publish.
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Returned { by, status, .. } if status.class() == Class::Refused => {
+                Self::Refused { by, status }
+            }
+            RequestError::Closed => Self::Closed,
+            error @ (RequestError::Returned { .. }
+            | RequestError::TimedOut { .. }
+            | RequestError::Cancelled { .. }
+            | RequestError::SlowConsumer { .. }) => Self::NoReceipt(error),
+        }
+    }
+}
+
+impl CallError {
+    /// The code: that of the request; `HANDLER_FAILED` for a reply that is none, `BAD_HEADER` for a
+    /// request that could not be made.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Encode(_) => Status::BadHeader,
+            Self::Request(error) => error.status(),
+            Self::ContentType(_) | Self::Decode(_) => Status::HandlerFailed,
         }
     }
 }

@@ -11,6 +11,16 @@ use cellbus_proto::{
 
 use crate::transport::BoxFuture;
 
+mod later;
+mod options;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    later::{Cancelled, Line, ReplyGone, ReplySender, ReplyToken},
+    options::HandlerOptions,
+};
+
 /// Who sent a message, as verified by the receiving cell. Nothing here is the sender's own word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -35,10 +45,13 @@ pub struct Delivery {
     pub payload: Bytes,
     /// Media type of the payload, where the sender gave one.
     pub content_type: Option<Arc<str>>,
-    /// Time left to answer; zero for a publish.
+    /// Headers of the application, where the sender gave some.
+    pub headers: Bytes,
+    /// Time left to answer; what is left of it at a publish is the time that its handler may run.
     pub budget: Duration,
-    /// Whether somebody waits for an answer.
+    /// Whether somebody waits for what the handler answers.
     pub expects_reply: bool,
+    line: Line,
 }
 
 /// An answer.
@@ -64,13 +77,18 @@ pub enum Failure {
 
 /// Answers the messages of what it is registered for.
 ///
-/// The future is dropped when the requester gives up or the budget is spent.
+/// The future is dropped when the requester gives up or the budget is spent; one that has called
+/// [`Delivery::cancelled`] is told and gets a second to clean up. A future that is ready when it is first
+/// polled costs no task, and it is polled first on the thread of its cell: it must not block.
 pub trait Handler: Send + Sync + 'static {
     /// Handles one message. The reply to a publish is discarded.
     fn handle(&self, delivery: Delivery) -> BoxFuture<Result<Reply, Failure>>;
 }
 
-/// What a handler is registered for; the most specific one that matches is called.
+/// What a handler is registered for.
+///
+/// Exactly one handler is called for a message: that of its channel and topic; else that of its channel;
+/// else the one for everything. Where the more specific one refuses or fails, no other is asked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Selector {
     /// One channel and topic.
@@ -106,6 +124,61 @@ impl From<Bytes> for Reply {
 impl From<Vec<u8>> for Reply {
     fn from(payload: Vec<u8>) -> Self {
         Bytes::from(payload).into()
+    }
+}
+
+impl Reply {
+    /// What a handler returns that has taken a [`ReplyToken`]: the token's answer counts, not this.
+    #[must_use]
+    pub fn later() -> Self {
+        Self::default()
+    }
+}
+
+impl Delivery {
+    /// A message with no content type and no headers, of which somebody expects a reply within 30 s.
+    #[must_use]
+    pub fn new(origin: Origin, target: ChannelTopic, payload: impl Into<Bytes>) -> Self {
+        Self {
+            origin,
+            target,
+            payload: payload.into(),
+            content_type: None,
+            headers: Bytes::new(),
+            budget: Duration::from_secs(30),
+            expects_reply: true,
+            line: Line::default(),
+        }
+    }
+
+    /// The same, with what it asks for told over `line`.
+    #[must_use]
+    pub fn over(mut self, line: Line) -> Self {
+        self.line = line;
+        self
+    }
+
+    /// Takes the answer out of the handler's hands: it may return [`Reply::later`], and whoever holds the
+    /// token answers, from anywhere, until the budget is spent.
+    ///
+    /// The first token taken is the one that counts. An error that the handler returns counts before it.
+    #[must_use = "a token that is dropped answers HANDLER_GONE"]
+    pub fn defer(&self) -> ReplyToken {
+        self.line.defer()
+    }
+
+    /// Sends replies before the last one, which is what the handler returns; an error that it returns ends
+    /// them.
+    #[must_use]
+    pub fn replies(&self) -> ReplySender {
+        self.line.replies()
+    }
+
+    /// Completes when nobody waits for this message any more: it was cancelled, its budget is spent, or it
+    /// has been answered. A handler that asked has a second then before it is dropped.
+    #[must_use]
+    pub fn cancelled(&self) -> Cancelled {
+        self.line.cancelled()
     }
 }
 

@@ -5,20 +5,47 @@
 #![warn(missing_docs)]
 
 mod bus;
+pub mod call;
+mod endpoint;
 mod error;
+mod events;
+mod fan;
+pub mod filter;
+mod gather;
 mod handler;
 pub mod local;
+mod message;
+mod passage;
+mod queue;
+pub mod replies;
 mod transport;
 
 pub use self::{
-    bus::{Bus, RequestBuilder},
-    error::{HandleError, PublishError, RequestError},
-    handler::{Delivery, Failure, Handler, Origin, Reply, Selector, from_fn},
-    transport::{BoxFuture, Outgoing, Transport},
+    bus::Bus,
+    endpoint::{CONTENT_TYPE_MSGPACK, Endpoint},
+    error::{CallError, HandleError, PublishError, RequestError},
+    events::{Event, Events},
+    fan::Many,
+    gather::{Gather, Straggler},
+    handler::{
+        Cancelled, Delivery, Failure, Handler, HandlerOptions, Line, Origin, Reply, ReplyGone, ReplySender,
+        ReplyToken, Selector, from_fn,
+    },
+    message::RequestBuilder,
+    queue::{Pushed, Queue, QueueBuilder},
+    replies::Replies,
+    transport::{BoxFuture, BoxStream, OneOfMany, Outgoing, Probe, Rare, Transport},
 };
 pub use bytes::Bytes;
 pub use cellbus_proto::{
+    envelope::{Flags, HopRecord, Lane, TraceContext},
+    exchange::RetryPolicy,
     identity::CellKind,
     name::{Channel, ChannelTopic, Fqcn, Segment, Topic},
     status::{Class, Status},
 };
+
+/// The examples of the page are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/MESSAGES.md")]
+struct Messages;

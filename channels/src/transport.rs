@@ -3,22 +3,34 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use cellbus_proto::name::{ChannelTopic, Fqcn};
+use cellbus_proto::{
+    envelope::{Flags, HopRecord, Kind, Lane, TraceContext},
+    exchange::RetryPolicy,
+    name::{ChannelTopic, Fqcn},
+};
+use futures_core::Stream;
+use futures_util::stream::{self, FuturesUnordered};
 
 use crate::{
     error::{HandleError, PublishError, RequestError},
-    handler::{Handler, Reply, Selector},
+    events::Event,
+    filter::Filters,
+    handler::{Handler, HandlerOptions, Reply, Selector},
 };
 
 /// A future that can be sent between threads and borrows nothing.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
-/// One message on its way out.
-#[derive(Clone, Debug)]
+/// A stream that can be sent between threads and borrows nothing.
+pub type BoxStream<T> = Pin<Box<dyn Stream<Item = T> + Send + 'static>>;
+
+/// What became of a request to one of many cells.
+pub type OneOfMany = (Fqcn, Result<Reply, RequestError>);
+
+/// One message on its way out, whoever it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
-    /// The cell it is for.
-    pub to: Fqcn,
-    /// Where inside that cell.
+    /// Where inside the destination.
     pub target: ChannelTopic,
     /// What it carries; shared, never copied.
     pub payload: Bytes,
@@ -26,6 +38,32 @@ pub struct Outgoing {
     pub content_type: Option<Arc<str>>,
     /// Time until the sender gives up. `None` takes the cell's default.
     pub budget: Option<Duration>,
+    /// Priority class.
+    pub lane: Lane,
+    /// What the sender asks for.
+    pub flags: Flags,
+    /// What few messages have.
+    pub rare: Option<Box<Rare>>,
+}
+
+/// What few messages have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rare {
+    /// Headers of the application.
+    pub headers: Bytes,
+    /// Trace context.
+    pub trace: Option<TraceContext>,
+    /// How often the message is sent again while nothing is heard of it.
+    pub retry: Option<RetryPolicy>,
+}
+
+/// What a message that asks for the way found out, whether or not it arrived.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// What each cell on the way did, in order. The word of these cells; nothing is decided on it.
+    pub path: Vec<HopRecord>,
+    /// How the request ended.
+    pub outcome: Result<Reply, RequestError>,
 }
 
 /// Carries messages for a [`Bus`](crate::Bus): a cell in this process, or the local socket of one.
@@ -34,10 +72,11 @@ pub trait Transport: Send + Sync + 'static {
     fn name(&self) -> Fqcn;
 
     /// Sends a request and waits for its one end. Dropping the future gives up.
-    fn request(&self, outgoing: Outgoing) -> BoxFuture<Result<Reply, RequestError>>;
+    fn request(&self, to: Fqcn, outgoing: Outgoing) -> BoxFuture<Result<Reply, RequestError>>;
 
-    /// Hands over a publish. `Ok` means that this cell has taken it, not that it arrived.
-    fn publish(&self, outgoing: Outgoing) -> BoxFuture<Result<(), PublishError>>;
+    /// Hands over a publish. `Ok` means that this cell has taken it, not that it arrived; where the
+    /// message has [`Flags::RECEIPT`], that the destination cell has.
+    fn publish(&self, to: Fqcn, outgoing: Outgoing) -> BoxFuture<Result<(), PublishError>>;
 
     /// Registers a handler; it stays until the bus is closed.
     fn register(
@@ -46,6 +85,125 @@ pub trait Transport: Send + Sync + 'static {
         handler: Arc<dyn Handler>,
     ) -> BoxFuture<Result<(), HandleError>>;
 
+    /// Registers a handler whose messages are run as `options` say.
+    ///
+    /// Default: as [`Self::register`], one message of a cell and channel at a time.
+    fn register_with(
+        &self,
+        selector: Selector,
+        options: HandlerOptions,
+        handler: Arc<dyn Handler>,
+    ) -> BoxFuture<Result<(), HandleError>> {
+        let _one_at_a_time = options;
+        self.register(selector, handler)
+    }
+
     /// Completes when nothing more can be sent or received.
     fn closed(&self) -> BoxFuture<()>;
+
+    /// What every message of this cell passes. Always the same list.
+    fn filters(&self) -> Filters {
+        Filters::default()
+    }
+
+    /// Whether messages may have [`Flags::RECEIPT`], [`Flags::BATCH`], [`Flags::PROBE`] and headers of the
+    /// application. Default: no.
+    fn is_complete(&self) -> bool {
+        false
+    }
+
+    /// Sends a request to which several replies may come. The stream ends once; dropping it gives up.
+    ///
+    /// Default: one reply.
+    fn replies(&self, to: Fqcn, outgoing: Outgoing) -> BoxStream<Result<Reply, RequestError>> {
+        Box::pin(stream::once(self.request(to, outgoing)))
+    }
+
+    /// Sends one message to many cells, each of which is named once: a request, or a publish where it has
+    /// [`Flags::RECEIPT`]. Gives exactly one outcome for each, as they come; dropping the stream gives up.
+    ///
+    /// Default: a request for each.
+    fn multicast(&self, to: Vec<Fqcn>, outgoing: Outgoing) -> BoxStream<OneOfMany> {
+        let one = |to: Fqcn| {
+            let asked = self.request(to.clone(), outgoing.clone());
+            async move { (to, asked.await) }
+        };
+        Box::pin(to.into_iter().map(one).collect::<FuturesUnordered<_>>())
+    }
+
+    /// Hands over one publish for many cells, each of which is named once.
+    ///
+    /// Default: a publish for each; the error is the first.
+    fn publish_many(
+        &self,
+        to: Vec<Fqcn>,
+        outgoing: Outgoing,
+    ) -> BoxFuture<Result<(), PublishError>> {
+        let all: Vec<_> = to.into_iter().map(|to| self.publish(to, outgoing.clone())).collect();
+        Box::pin(async move {
+            let mut first = Ok(());
+            for one in all {
+                first = first.and(one.await);
+            }
+            first
+        })
+    }
+
+    /// Sends a request that asks every cell on the way what it did.
+    ///
+    /// Default: a request, and nothing of the way.
+    fn probe(&self, to: Fqcn, outgoing: Outgoing) -> BoxFuture<Probe> {
+        let asked = self.request(to, outgoing);
+        Box::pin(async move { Probe { path: Vec::new(), outcome: asked.await } })
+    }
+
+    /// The cells that are registered below this one, as far as it knows.
+    ///
+    /// Default: none.
+    fn below(&self) -> BoxFuture<Vec<Fqcn>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
+    /// What happens to the links of this cell, and to the cells below it, from now on.
+    ///
+    /// Default: a stream that has ended.
+    fn events(&self) -> BoxStream<Event> {
+        Box::pin(stream::empty())
+    }
+}
+
+impl Outgoing {
+    /// A message of no bytes, with no options.
+    #[must_use]
+    pub fn new(target: ChannelTopic) -> Self {
+        Self {
+            target,
+            payload: Bytes::new(),
+            content_type: None,
+            budget: None,
+            lane: Lane::Interactive,
+            flags: Flags::default(),
+            rare: None,
+        }
+    }
+
+    /// What the message is, where somebody waits for an answer to it: a publish that asks for a receipt,
+    /// else a request.
+    #[must_use]
+    pub fn awaited_kind(&self) -> Kind {
+        let is_receipt = self.flags.contains(Flags::RECEIPT) && !self.flags.contains(Flags::PROBE);
+        if is_receipt { Kind::Publish } else { Kind::Request }
+    }
+
+    /// Headers of the application.
+    #[must_use]
+    pub fn headers(&self) -> Bytes {
+        self.rare.as_ref().map_or_else(Bytes::new, |rare| rare.headers.clone())
+    }
+
+    /// How often the message is sent again, where the sender asked for that.
+    #[must_use]
+    pub fn retry(&self) -> Option<RetryPolicy> {
+        self.rare.as_ref()?.retry
+    }
 }

@@ -23,6 +23,10 @@ use crate::{
     well_known::{self, SystemTopic},
 };
 
+mod verdicts;
+
+use self::verdicts::Verdicts;
+
 /// What the receiver knows about the other end of a link, from the connection and its registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -75,7 +79,7 @@ pub enum Verified {
     /// A registered cell: what its token says.
     Claims(Arc<Claims>),
     /// The neighbour at the other end of the link, not registered yet or leaving.
-    Neighbour(Peer),
+    Neighbour(Box<Peer>),
 }
 
 /// A message that was let in. Nothing but [`Gate::admit`] makes one.
@@ -144,6 +148,7 @@ pub struct Gate {
     policy: Arc<Policy>,
     directory: Arc<Directory>,
     tokens: TokenVerifier,
+    verdicts: Verdicts,
     hops_max: u8,
 }
 
@@ -155,16 +160,19 @@ impl Gate {
     /// front of.
     #[must_use]
     pub fn new(policy: Arc<Policy>, directory: Arc<Directory>, tokens: TokenVerifier) -> Self {
-        Self { routes: None, policy, directory, tokens, hops_max: Self::HOPS_MAX }
+        let verdicts = Verdicts::default();
+        Self { routes: None, policy, directory, tokens, verdicts, hops_max: Self::HOPS_MAX }
     }
 
     /// Takes a new snapshot of the cell's links.
     pub fn set_routes(&mut self, routes: Arc<Routes>) {
+        self.verdicts.forget();
         self.routes = Some(routes);
     }
 
     /// Takes a new policy; the next message is decided by it.
     pub fn set_policy(&mut self, policy: Arc<Policy>) {
+        self.verdicts.forget();
         self.policy = policy;
     }
 
@@ -173,8 +181,9 @@ impl Gate {
         self.hops_max = hops.min(Self::HOPS_MAX);
     }
 
-    /// The tokens that this gate accepts.
+    /// The tokens that this gate accepts, to change what it accepts.
     pub fn tokens(&mut self) -> &mut TokenVerifier {
+        self.verdicts.forget();
         &mut self.tokens
     }
 
@@ -189,7 +198,16 @@ impl Gate {
         mut envelope: Envelope,
         arrival: Arrival<'_>,
     ) -> Result<Admitted, Refused> {
-        match self.judge(now_unix, &envelope, arrival) {
+        let recalled = self.verdicts.recall(now_unix, &envelope.header, arrival);
+        let judged = match recalled {
+            Some((claims, permit)) => Ok((Verified::Claims(claims), permit)),
+            None => self.judge(now_unix, &envelope, arrival).inspect(|(verified, permit)| {
+                if let Verified::Claims(claims) = verified {
+                    self.verdicts.remember(&envelope.header, arrival, claims, *permit);
+                }
+            }),
+        };
+        match judged {
             Ok((verified, permit)) => {
                 let arrived = arrival.hop();
                 let header = &mut envelope.header;
@@ -220,7 +238,7 @@ impl Gate {
     ) -> Result<(Verified, Permit), (Status, Consequence)> {
         let header = &envelope.header;
         let routes = self.routes.clone().ok_or((Status::Unauthenticated, Consequence::Close))?;
-        let exempt = well_known::EXEMPT.into_iter().find(|topic| topic.matches(&header.target));
+        let exempt = header.target.system().filter(|topic| well_known::EXEMPT.contains(topic));
         // What a return says about an exempt request is for whoever made that request, by the rules
         // for every return.
         if let Some(topic) = exempt.filter(|_| !matches!(header.kind, Kind::Return { .. })) {
@@ -309,7 +327,7 @@ pub fn judge_names(
     to: &Fqcn,
     target: &ChannelTopic,
 ) -> Result<Permit, Status> {
-    if well_known::EXEMPT.iter().any(|exempt| exempt.matches(target)) {
+    if target.system().is_some_and(|topic| well_known::EXEMPT.contains(&topic)) {
         return Err(Status::NotDirect);
     }
     let party = |name| Party { name, kind: directory.kind_of(name) };
@@ -369,7 +387,9 @@ fn system_rule(system: SystemTopic, asks: Party<'_>, answers: Party<'_>) -> bool
     let by_parent =
         matches!(asks.kind, Some(CellKind::Server | CellKind::Relay | CellKind::Client));
     match system {
-        well_known::PING => !asks.is(CellKind::Job) || is_family(asks, answers),
+        well_known::PING | well_known::CANCEL => {
+            !asks.is(CellKind::Job) || is_family(asks, answers)
+        }
         well_known::CHALLENGE_CHILD
         | well_known::REGISTER_CHILD
         | well_known::RENEW_CHILD
@@ -425,7 +445,7 @@ fn judge_exempt(
     if !in_turn {
         return Err((Status::NoHello, Consequence::Close));
     }
-    Ok((Verified::Neighbour(peer.clone()), Permit::Exempt(topic)))
+    Ok((Verified::Neighbour(Box::new(peer.clone())), Permit::Exempt(topic)))
 }
 
 impl Arrival<'_> {

@@ -7,10 +7,14 @@ use std::{
 };
 
 use crate::{
-    envelope::{Address, Header, Kind},
+    envelope::{Address, Flags, Header, Kind},
     route::Hop,
     status::Status,
 };
+
+mod copies;
+
+pub use self::copies::{Copies, RetryPolicy, Verdict, retry_after, retry_after_detail};
 
 /// The outstanding requests of one cell; `T` is whoever waits.
 #[derive(Debug)]
@@ -28,6 +32,15 @@ struct Slot<T> {
     via: Hop,
     deadline: Instant,
     waiter: T,
+}
+
+/// An answer has found its request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Completed<'a, T> {
+    /// More answers to the same request follow; whoever waits stays.
+    More(&'a mut T),
+    /// The request has ended.
+    Last(T),
 }
 
 /// An answer that nobody here waits for.
@@ -70,14 +83,15 @@ impl<T> Exchange<T> {
         Ok(())
     }
 
-    /// Ends the request that `header` answers and gives its waiter.
+    /// Gives the waiter of the request that `header` answers, and ends the request unless the answer is a
+    /// reply that says that more follow.
     ///
     /// A reply must come from the cell that was asked, and where an incarnation was asked, from that
     /// one. Any answer must come the way the request went.
     ///
     /// # Errors
     /// [`Stray`]; nothing has changed then.
-    pub fn complete(&mut self, header: &Header, arrived: Hop) -> Result<T, Stray> {
+    pub fn complete(&mut self, header: &Header, arrived: Hop) -> Result<Completed<'_, T>, Stray> {
         let (to, from_anyone) = match &header.kind {
             Kind::Reply { to } => (*to, false),
             Kind::Return { to, .. } => (*to, true),
@@ -93,7 +107,24 @@ impl<T> Exchange<T> {
         if !by_its_way || !(from_anyone || named) {
             return Err(Stray::Unsolicited);
         }
-        self.remove(to).ok_or(Stray::Late)
+        if !from_anyone && header.flags.contains(Flags::MORE) {
+            // Looked up again: a borrow that is given away cannot be let go of on the other ways out.
+            return self.waiter(to).map(Completed::More).ok_or(Stray::Late);
+        }
+        self.remove(to).map(Completed::Last).ok_or(Stray::Late)
+    }
+
+    /// Whoever waits for the request `sequence`.
+    pub fn waiter(&mut self, sequence: u64) -> Option<&mut T> {
+        self.slots.get_mut(&sequence).map(|slot| &mut slot.waiter)
+    }
+
+    /// Another copy of the request `sequence` leaves, for `to` by `via`: answers are taken from there from
+    /// now on. `false` where the request has ended.
+    pub fn redirect(&mut self, sequence: u64, to: Arc<Address>, via: Hop) -> bool {
+        let Some(slot) = self.slots.get_mut(&sequence) else { return false };
+        (slot.to, slot.via) = (to, via);
+        true
     }
 
     /// Forgets a request whose waiter has given up.
@@ -118,14 +149,13 @@ impl<T> Exchange<T> {
         expired
     }
 
-    /// Ends every request that went by `via`, which is no more; the caller tells them
-    /// [`Status::PeerLost`].
-    pub fn fail_hop(&mut self, via: Hop) -> Vec<(T, Status)> {
+    /// Ends every request that went by `via`, which is no more, and gives their sequence numbers and
+    /// waiters; the caller tells them the status, [`Status::PeerLost`].
+    pub fn fail_hop(&mut self, via: Hop) -> Vec<(u64, T, Status)> {
         let lost: Vec<u64> =
             self.slots.iter().filter(|(_, slot)| slot.via == via).map(|(seq, _)| *seq).collect();
         lost.into_iter()
-            .filter_map(|sequence| self.remove(sequence))
-            .map(|waiter| (waiter, Status::PeerLost))
+            .filter_map(|sequence| Some((sequence, self.remove(sequence)?, Status::PeerLost)))
             .collect()
     }
 
@@ -160,7 +190,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        envelope::{Flags, Incarnation, Lane},
+        envelope::{Incarnation, Lane},
         route::LinkId,
         testing::at,
     };
@@ -201,8 +231,40 @@ mod tests {
             Err(Stray::Unsolicited)
         );
         assert_eq!(exchange.complete(&answer(Kind::Request, "b"), WAY), Err(Stray::Unsolicited));
-        assert_eq!(exchange.complete(&reply("b"), WAY), Ok(7));
+        assert_eq!(exchange.complete(&reply("b"), WAY), Ok(Completed::Last(7)));
         assert_eq!(exchange.complete(&reply("b"), WAY), Err(Stray::Late));
+    }
+
+    #[test]
+    fn replies_that_more_follow_leave_the_request_open_and_the_last_ends_it() {
+        let (mut exchange, to) = asked();
+        let more = Header { flags: Flags::MORE, ..answer(Kind::Reply { to }, "b") };
+        assert_eq!(exchange.complete(&more, Hop::Local), Err(Stray::Unsolicited));
+        for _ in 0..3 {
+            assert_eq!(exchange.complete(&more, WAY), Ok(Completed::More(&mut 7)));
+        }
+        let by = "b".parse().unwrap();
+        let failed = Kind::Return { to, status: Status::HandlerFailed, by };
+        let last = Header { flags: Flags::MORE, ..answer(failed, "b") };
+        assert_eq!(exchange.complete(&last, WAY), Ok(Completed::Last(7)), "a return is the end");
+        assert_eq!(exchange.complete(&more, WAY), Err(Stray::Late));
+        assert_eq!(exchange.poll_timeout(), None);
+    }
+
+    #[test]
+    fn an_answer_is_taken_from_where_the_latest_copy_went() {
+        let (mut exchange, to) = asked();
+        let inc = Incarnation { counter: 1, nonce: 1 };
+        let (exact, other) = (Address::exact("b".parse().unwrap(), inc), Hop::Link(LinkId(2)));
+        assert!(
+            exchange.redirect(to, exact, other)
+                && !exchange.redirect(9, Address::any("b".parse().unwrap()), other)
+        );
+        let reply = answer(Kind::Reply { to }, "b");
+        assert_eq!(exchange.complete(&reply, WAY), Err(Stray::Unsolicited));
+        assert!(exchange.fail_hop(WAY).is_empty(), "it has left by another link");
+        assert_eq!(exchange.poll_timeout(), Some(at(5)), "its time runs on");
+        assert_eq!(exchange.complete(&reply, other), Ok(Completed::Last(7)));
     }
 
     #[test]
@@ -211,7 +273,7 @@ mod tests {
         let by = "relay".parse().unwrap();
         let header = answer(Kind::Return { to, status: Status::NoRoute, by }, "relay");
         assert_eq!(exchange.complete(&header, Hop::Link(LinkId(2))), Err(Stray::Unsolicited));
-        assert_eq!(exchange.complete(&header, WAY), Ok(7));
+        assert_eq!(exchange.complete(&header, WAY), Ok(Completed::Last(7)));
         assert!(exchange.is_empty());
     }
 
@@ -222,7 +284,7 @@ mod tests {
         assert!(exchange.expire(at(4)).is_empty());
         assert_eq!(exchange.expire(at(5)), [7]);
         let (mut exchange, _) = asked();
-        assert_eq!(exchange.fail_hop(WAY), [(7, Status::PeerLost)]);
+        assert_eq!(exchange.fail_hop(WAY), [(1, 7, Status::PeerLost)]);
         assert_eq!(exchange.poll_timeout(), None);
     }
 
@@ -236,26 +298,45 @@ mod tests {
     }
 
     proptest! {
-        /// Every request ends exactly once, whatever happens in whatever order.
+        /// Every request ends exactly once, whatever happens in whatever order; what comes before its end
+        /// comes to the same waiter.
         #[test]
-        fn g_03_every_request_ends_exactly_once(events in prop::collection::vec((0u8..6, 1u64..12), 0..80)) {
+        fn g_03_every_request_ends_exactly_once(events in prop::collection::vec((0u8..8, 1u64..12), 0..80)) {
             let mut exchange = Exchange::new(8);
             let mut begun = 0u32;
             let mut ended = Vec::new();
             for (event, n) in events {
+                let via = Hop::Link(LinkId(n % 2));
                 match event {
                     0 | 1 => {
                         let sequence = u64::from(begun) + 1;
-                        let via = Hop::Link(LinkId(n % 2));
                         match exchange.begin(sequence, Address::any("b".parse().unwrap()), via, at(n), begun) {
                             Ok(()) => {}
                             Err(refused) => ended.push(refused),
                         }
                         begun += 1;
                     }
-                    2 => ended.extend(exchange.complete(&answer(Kind::Reply { to: n }, "b"), Hop::Link(LinkId(n % 2))).ok()),
+                    2 => match exchange.complete(&answer(Kind::Reply { to: n }, "b"), via) {
+                        Ok(Completed::Last(waiter)) => ended.push(waiter),
+                        Ok(Completed::More(_)) => prop_assert!(false, "it was the last"),
+                        Err(_) => {}
+                    },
                     3 => ended.extend(exchange.expire(at(n))),
-                    4 => ended.extend(exchange.fail_hop(Hop::Link(LinkId(n % 2))).into_iter().map(|(w, _)| w)),
+                    4 => ended.extend(exchange.fail_hop(via).into_iter().map(|(_, w, _)| w)),
+                    5 => {
+                        let before = exchange.len();
+                        let more = Header { flags: Flags::MORE, ..answer(Kind::Reply { to: n }, "b") };
+                        if let Ok(completed) = exchange.complete(&more, via) {
+                            prop_assert_eq!(completed, Completed::More(&mut (n as u32 - 1)));
+                        }
+                        prop_assert_eq!(exchange.len(), before);
+                    }
+                    6 => {
+                        let before = exchange.len();
+                        let known = exchange.waiter(n).is_some();
+                        prop_assert_eq!(exchange.redirect(n, Address::any("b".parse().unwrap()), via), known);
+                        prop_assert_eq!(exchange.len(), before);
+                    }
                     _ => ended.extend(exchange.give_up(n)),
                 }
                 prop_assert!(exchange.len() <= 8);

@@ -5,8 +5,12 @@
 #![warn(missing_docs)]
 
 pub mod admission;
+pub mod batch;
+pub mod causes;
 pub mod challenge;
 pub mod codec;
+pub mod dead_letters;
+pub mod dedupe;
 pub mod directory;
 pub mod envelope;
 pub mod exchange;
@@ -14,8 +18,10 @@ pub mod fan;
 pub mod identity;
 pub mod inflight;
 pub mod link;
+pub mod load;
 pub mod local;
 pub mod name;
+pub mod order;
 pub mod policy;
 pub mod registry;
 pub mod route;

@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 
 use crate::status::Status;
 
+mod lanes;
+
+pub use self::lanes::{LaneMarks, LaneProbe, LaneVerdict};
+
 /// Where a link is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
@@ -390,28 +394,46 @@ impl Link {
     }
 }
 
+/// Why a cell dials again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Redial {
+    /// A registered link was lost.
+    Lost,
+    /// There was no answer: nobody was troubled, and the path may be whole again at any moment.
+    Unanswered,
+    /// The parent answered and did not let this cell in.
+    Refused,
+}
+
+impl Redial {
+    /// Longest wait after an attempt that had no answer. A handshake repeats its first packet after one
+    /// and after three seconds and is given up after five, so a path that is whole again is used within
+    /// two seconds, this, and two round trips.
+    pub const UNANSWERED_CAP: Duration = Duration::from_millis(2500);
+}
+
 /// How long to wait before dialling again: full jitter.
 ///
 /// `attempt` counts failures in a row, from zero; `random` is uniform in 0..=u32::MAX and drawn by
-/// the caller. `lost_live` says that a registered link was lost, whose first redial is spread over
-/// one second.
+/// the caller. The first redial after the loss of a registered link is spread over one second.
 ///
 /// # Source
 /// "Exponential backoff and jitter", AWS Architecture Blog 2015: the *full jitter* variant.
 #[must_use]
 pub fn redial_after(
     attempt: u32,
-    lost_live: bool,
+    why: Redial,
     base: Duration,
     cap: Duration,
     random: u32,
 ) -> Duration {
-    let ceiling = if attempt == 0 && lost_live {
-        Duration::from_secs(1).min(cap)
-    } else {
-        base.saturating_mul(1u32.checked_shl(attempt.min(16)).unwrap_or(u32::MAX)).min(cap)
+    let doubled = base.saturating_mul(1u32.checked_shl(attempt.min(16)).unwrap_or(u32::MAX));
+    let ceiling = match why {
+        Redial::Lost if attempt == 0 => Duration::from_secs(1),
+        Redial::Lost | Redial::Refused => doubled,
+        Redial::Unanswered => doubled.min(Redial::UNANSWERED_CAP),
     };
-    ceiling.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    ceiling.min(cap).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]
@@ -530,13 +552,34 @@ mod tests {
         assert_eq!(parent.handle_timeout(at_ms(9500)), Some(Due::Close(CloseReason::Silent)));
     }
 
+    #[test]
+    fn g_32_refusals_wait_longer_each_time_and_silence_does_not() {
+        let wait = |attempt, why| {
+            let (base, cap) = (Duration::from_millis(200), Duration::from_secs(10));
+            redial_after(attempt, why, base, cap, u32::MAX).as_millis()
+        };
+        assert_eq!(
+            [0, 1, 3, 5, 9].map(|n| wait(n, Redial::Refused)),
+            [200, 400, 1600, 6400, 10_000]
+        );
+        assert_eq!(
+            [0, 1, 3, 5, 9].map(|n| wait(n, Redial::Unanswered)),
+            [200, 400, 1600, 2500, 2500]
+        );
+        assert_eq!([0, 1].map(|n| wait(n, Redial::Lost)), [1000, 400]);
+    }
+
     proptest! {
         #[test]
-        fn g_32_the_wait_before_a_redial_is_spread_and_bounded(attempt in 0u32..200, lost_live: bool, random: u32) {
+        fn g_32_the_wait_before_a_redial_is_spread_and_bounded(attempt in 0u32..200, random: u32) {
             let (base, cap) = (Duration::from_millis(200), Duration::from_secs(10));
-            let wait = redial_after(attempt, lost_live, base, cap, random);
-            prop_assert!(wait <= cap);
-            prop_assert_eq!(redial_after(attempt, lost_live, base, cap, 0), Duration::ZERO);
+            for why in [Redial::Lost, Redial::Unanswered, Redial::Refused] {
+                let wait = redial_after(attempt, why, base, cap, random);
+                prop_assert!(wait <= cap);
+                prop_assert!(why != Redial::Unanswered || wait <= Redial::UNANSWERED_CAP);
+                prop_assert!(redial_after(attempt, why, base, base, random) <= base);
+                prop_assert_eq!(redial_after(attempt, why, base, cap, 0), Duration::ZERO);
+            }
         }
 
         /// No order of events makes a link speak after its end or grow a timer that never fires.

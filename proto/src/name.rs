@@ -5,6 +5,8 @@
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
+use crate::well_known::{self, SystemTopic};
+
 /// One level of a cell's name: `[a-z0-9][a-z0-9_-]{0,62}`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Segment(Arc<str>);
@@ -27,7 +29,15 @@ pub struct Topic(Arc<str>);
 
 /// A channel and a topic: what a handler is registered for, written `channel/topic`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChannelTopic(Arc<(Channel, Topic)>);
+pub struct ChannelTopic(Arc<Target>);
+
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Target {
+    channel: Channel,
+    topic: Topic,
+    /// Which topic of the system this is: found once, asked for with every message.
+    system: Option<SystemTopic>,
+}
 
 /// Why a text is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +102,13 @@ impl Fqcn {
     pub const MAX_LEN: usize = 255;
     /// Levels in the deepest name.
     pub const MAX_SEGMENTS: usize = 8;
+
+    /// Where this value lives: clones share it, so that as long as one is held, an equal place means
+    /// the same value.
+    #[must_use]
+    pub fn allocation(&self) -> usize {
+        self.0.as_ptr().addr()
+    }
 
     /// The name one level up, or `None` for a name of one segment.
     #[must_use]
@@ -182,7 +199,8 @@ impl ChannelTopic {
     /// Joins the two levels.
     #[must_use]
     pub fn new(channel: Channel, topic: Topic) -> Self {
-        Self(Arc::new((channel, topic)))
+        let system = well_known::find(&channel, &topic);
+        Self(Arc::new(Target { channel, topic, system }))
     }
 
     /// Parses both levels.
@@ -196,17 +214,25 @@ impl ChannelTopic {
     /// The first level.
     #[must_use]
     pub fn channel(&self) -> &Channel {
-        &self.0.0
+        &self.0.channel
     }
 
     /// The second level.
     #[must_use]
     pub fn topic(&self) -> &Topic {
-        &self.0.1
+        &self.0.topic
     }
 
-    /// Where this value lives; clones share it.
-    pub(crate) fn allocation(&self) -> usize {
+    /// The topic of the system that this is, if it is one.
+    #[must_use]
+    pub fn system(&self) -> Option<SystemTopic> {
+        self.0.system
+    }
+
+    /// Where this value lives: clones share it, so that as long as one is held, an equal place means
+    /// the same value.
+    #[must_use]
+    pub fn allocation(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }
 

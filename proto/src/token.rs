@@ -128,6 +128,13 @@ impl Claims {
     /// The form that this code writes and reads.
     pub const VERSION: u8 = 1;
 
+    /// Whether a token with these claims is in its life at `now_unix`, give or take the skew of clocks.
+    #[must_use]
+    pub fn is_current(&self, now_unix: u64) -> bool {
+        const SKEW_S: u64 = TokenVerifier::SKEW_S;
+        now_unix <= self.expires + SKEW_S && self.issued <= now_unix + SKEW_S
+    }
+
     /// The server's incarnation that issued the token.
     #[must_use]
     pub fn server(&self) -> Incarnation {
@@ -277,7 +284,7 @@ impl TokenVerifier {
             Some(claims) => Arc::clone(claims),
             None => self.verify_new(token)?,
         };
-        if now_unix > claims.expires + Self::SKEW_S || claims.issued > now_unix + Self::SKEW_S {
+        if !claims.is_current(now_unix) {
             return Err(TokenError::Expired);
         }
         let by_id = self.revoked.ids.contains_key(&claims.id.0);

@@ -35,6 +35,8 @@ pub const DETACH_CHILD: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic
 pub const QUIT: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "quit" };
 /// Answered by every cell with its own payload.
 pub const PING: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "ping" };
+/// Whoever sent requests waits for their answers no longer: what handles them may stop.
+pub const CANCEL: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "cancel" };
 /// The server tells a site to start a job.
 pub const JOB_START: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_start" };
 /// The server tells a site to stop a job.
@@ -46,7 +48,7 @@ pub const JOB_ENDED: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "
 pub const EXEMPT: [SystemTopic; 3] = [CHALLENGE, REGISTER, BYE];
 
 /// Every topic of the system.
-pub const ALL: [SystemTopic; 12] = [
+pub const ALL: [SystemTopic; 13] = [
     CHALLENGE,
     REGISTER,
     BYE,
@@ -56,6 +58,7 @@ pub const ALL: [SystemTopic; 12] = [
     DETACH_CHILD,
     QUIT,
     PING,
+    CANCEL,
     JOB_START,
     JOB_STOP,
     JOB_ENDED,
@@ -80,7 +83,15 @@ impl From<SystemTopic> for ChannelTopic {
 /// The system topic that `target` is, if it is one.
 #[must_use]
 pub fn lookup(target: &ChannelTopic) -> Option<SystemTopic> {
-    ALL.into_iter().find(|system| system.matches(target))
+    target.system()
+}
+
+/// The system topic with these names, compared as bytes.
+pub(crate) fn find(channel: &Channel, topic: &Topic) -> Option<SystemTopic> {
+    let is = |system: &SystemTopic| {
+        system.channel == channel.as_str() && system.topic == topic.as_str()
+    };
+    ALL.into_iter().find(is)
 }
 
 /// Whether applications may not register on, or send to, this channel except for the system's own topics.

@@ -2,6 +2,9 @@
 
 use std::{future::Future, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc};
 
+use cellbus_proto::link::Redial;
+use quinn::ConnectionError;
+
 use crate::{
     conn::{Connection, PeerError},
     tls::SERVER_NAME,
@@ -63,6 +66,20 @@ pub enum DialError {
     /// Too many are being served.
     #[error("too many handshakes at once")]
     Busy,
+}
+
+impl DialError {
+    /// What it means for the next attempt.
+    pub(crate) fn redial(&self) -> Redial {
+        match self {
+            Self::Handshake(ConnectionError::TimedOut | ConnectionError::Reset)
+            | Self::Resolve { .. }
+            | Self::Connect(_)
+            | Self::Nobody(_)
+            | Self::Busy => Redial::Unanswered,
+            Self::Handshake(_) | Self::Peer(_) => Redial::Refused,
+        }
+    }
 }
 
 /// Where the parent is found.

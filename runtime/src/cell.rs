@@ -3,19 +3,19 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use actix::{Actor, ActorContext, Addr, Context, Handler, Message, SpawnHandle};
-use cellbus_channels::RequestError;
+use cellbus_channels::{Event, RequestError};
 use cellbus_proto::{
     admission::Admitted,
     envelope::{Envelope, Header, Incarnation, Kind},
-    exchange::{Exchange, Stray},
+    exchange::Exchange,
     identity::CellKind,
     name::{Fqcn, Segment},
-    registry::Registry,
+    registry::{Registry, Returns},
     route::{Hop, LinkId, Routes},
     status::Status,
     well_known,
 };
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::{
     clock,
@@ -29,15 +29,25 @@ use crate::{
 mod ask;
 mod handlers;
 mod inspect;
+mod notices;
+mod ping;
 mod registrar;
 mod root;
 
-use self::{ask::Waiter, handlers::Handlers};
+use self::{
+    ask::{Asking, Waiter},
+    handlers::Handlers,
+    registrar::Registrar,
+};
 pub use self::{
-    ask::{Ask, FailOwn, GiveUp, Submit},
-    handlers::{HandlerDone, HandlerLimits, HandlerTable},
+    ask::{
+        Answer, Ask, AskMany, Below, FailOwn, GRACE, GiveUp, GiveUpMany, Submit, SubmitMany,
+    },
+    handlers::{HandlerDone, HandlerLimits, HandlerReply, HandlerTable, Resume},
     inspect::{InspectCell, InspectReport, LinkReport, PeerReport},
-    registrar::{ChallengeFor, RegisterPeer, RegisteredPeer, RenewPeer},
+    notices::Notices,
+    ping::{PingAnswer, PingNeighbour},
+    registrar::{ChallengeFor, LinkLeft, RegisterPeer, RegisteredPeer, RenewPeer},
     root::{JobTable, Root, RootError},
 };
 pub(crate) use self::{registrar::random_nonce, root::announcement_signable};
@@ -51,9 +61,13 @@ pub struct Cell {
     links: BTreeMap<LinkId, LinkInfo>,
     registry: Registry<Holder>,
     exchange: Exchange<Waiter>,
+    asking: Asking,
     expiry: Option<(std::time::Instant, SpawnHandle)>,
     handlers: Handlers,
+    /// What the message in hand has emitted.
+    gathered: std::cell::RefCell<Option<Vec<Envelope>>>,
     root: Option<Root>,
+    registrar: Registrar,
     roster: Arc<dyn Roster>,
     settings: CellSettings,
     state: watch::Sender<CellState>,
@@ -132,6 +146,8 @@ pub struct CellSettings {
     pub requests_max: usize,
     /// What handlers may hold.
     pub handlers: HandlerLimits,
+    /// How often one child may leave and come back within a minute.
+    pub returns_per_minute: usize,
     /// Life of a challenge.
     pub challenge_life: Duration,
     /// Life of a session token, in seconds.
@@ -145,6 +161,7 @@ impl Default for CellSettings {
             payload_max: 1 << 20,
             requests_max: Exchange::<()>::MAX,
             handlers: HandlerLimits::default(),
+            returns_per_minute: Returns::PER_MINUTE,
             challenge_life: Duration::from_secs(30),
             token_life_s: 900,
         }
@@ -238,8 +255,11 @@ impl Cell {
             links: BTreeMap::new(),
             registry: Registry::new(Registry::<Holder>::MAX),
             exchange: Exchange::new(settings.requests_max),
+            registrar: Registrar::new(settings.returns_per_minute),
+            asking: Asking::default(),
             expiry: None,
             handlers: Handlers::new(handlers, settings.handlers),
+            gathered: std::cell::RefCell::default(),
             own,
             filter,
             root,
@@ -271,6 +291,7 @@ impl Cell {
         M::Result: Send,
         AuthFilter: Handler<M>,
     {
+        self.let_go();
         if post(&self.filter, message).is_err() {
             tracing::debug!(cell = %self.own.name, "the filter has ended");
         }
@@ -278,30 +299,51 @@ impl Cell {
 
     /// Sends a message of this cell itself: through the filter, as everybody's.
     fn emit(&self, envelope: Envelope) {
+        if let Some(gathered) = &mut *self.gathered.borrow_mut() {
+            gathered.push(envelope);
+            return;
+        }
         self.to_filter(Inbound { from: Hop::Local, batch: vec![envelope], permit: None });
+    }
+
+    /// What `work` emits leaves in one batch.
+    fn gathering<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        self.gathered.get_mut().get_or_insert_default();
+        let done = work(self);
+        self.let_go();
+        *self.gathered.get_mut() = None;
+        done
+    }
+
+    /// Lets go what has been gathered, before anything else reaches the filter.
+    fn let_go(&self) {
+        let batch = self.gathered.borrow_mut().as_mut().map(std::mem::take).unwrap_or_default();
+        let inbound = Inbound { from: Hop::Local, batch, permit: None };
+        if !inbound.batch.is_empty() && post(&self.filter, inbound).is_err() {
+            tracing::debug!(cell = %self.own.name, "the filter has ended");
+        }
     }
 
     fn take(&mut self, admitted: Admitted, ctx: &mut Context<Self>) {
         self.own.counters.deliver();
         if admitted.header().kind.is_answer() {
-            self.take_answer(admitted);
+            self.take_answer(admitted, ctx);
             return;
         }
         let here = Some(self.own.incarnation);
         let meant = admitted.header().destination.incarnation;
         if meant.is_some() && meant != here {
-            self.answer_failed(admitted.header(), Status::PeerRestarted, bytes::Bytes::new());
-            return;
+            return self.refuse_delivered(admitted, Status::PeerRestarted);
         }
         let Some(budget_ms) = admitted.budget_left(clock::now()) else {
-            self.answer_failed(admitted.header(), Status::ExpiredInQueue, bytes::Bytes::new());
-            return;
+            return self.refuse_delivered(admitted, Status::ExpiredInQueue);
         };
         if admitted.is_probe_only() {
             self.answer(admitted.header(), bytes::Bytes::new(), None);
             return;
         }
-        match well_known::lookup(&admitted.header().target) {
+        match admitted.header().target.system() {
+            Some(well_known::CANCEL) => self.take_cancel(&admitted, ctx),
             Some(well_known::PING) => {
                 let envelope = admitted.into_envelope();
                 self.answer(&envelope.header, envelope.payload, None);
@@ -312,19 +354,8 @@ impl Cell {
                 | well_known::RENEW_CHILD
                 | well_known::DETACH_CHILD
                 | well_known::QUIT),
-            ) => self.take_registration(system, admitted),
+            ) => self.take_registration(system, admitted, ctx),
             Some(_) | None => self.dispatch(admitted, budget_ms, ctx),
-        }
-    }
-
-    fn take_answer(&mut self, admitted: Admitted) {
-        match self.exchange.complete(admitted.header(), admitted.arrived()) {
-            Ok(waiter) => waiter.finish(admitted),
-            Err(Stray::Late) => self.own.counters.late_reply(),
-            Err(Stray::Unsolicited) => {
-                self.own.counters.refuse(Status::ReplyUnsolicited);
-                tracing::debug!(cell = %self.own.name, "an answer that nobody waits for");
-            }
         }
     }
 
@@ -352,16 +383,6 @@ impl Cell {
             self.own.counters.refuse(status);
         }
     }
-
-    fn fail_link(&mut self, id: LinkId) {
-        for (waiter, status) in self.exchange.fail_hop(Hop::Link(id)) {
-            waiter.fail(RequestError::Returned {
-                by: self.own.name.clone(),
-                status,
-                detail: bytes::Bytes::new(),
-            });
-        }
-    }
 }
 
 impl Actor for Cell {
@@ -383,9 +404,11 @@ impl Handler<Deliver> for Cell {
 
     fn handle(&mut self, Deliver { batch, permit }: Deliver, ctx: &mut Self::Context) {
         let weight = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        for admitted in batch {
-            self.take(admitted, ctx);
-        }
+        self.gathering(|cell| {
+            for admitted in batch {
+                cell.take(admitted, ctx);
+            }
+        });
         drop(permit);
         self.pacer.pace(weight, ctx);
     }
@@ -394,7 +417,7 @@ impl Handler<Deliver> for Cell {
 impl Handler<LinkUp> for Cell {
     type Result = ();
 
-    fn handle(&mut self, up: LinkUp, _: &mut Self::Context) {
+    fn handle(&mut self, up: LinkUp, ctx: &mut Self::Context) {
         let LinkUp { id, name, kind, is_parent, incarnation, link, outbox, health } = up;
         if is_parent {
             self.routes.set_uplink(Some(id));
@@ -403,31 +426,34 @@ impl Handler<LinkUp> for Cell {
         } else if let Some(old) =
             self.routes.insert_child(name.clone(), id).filter(|old| *old != id)
         {
-            self.fail_link(old);
+            self.fail_link(old, ctx);
         }
         tracing::info!(cell = %self.own.name, peer = %name, link = id.0, "link is up");
+        self.own.notices.tell(Event::LinkUp(name.clone()));
         let since = clock::now();
         let info = LinkInfo { name, kind, is_parent, incarnation, link, outbox, since, health };
         self.links.insert(id, info);
         self.publish_routes();
+        self.look_for_ways(ctx);
     }
 }
 
 impl Handler<LinkDown> for Cell {
     type Result = ();
 
-    fn handle(&mut self, LinkDown(id): LinkDown, _: &mut Self::Context) {
+    fn handle(&mut self, LinkDown(id): LinkDown, ctx: &mut Self::Context) {
         // Routes first: what the filter returns of the outbox must not go out by this link again.
         let routed = self.routes.remove(id);
         if routed {
             self.publish_routes();
         }
         self.to_filter(RemovePeer(id));
-        self.fail_link(id);
+        self.fail_link(id, ctx);
         // Also where no message ever flowed: a link can end while its registration is decided on.
         self.forget_child(id);
         let Some(info) = self.links.remove(&id) else { return };
         tracing::info!(cell = %self.own.name, peer = %info.name, link = id.0, "link is down");
+        self.own.notices.tell(Event::LinkDown(info.name.clone()));
         if info.is_parent && self.routes.uplink().is_none() {
             self.set_state(CellState::Connecting);
         }
@@ -467,7 +493,7 @@ impl Handler<Busy> for Cell {
     type Result = usize;
 
     fn handle(&mut self, _: Busy, _: &mut Self::Context) -> usize {
-        self.exchange.len() + self.handlers.running()
+        self.outstanding() + self.handlers.running()
     }
 }
 
@@ -475,6 +501,7 @@ impl Handler<SayBye> for Cell {
     type Result = actix::MessageResult<SayBye>;
 
     fn handle(&mut self, _: SayBye, _: &mut Self::Context) -> Self::Result {
+        self.registrar.leaving = true;
         let mut told = Vec::new();
         for info in self.links.values() {
             if post(&info.link, Say::Bye).is_ok() {
@@ -484,9 +511,6 @@ impl Handler<SayBye> for Cell {
         actix::MessageResult(told)
     }
 }
-
-/// Waits for an answer that a future of this cell itself is interested in.
-type Answer<T> = oneshot::Receiver<T>;
 
 /// The last segment of a cell name, as a segment.
 fn base_segment(name: &Fqcn) -> Segment {

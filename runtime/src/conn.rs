@@ -3,7 +3,7 @@
 //! Both give the same: who is at the other end (from its certificate), streams in either direction,
 //! and a value that only the two ends of this connection share. Everything above is the same code.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use bytes::Bytes;
 use cellbus_proto::identity::Identity;
@@ -121,6 +121,8 @@ pub enum CloseCode {
     Unauthenticated = 5,
     /// The name is held by another process.
     Duplicate = 6,
+    /// The neighbour took nothing for too long while something waited for it.
+    SlowConsumer = 7,
     /// A number that this version does not know.
     Other = 255,
 }
@@ -129,7 +131,7 @@ impl CloseCode {
     /// The code with this number.
     #[must_use]
     pub fn from_wire(number: u64) -> Self {
-        const KNOWN: [CloseCode; 7] = [
+        const KNOWN: [CloseCode; 8] = [
             CloseCode::Done,
             CloseCode::Later,
             CloseCode::Superseded,
@@ -137,6 +139,7 @@ impl CloseCode {
             CloseCode::Protocol,
             CloseCode::Unauthenticated,
             CloseCode::Duplicate,
+            CloseCode::SlowConsumer,
         ];
         KNOWN.into_iter().find(|code| u64::from(*code as u32) == number).unwrap_or(Self::Other)
     }
@@ -268,6 +271,23 @@ impl SendStream {
         }
     }
 
+    /// Adds to `bytes` what is handed to the transport from now on.
+    pub fn count_into(&mut self, bytes: Arc<AtomicU64>) {
+        match &mut self.0 {
+            SendHalf::Quic(stream) => stream.count_into(bytes),
+            SendHalf::Memory(writer) => writer.count_into(bytes),
+        }
+    }
+
+    /// Bytes that the transport has taken so far, or that [`Self::count_into`] was given.
+    #[must_use]
+    pub fn taken(&self) -> Arc<AtomicU64> {
+        match &self.0 {
+            SendHalf::Quic(stream) => stream.taken(),
+            SendHalf::Memory(writer) => writer.taken(),
+        }
+    }
+
     /// Ends the stream after everything that was written, and waits until the peer has all of it, or
     /// wants no more.
     pub async fn finish(self) {
@@ -298,5 +318,46 @@ impl RecvStream {
             },
             Self::Memory(reader) => reader.read_chunk().await,
         }
+    }
+
+    /// The next bytes, in pieces, each at most as long as a datagram carries; none at the end of the
+    /// stream.
+    ///
+    /// # Errors
+    /// [`Lost`] when the peer reset the stream, or the connection is gone.
+    pub async fn read_chunks(&mut self, pieces: &mut Pieces) -> Result<usize, Lost> {
+        match self {
+            Self::Quic(stream) => match stream.read_chunks(&mut pieces.0).await {
+                Ok(count) => Ok(count.unwrap_or(0)),
+                Err(error) => Err(Lost(error.to_string())),
+            },
+            Self::Memory(reader) => {
+                let chunk = reader.read_chunk().await?;
+                Ok(chunk.map_or(0, |chunk| {
+                    pieces.0[0] = chunk;
+                    1
+                }))
+            }
+        }
+    }
+}
+
+/// Room for what one read yields.
+#[derive(Debug)]
+pub struct Pieces([Bytes; Pieces::MAX]);
+
+impl Pieces {
+    /// Pieces of one read.
+    pub const MAX: usize = 32;
+
+    /// The first `count` of them.
+    pub fn take(&mut self, count: usize) -> impl Iterator<Item = Bytes> {
+        self.0[..count].iter_mut().map(std::mem::take)
+    }
+}
+
+impl Default for Pieces {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Bytes::new()))
     }
 }

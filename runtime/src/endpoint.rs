@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message};
 use cellbus_proto::{
-    link::{Side, redial_after},
+    causes::with_sources,
+    link::{Redial, Side, redial_after},
     route::LinkId,
     status::Status,
 };
@@ -208,11 +209,14 @@ impl Endpoint {
         });
     }
 
-    fn dial_again(&mut self, lost_live: bool, at_least: Duration, ctx: &mut Context<Self>) {
+    fn dial_again(&mut self, why: Redial, at_least: Duration, ctx: &mut Context<Self>) {
         let EndpointSettings { redial_base, redial_cap, .. } = self.settings;
         let random = (self.settings.random)();
-        let wait = redial_after(self.attempt, lost_live, redial_base, redial_cap, random);
-        self.attempt = if lost_live { 1 } else { self.attempt.saturating_add(1) };
+        if why == Redial::Lost {
+            self.attempt = 0;
+        }
+        let wait = redial_after(self.attempt, why, redial_base, redial_cap, random);
+        self.attempt = self.attempt.saturating_add(1);
         self.dial_after(wait.max(at_least), ctx);
     }
 }
@@ -256,12 +260,14 @@ impl Handler<Dialled> for Endpoint {
             Ok(connection) => self.link(connection, Side::Child, ctx),
             Err(error) => {
                 let target = self.dial.as_ref().map(|dial| dial.target()).unwrap_or_default();
-                let error = error.map_or_else(|| "no answer in time".to_owned(), |e| chain(&e));
+                let why = error.as_ref().map_or(Redial::Unanswered, DialError::redial);
+                let error =
+                    error.map_or_else(|| "no answer in time".to_owned(), |e| with_sources(&e));
                 tracing::info!(
                     cell = %self.own.name, target, error, attempt = self.attempt,
                     "the parent cannot be reached"
                 );
-                self.dial_again(false, Duration::ZERO, ctx);
+                self.dial_again(why, Duration::ZERO, ctx);
             }
         }
     }
@@ -272,16 +278,31 @@ impl Handler<UplinkEnded> for Endpoint {
 
     fn handle(&mut self, UplinkEnded(ended): UplinkEnded, ctx: &mut Self::Context) {
         const STAY_AWAY: Duration = Duration::from_secs(30);
+        const SLOW_DOWN: Duration = Duration::from_secs(10);
         let LinkEnd { was_active, end, refused } = ended;
         let taken = refused == Some(Status::DuplicateName)
             || matches!(end, End::ByPeer(CloseCode::Superseded | CloseCode::Duplicate, _));
         if taken && !self.stopping {
+            let seconds = STAY_AWAY.as_secs();
             tracing::warn!(
-                cell = %self.own.name, ?end, "another process holds the name of this cell"
+                cell = %self.own.name, code = Status::DuplicateName.code(),
+                "another process holds the name of this cell: stop one of them, and where nobody started \
+                 it, the key has been copied; dialling again in {seconds} s at the earliest"
             );
         }
-        let lost_live = was_active && !matches!(end, End::ByPeer(CloseCode::Protocol, _));
-        self.dial_again(lost_live, if taken { STAY_AWAY } else { Duration::ZERO }, ctx);
+        let why = match end {
+            End::ByPeer(CloseCode::Protocol, _) => Redial::Refused,
+            _ if was_active => Redial::Lost,
+            End::ByPeer(..) => Redial::Refused,
+            End::Here | End::Broken(_) if refused.is_some() => Redial::Refused,
+            End::Here | End::Broken(_) => Redial::Unanswered,
+        };
+        let at_least = match refused {
+            _ if taken => STAY_AWAY,
+            Some(Status::RateLimit) => SLOW_DOWN,
+            Some(_) | None => Duration::ZERO,
+        };
+        self.dial_again(why, at_least, ctx);
     }
 }
 
@@ -303,15 +324,4 @@ impl Handler<Halt> for Endpoint {
         self.stopping = true;
         ctx.stop();
     }
-}
-
-/// An error and what it came from, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -22,6 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::{
     cell::{Cell, Deliver, Halt},
     clock,
+    ingress::Lease,
     link::{Exempted, Link, Misbehaved},
     outbox::Outbox,
     own::Own,
@@ -78,6 +79,16 @@ pub struct Inbound {
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Status>")]
 pub struct Pass(pub Envelope);
+
+/// Something waits in the cell's own ingress.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct TakeIngress;
+
+/// Whether messages like this one of this cell itself would pass now, and which way they would take.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Lease, Status>")]
+pub struct AskLease(pub Envelope);
 
 /// What a link tells the filter about its other end, at every change of phase.
 #[derive(Debug, Message)]
@@ -183,18 +194,24 @@ impl AuthFilter {
         }
     }
 
-    /// Takes a message for one cell or for many.
-    fn take_whole(&mut self, from: Hop, envelope: Envelope, out: &mut Departures) {
-        // What becomes of each is answered, counted and logged inside.
+    /// Takes a message for one cell or for many. What becomes of each is answered, counted and logged
+    /// inside; the error is that of the first that was not let in.
+    fn take_whole(
+        &mut self,
+        from: Hop,
+        envelope: Envelope,
+        out: &mut Departures,
+    ) -> Result<(), Status> {
         if envelope.header.fan().is_empty() {
-            let _ = self.take(from, envelope, out);
-            return;
+            return self.take(from, envelope, out);
         }
-        let mut parts = Departures::default();
+        let mut parts = Departures::new(out.at);
+        let mut first = Ok(());
         for part in fan::split(envelope) {
-            let _ = self.take(from, part, &mut parts);
+            first = first.and(self.take(from, part, &mut parts));
         }
         out.append_joined(parts);
+        first
     }
 
     fn take(
@@ -203,8 +220,7 @@ impl AuthFilter {
         envelope: Envelope,
         out: &mut Departures,
     ) -> Result<(), Status> {
-        let now = clock::now();
-        let unix = self.own.wall.unix();
+        let (now, unix) = out.at;
         let arrival = match from {
             Hop::Local => Arrival::Local,
             Hop::Link(link) => match self.neighbours.get(&link) {
@@ -287,6 +303,9 @@ impl AuthFilter {
         let Refused { mut envelope, status, consequence } = refused;
         envelope.header.note(&self.own.name, || format!("refused: {}", status.code()));
         self.count_refusal(status, &envelope, from);
+        if consequence != Consequence::Answer || !envelope.header.wants_answer() {
+            self.own.dead_letters.bury(&envelope.header, envelope.payload.len(), status, from);
+        }
         match consequence {
             Consequence::Answer => self.give_back(&envelope.header, from, status, out),
             Consequence::Silence => {}
@@ -392,9 +411,9 @@ impl Handler<Inbound> for AuthFilter {
     fn handle(&mut self, inbound: Inbound, ctx: &mut Self::Context) {
         let Inbound { from, batch, permit } = inbound;
         let weight = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        let mut out = Departures::default();
+        let mut out = self.departures();
         for envelope in batch {
-            self.take_whole(from, envelope, &mut out);
+            let _ = self.take_whole(from, envelope, &mut out);
         }
         // What could not leave is answered, counted and logged inside.
         let _ = self.depart(&mut out);
@@ -407,8 +426,8 @@ impl Handler<Pass> for AuthFilter {
     type Result = Result<(), Status>;
 
     fn handle(&mut self, Pass(envelope): Pass, ctx: &mut Self::Context) -> Self::Result {
-        let mut out = Departures::default();
-        let taken = self.take(Hop::Local, envelope, &mut out);
+        let mut out = self.departures();
+        let taken = self.take_whole(Hop::Local, envelope, &mut out);
         let left = self.depart(&mut out);
         let outcome = taken.and(left);
         self.deliver(out.local, None);
@@ -417,10 +436,46 @@ impl Handler<Pass> for AuthFilter {
     }
 }
 
+impl Handler<TakeIngress> for AuthFilter {
+    type Result = ();
+
+    fn handle(&mut self, _: TakeIngress, ctx: &mut Self::Context) {
+        let batch = self.own.ingress.take();
+        let weight = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        let mut out = self.departures();
+        for envelope in batch {
+            let _ = self.take_whole(Hop::Local, envelope, &mut out);
+        }
+        let _ = self.depart(&mut out);
+        self.deliver(out.local, None);
+        self.pacer.pace(weight, ctx);
+    }
+}
+
+impl Handler<AskLease> for AuthFilter {
+    type Result = Result<Lease, Status>;
+
+    fn handle(&mut self, AskLease(envelope): AskLease, _: &mut Self::Context) -> Self::Result {
+        let unix = self.own.wall.unix();
+        let judged = self.gate.judge(unix, &envelope, Arrival::Local);
+        judged.map_err(|(status, _)| status)?;
+        let address = Arc::clone(&envelope.header.destination);
+        let outbox = match self.routes.next_hop(&address.name, Hop::Local)? {
+            Hop::Local => None,
+            Hop::Link(link) => {
+                let neighbour = self.neighbours.get(&link).ok_or(Status::NoRoute)?;
+                Some(Arc::clone(&neighbour.outbox))
+            }
+        };
+        Ok(Lease { generation: self.own.generation(), address, outbox })
+    }
+}
+
 impl Handler<SetPeer> for AuthFilter {
     type Result = ();
 
     fn handle(&mut self, SetPeer { peer, outbox, link }: SetPeer, _: &mut Self::Context) {
+        self.own.advance_generation();
         self.neighbours.insert(peer.link, Neighbour { peer, outbox, link });
     }
 }
@@ -429,10 +484,11 @@ impl Handler<RemovePeer> for AuthFilter {
     type Result = ();
 
     fn handle(&mut self, RemovePeer(link): RemovePeer, ctx: &mut Self::Context) {
+        self.own.advance_generation();
         let Some(neighbour) = self.neighbours.remove(&link) else { return };
         // What was never written has certainly not been executed.
         let left = neighbour.outbox.close();
-        let mut out = Departures::default();
+        let mut out = self.departures();
         for part in left.into_iter().flat_map(Admitted::split) {
             self.own.counters.unqueue(1);
             self.in_flight.not_passed(part.header(), link);
@@ -453,7 +509,7 @@ impl Handler<Expired> for AuthFilter {
     type Result = ();
 
     fn handle(&mut self, Expired { link, messages }: Expired, ctx: &mut Self::Context) {
-        let mut out = Departures::default();
+        let mut out = self.departures();
         for part in messages.into_iter().flat_map(Admitted::split) {
             self.in_flight.not_passed(part.header(), link);
             let _ = self.turn_back(part, Status::ExpiredInQueue, &mut out);
@@ -468,6 +524,7 @@ impl Handler<SetRoutes> for AuthFilter {
     type Result = ();
 
     fn handle(&mut self, SetRoutes(routes): SetRoutes, _: &mut Self::Context) {
+        self.own.advance_generation();
         self.gate.set_routes(Arc::clone(&routes));
         self.routes = routes;
     }
@@ -477,6 +534,7 @@ impl Handler<SetPolicy> for AuthFilter {
     type Result = ();
 
     fn handle(&mut self, SetPolicy(policy): SetPolicy, _: &mut Self::Context) {
+        self.own.advance_generation();
         self.gate.set_policy(policy);
     }
 }
@@ -493,6 +551,7 @@ impl Handler<SetServerKey> for AuthFilter {
     type Result = ();
 
     fn handle(&mut self, SetServerKey(key): SetServerKey, _: &mut Self::Context) {
+        self.own.advance_generation();
         self.gate.tokens().set_server(key);
     }
 }
@@ -501,6 +560,7 @@ impl Handler<RevokeSubject> for AuthFilter {
     type Result = ();
 
     fn handle(&mut self, revoke: RevokeSubject, _: &mut Self::Context) {
+        self.own.advance_generation();
         let RevokeSubject { subject, until } = revoke;
         self.gate.tokens().revoke_subject(subject, until);
     }
@@ -541,6 +601,7 @@ impl Handler<StopTaking> for AuthFilter {
     type Result = ();
 
     fn handle(&mut self, _: StopTaking, _: &mut Self::Context) {
+        self.own.advance_generation();
         self.draining = true;
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use actix::{Actor, Addr};
-use cellbus_channels::{Bus, HandleError, Handler, Selector};
+use cellbus_channels::{Bus, HandleError, Handler, HandlerOptions, Selector};
 use cellbus_proto::{
     admission::{Gate, Permit},
     challenge::ChallengeBook,
@@ -34,6 +34,7 @@ use crate::{
     clock,
     endpoint::{Endpoint, EndpointSettings, EndpointStart, StopLinking},
     filter::{AuthFilter, Explain, InTransit, SetCell, SetPolicy},
+    link::Health,
     own::Own,
     seam::{EndNotice, Ended, post},
 };
@@ -258,7 +259,8 @@ impl RunningCell {
         self.accept.as_ref()?.address()
     }
 
-    /// Registers a handler for a topic of the system that this cell's role answers.
+    /// Registers a handler for a topic of the system that this cell's role answers. Messages for it start
+    /// in order and do not wait for each other.
     ///
     /// # Errors
     /// [`HandleError::Taken`].
@@ -267,7 +269,9 @@ impl RunningCell {
         topic: SystemTopic,
         handler: impl Handler,
     ) -> Result<(), HandleError> {
-        self.handlers.add(Selector::Exact(topic.into()), Arc::new(handler))
+        const SYSTEM_CONCURRENCY: u32 = 1024;
+        let options = HandlerOptions::concurrent(SYSTEM_CONCURRENCY);
+        self.handlers.add(Selector::Exact(topic.into()), options, Arc::new(handler))
     }
 
     fn group(&self) -> Option<Group> {
@@ -356,8 +360,9 @@ impl RunningCell {
             tracing::debug!(cell = %self.own.name, "a neighbour did not answer the bye");
         }
         if let Some(accept) = &self.accept {
-            // What was closed is said, or given up after the transport's own time.
-            let _ = tokio::time::timeout(Duration::from_secs(3), accept.wait_idle()).await;
+            // Ends early where nobody has anything to ask any more. It would go on, with nobody to speak to,
+            // for as long as a dial to a parent that is gone, or the handshake of a caller.
+            let _ = tokio::time::timeout(farewell(&told), accept.wait_idle()).await;
         }
     }
 
@@ -369,6 +374,20 @@ impl RunningCell {
             let _ = sender.send(());
         }
     }
+}
+
+/// How long what was closed has to be said again to a neighbour that has missed it: three probe timeouts
+/// of the slowest connection.
+///
+/// # Source
+/// RFC 9000 section 10.2; a probe timeout as in RFC 9002 section 6.2.1, with the variation of the round trip
+/// at its first value and the acknowledgement delay at its default.
+fn farewell(told: &[Arc<Health>]) -> Duration {
+    const ACK_DELAY: Duration = Duration::from_millis(25);
+    const LONGEST: Duration = Duration::from_secs(3);
+    let round_trip = told.iter().map(|health| health.carrier().rtt_us).max().unwrap_or(0);
+    let probe = 3 * Duration::from_micros(round_trip.min(1_000_000)) + ACK_DELAY;
+    (3 * probe).min(LONGEST)
 }
 
 impl std::fmt::Debug for RunningCell {

@@ -28,7 +28,7 @@ use cellbus_proto::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    cell::{Cell, LinkDown, LinkUp, Roster},
+    cell::{Cell, LinkDown, LinkLeft, LinkUp, Roster},
     clock,
     conn::{CarrierStats, CloseCode, Connection, End},
     filter::{AuthFilter, RemovePeer, SetPeer},
@@ -38,6 +38,7 @@ use crate::{
 };
 
 mod child;
+mod lanes;
 mod parent;
 mod reader;
 mod writer;
@@ -61,12 +62,16 @@ pub struct Link {
     hold: watch::Sender<bool>,
     peer_incarnation: Option<Incarnation>,
     /// Ends when everything that was queued on the lanes of applications has arrived.
-    lanes_written: LanesWritten,
+    lanes_written: Written,
+    /// Ends when everything that was queued for the control stream has arrived.
+    control_written: Written,
     timer: Option<SpawnHandle>,
     /// Sequence number of the bye that this end has said.
     bye: Option<u64>,
     /// Whether messages have flowed.
     was_active: bool,
+    /// What this end has closed the connection with.
+    closed_with: Option<CloseCode>,
     ended: Option<oneshot::Sender<LinkEnd>>,
 }
 
@@ -131,21 +136,21 @@ impl Default for LinkSettings {
     }
 }
 
-/// Both halves of the news that the writers of the lanes have ended.
+/// Both halves of the news that writers have ended.
 #[derive(Debug)]
-struct LanesWritten {
+struct Written {
     open: Option<mpsc::Sender<()>>,
     ended: Option<mpsc::Receiver<()>>,
 }
 
-impl Default for LanesWritten {
+impl Default for Written {
     fn default() -> Self {
         let (open, ended) = mpsc::channel(1);
         Self { open: Some(open), ended: Some(ended) }
     }
 }
 
-impl LanesWritten {
+impl Written {
     /// What the writers hold while they write.
     fn sender(&mut self) -> Option<mpsc::Sender<()>> {
         self.open.take()
@@ -179,6 +184,8 @@ pub struct Health {
     rtt_us: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
+    lane_written: Arc<AtomicU64>,
+    lane_read: AtomicU64,
     closed: watch::Sender<bool>,
 }
 
@@ -191,6 +198,8 @@ impl Health {
             rtt_us: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            lane_written: Arc::default(),
+            lane_read: AtomicU64::new(0),
             closed: watch::Sender::new(false),
         })
     }
@@ -216,6 +225,15 @@ impl Health {
     /// Half the round trip that the transport has measured, in microseconds.
     pub(crate) fn wire_us(&self) -> u32 {
         u32::try_from(self.connection.stats().rtt_us / 2).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes of the interactive lane that the transport has taken.
+    fn lane_written(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.lane_written)
+    }
+
+    fn count_lane_read(&self, bytes: usize) {
+        self.lane_read.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn count_sent(&self, messages: u64) {
@@ -311,7 +329,7 @@ impl Link {
             start;
         let role = match side {
             Side::Parent => Role::Parent(ParentSide::new(roster, challenges)),
-            Side::Child => Role::Child(ChildSide::default()),
+            Side::Child => Role::Child(ChildSide::new(clock::now())),
         };
         let link = Self {
             id,
@@ -326,10 +344,12 @@ impl Link {
             role,
             hold: watch::Sender::new(true),
             peer_incarnation: None,
-            lanes_written: LanesWritten::default(),
+            lanes_written: Written::default(),
+            control_written: Written::default(),
             timer: None,
             bye: None,
             was_active: false,
+            closed_with: None,
             ended,
         };
         Actor::start(link)
@@ -413,8 +433,27 @@ impl Link {
     fn close(&mut self, code: CloseCode, reason: &str) {
         if self.state.phase() != Phase::Closed {
             self.state.enter_closed();
+            self.closed_with = Some(code);
             self.connection.close(code, reason);
         }
+    }
+
+    /// Closes when what was said last has arrived, or soon; hears nothing any more.
+    fn close_when_said(&mut self, code: CloseCode, reason: &'static str) {
+        const PATIENCE: Duration = Duration::from_millis(250);
+        if self.state.phase() == Phase::Closed {
+            return;
+        }
+        self.state.enter_closed();
+        self.closed_with = Some(code);
+        self.outbox.end_control();
+        let written = self.control_written.ended.take();
+        let connection = self.connection.clone();
+        actix::spawn(async move {
+            // A neighbour that acknowledges nothing is not waited for.
+            let _ = tokio::time::timeout(PATIENCE, Written::wait(written)).await;
+            connection.close(code, reason);
+        });
     }
 
     /// Closes for a reason that is the neighbour's fault, and says so in the log.
@@ -522,6 +561,7 @@ impl Link {
             self.health.rtt_us.store(micros.max(1), Ordering::Relaxed);
         }
         self.follow_parent(echo, ctx);
+        self.probe_lane(ctx);
     }
 
     fn handle_answer(&mut self, answer: Answer, ctx: &mut Context<Self>) {
@@ -537,6 +577,7 @@ impl Link {
     /// The neighbour goes away: it is out of the tables before the answer leaves.
     fn handle_bye(&mut self, sequence: u64) {
         self.state.enter_draining();
+        self.leave(true);
         self.withdraw();
         self.answer(sequence, Ok(Blob(Vec::new())));
     }
@@ -560,6 +601,27 @@ impl Link {
         Some((sequence, Frame::Message(Envelope { header, payload })))
     }
 
+    /// Tells the cell that a registered child goes, and whether that was meant.
+    fn leave(&self, meant: bool) {
+        if self.was_active && self.side() == Side::Parent {
+            // Fails only when the cell has ended.
+            let _ = post(&self.cell, LinkLeft { id: self.id, meant });
+        }
+    }
+
+    /// Whether the neighbour ended the link, or was turned out; otherwise the link was lost, or ended here.
+    fn was_meant(&self, end: &End) -> bool {
+        match end {
+            End::ByPeer(code, _) => {
+                !matches!(code, CloseCode::HeartbeatLost | CloseCode::SlowConsumer)
+            }
+            End::Here => {
+                matches!(self.closed_with, Some(CloseCode::Protocol | CloseCode::Unauthenticated))
+            }
+            End::Broken(_) => false,
+        }
+    }
+
     fn withdraw(&self) {
         if post(&self.cell, LinkDown(self.id)).is_err() {
             tracing::debug!(link = self.id.0, "the cell has ended");
@@ -577,7 +639,7 @@ impl Link {
         let link = ctx.address();
         actix::spawn(async move {
             // A neighbour that takes nothing is not waited for.
-            let _ = tokio::time::timeout(PATIENCE, LanesWritten::wait(written)).await;
+            let _ = tokio::time::timeout(PATIENCE, Written::wait(written)).await;
             let _ = post(&link, LanesEnded);
         });
     }
@@ -716,6 +778,7 @@ impl Handler<Ended> for Link {
     fn handle(&mut self, Ended(end): Ended, ctx: &mut Self::Context) {
         let was_active = self.was_active;
         self.state.enter_closed();
+        self.leave(self.was_meant(&end));
         self.withdraw();
         if post(&self.filter, RemovePeer(self.id)).is_err() {
             tracing::debug!(link = self.id.0, "the filter has ended");

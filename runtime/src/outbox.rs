@@ -8,7 +8,7 @@ use std::{
 use cellbus_proto::{
     admission::Admitted,
     codec::Frame,
-    envelope::{Lane, cost},
+    envelope::{Kind, Lane, cost},
     status::Status,
 };
 use tokio::sync::Notify;
@@ -26,6 +26,8 @@ pub struct Outbox {
 struct Queue {
     state: Mutex<State>,
     wake: Notify,
+    /// Told when best-effort messages find room again.
+    room: Notify,
     max_bytes: usize,
 }
 
@@ -41,9 +43,14 @@ struct State {
 }
 
 impl State {
-    fn admits(&self, size: usize, max_bytes: usize) -> Result<(), Status> {
+    /// A neighbour that takes slowly costs best-effort messages first: these fill three quarters of a
+    /// queue, what somebody waits for all of it.
+    fn admits(&self, size: usize, best_effort: bool, max_bytes: usize) -> Result<(), Status> {
         if self.closed || self.ending {
             return Err(Status::NoRoute);
+        }
+        if best_effort && self.bytes + size > max_bytes / 4 * 3 {
+            return Err(Status::SlowConsumer);
         }
         if self.bytes + size > max_bytes { Err(Status::Overloaded) } else { Ok(()) }
     }
@@ -53,7 +60,7 @@ impl State {
 #[derive(Debug)]
 pub enum Item {
     /// A message that was let in.
-    Message(Box<Admitted>),
+    Message(Admitted),
     /// A frame of the link itself.
     Frame(Frame),
 }
@@ -74,7 +81,7 @@ impl Outbox {
     /// An outbox that holds at most `max_bytes` on each lane for applications.
     #[must_use]
     pub fn new(max_bytes: usize, counters: Arc<Counters>) -> Arc<Self> {
-        let queue = |max_bytes| Queue { state: Mutex::default(), wake: Notify::new(), max_bytes };
+        let queue = |max_bytes| Queue { state: Mutex::default(), wake: Notify::new(), room: Notify::new(), max_bytes };
         Arc::new(Self {
             lanes: [queue(Self::CONTROL_MAX), queue(max_bytes), queue(max_bytes)],
             counters,
@@ -95,10 +102,12 @@ impl Outbox {
             let mut next = Some(message);
             while let Some(message) = next {
                 let (size, count) = (cost(message.envelope()), message.count());
-                match state.admits(size, queue.max_bytes) {
+                let header = message.header();
+                let best_effort = header.kind == Kind::Publish && !header.wants_answer();
+                match state.admits(size, best_effort, queue.max_bytes) {
                     Ok(()) => {
                         state.bytes += size;
-                        state.items.push_back(Item::Message(Box::new(message)));
+                        state.items.push_back(Item::Message(message));
                         taken += count;
                     }
                     Err(status) => left.push(NotTaken { message: Box::new(message), status }),
@@ -165,8 +174,46 @@ impl Outbox {
 
     /// Gives back the bytes of what was taken and is written or dropped.
     pub(crate) fn written(&self, lane: Lane, bytes: usize) {
-        let mut state = self.lanes[lane as usize].lock();
+        let queue = &self.lanes[lane as usize];
+        let mut state = queue.lock();
         state.bytes = state.bytes.saturating_sub(bytes);
+        let room = state.bytes <= queue.max_bytes / 2;
+        drop(state);
+        if room {
+            queue.room.notify_waiters();
+        }
+    }
+
+    /// Whether best-effort messages of this cell itself may be added on `lane`: it is at most half full.
+    #[must_use]
+    pub fn has_room(&self, lane: Lane) -> bool {
+        let queue = &self.lanes[lane as usize];
+        let state = queue.lock();
+        state.closed || state.ending || state.bytes <= queue.max_bytes / 2
+    }
+
+    /// Waits until [`Self::has_room`] says yes.
+    pub async fn wait_room(&self, lane: Lane) {
+        loop {
+            let mut room = std::pin::pin!(self.lanes[lane as usize].room.notified());
+            room.as_mut().enable();
+            if self.has_room(lane) {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// Takes no messages on the control lane any more; its writer ends when all has left.
+    pub(crate) fn end_control(&self) {
+        let queue = &self.lanes[Lane::Control as usize];
+        queue.lock().ending = true;
+        queue.wake.notify_one();
+    }
+
+    /// Whether anything of `lane` waits or is being written.
+    pub(crate) fn waits(&self, lane: Lane) -> bool {
+        self.lanes[lane as usize].lock().bytes > 0
     }
 
     /// Takes nothing more on the lanes of applications; their writers end when all has left.
@@ -187,6 +234,7 @@ impl Outbox {
             left.extend(std::mem::take(&mut state.items).into_iter().filter_map(Item::message));
             drop(state);
             queue.wake.notify_one();
+            queue.room.notify_waiters();
         }
         left
     }
@@ -207,7 +255,7 @@ impl Outbox {
 impl Item {
     fn message(self) -> Option<Admitted> {
         match self {
-            Self::Message(message) => Some(*message),
+            Self::Message(message) => Some(message),
             Self::Frame(_) => None,
         }
     }

@@ -1,10 +1,14 @@
 //! What a running cell knows about itself, shared by its actors.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use cellbus_channels::filter::Filters;
 use cellbus_proto::{
     envelope::{Address, Incarnation},
     identity::{CellKind, Identity},
@@ -14,8 +18,11 @@ use cellbus_proto::{
 
 use crate::{
     authority::OwnCertificate,
+    cell::Notices,
     clock::WallClock,
     counters::Counters,
+    dead_letters::DeadLetterOffice,
+    ingress::Ingress,
     tls::{LeafSigner, Roots},
 };
 
@@ -44,9 +51,19 @@ pub struct Own {
     pub wall: WallClock,
     /// What it has counted.
     pub counters: Arc<Counters>,
+    /// What its messages pass at the ends of their way.
+    pub filters: Filters,
+    /// Who wants to know of its links and neighbours is told here.
+    pub notices: Notices,
+    /// What ended here without anybody being told.
+    pub dead_letters: DeadLetterOffice,
+    /// What its senders publish, on the way to its filter.
+    pub ingress: Ingress,
     sequence: AtomicU64,
     epoch: AtomicU64,
+    generation: AtomicU64,
     token: Mutex<Option<Token>>,
+    addresses: Mutex<HashMap<usize, Arc<Address>>>,
 }
 
 impl Own {
@@ -66,6 +83,12 @@ impl Own {
             identity: certificate.identity().clone(),
             signer: LeafSigner::new(&certificate),
             counters: Arc::new(Counters::default()),
+            filters: Filters::default(),
+            notices: Notices::default(),
+            dead_letters: DeadLetterOffice::new(wall),
+            ingress: Ingress::default(),
+            generation: AtomicU64::new(0),
+            addresses: Mutex::default(),
             sequence: AtomicU64::new(1),
             epoch: AtomicU64::new(u64::from(parent.is_none())),
             token: Mutex::new(None),
@@ -106,6 +129,34 @@ impl Own {
     /// This cell has registered (again): whoever registered through it has to follow.
     pub fn advance_epoch(&self) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the changes of what its filter decides with.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Something that the filter decides with has changed.
+    pub fn advance_generation(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The address of `name`, whichever start of its process answers: the same allocation as long as the
+    /// caller's name is.
+    #[must_use]
+    pub fn address_of(&self, name: &Fqcn) -> Arc<Address> {
+        const MAX: usize = 4096;
+        let mut known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(address) = known.get(&name.allocation()) {
+            return Arc::clone(address);
+        }
+        if known.len() >= MAX {
+            known.clear();
+        }
+        let address = Address::any(name.clone());
+        known.insert(name.allocation(), Arc::clone(&address));
+        address
     }
 
     /// The session token in force.

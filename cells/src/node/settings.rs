@@ -44,6 +44,7 @@ pub mod figures {
             payload_max: limits.inline_payload_max_bytes,
             handlers: HandlerLimits { running: limits.handlers_max, ..HandlerLimits::default() },
             challenge_life: limits.challenge_ttl,
+            returns_per_minute: limits.returns_per_minute_max,
             token_life_s: limits.token_ttl.as_secs(),
             ..CellSettings::default()
         }

@@ -13,10 +13,14 @@ use rustix::process::{Pid, Signal, getppid, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
-    sync::mpsc::{UnboundedSender, unbounded_channel},
+    sync::mpsc::{Sender, channel},
 };
 
 use super::{StopSignals, UpEnd, UpEvent, tree_order};
+
+/// Events that wait to be told. A process that says more waits with the next one; all that it has said are
+/// in front of its end.
+const EVENTS_MAX: usize = 64;
 
 /// Ends this process when `launcher`, which started it, dies.
 ///
@@ -62,7 +66,7 @@ pub async fn run(
     let mut signals = StopSignals::listen()?;
     let mut cells: Vec<Started> = Vec::new();
     let mut ending = FuturesUnordered::new();
-    let (told, mut events) = unbounded_channel();
+    let (told, mut events) = channel(EVENTS_MAX);
     for name in tree_order(topology) {
         let Some(spec) = topology.cell(&name) else { continue };
         let child = match command(file, root, &name, arguments).and_then(|mut c| c.spawn()) {
@@ -132,7 +136,7 @@ fn ask_next(cells: &mut [Started]) {
 }
 
 /// Waits for the end of a process, and tells the events that it prints meanwhile.
-async fn follow(mut child: Child, told: UnboundedSender<UpEvent>) -> io::Result<ExitStatus> {
+async fn follow(mut child: Child, told: Sender<UpEvent>) -> io::Result<ExitStatus> {
     if let Some(stdout) = child.stdout.take() {
         let mut lines = BufReader::new(stdout).lines();
         while let Ok(Some(line)) = lines.next_line().await {
@@ -140,7 +144,7 @@ async fn follow(mut child: Child, told: UnboundedSender<UpEvent>) -> io::Result<
             match serde_json::from_str(&line) {
                 Ok(UpEvent::Stopped { clean: false, .. }) | Err(_) => {}
                 // Fails only when nobody waits any longer.
-                Ok(event) => drop(told.send(event)),
+                Ok(event) => drop(told.send(event).await),
             }
         }
     }
@@ -169,4 +173,34 @@ fn command(file: &Path, root: &Path, name: &str, arguments: &[String]) -> io::Re
         .process_group(0)
         .kill_on_drop(true);
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_says_more_than_may_wait_is_heard_to_the_last_word_before_its_end() {
+        const SAID: u64 = 500;
+        let script = r#"i=0; while [ $i -lt 500 ]; do
+            printf '{"event":"ready","cell":"server","after_ms":%d}\n' $i; i=$((i+1)); done; exit 7"#;
+        let child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let (told, mut events) = channel(1);
+        let mut heard = Vec::new();
+        let mut ending = std::pin::pin!(follow(child, told));
+        let status = loop {
+            tokio::select! {
+                biased;
+                status = &mut ending => break status.unwrap(),
+                Some(event) = events.recv() => heard.push(event),
+            }
+        };
+        while let Ok(event) = events.try_recv() {
+            heard.push(event);
+        }
+        assert_eq!(status.code(), Some(7));
+        let cell: Fqcn = "server".parse().unwrap();
+        let said = (0..SAID).map(|after_ms| UpEvent::Ready { cell: cell.clone(), after_ms });
+        assert_eq!(heard, said.collect::<Vec<_>>());
+    }
 }

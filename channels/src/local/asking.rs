@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use cellbus_proto::{
     local::{Outcome, ToCell, is_content_type},
+    name::Fqcn,
     status::Status,
 };
 use tokio::{
@@ -21,8 +22,9 @@ use crate::{
     transport::Outgoing,
 };
 
-/// How much longer than the budget job code waits for its cell to say that the budget is spent.
-const GRACE: Duration = Duration::from_millis(500);
+/// How much longer than the budget job code waits for its cell to say how the request ended; the cell itself
+/// waits for less.
+const GRACE: Duration = Duration::from_millis(225);
 
 /// What stands between asking and the answer; asks the cell to stop when dropped before it.
 struct Asked {
@@ -48,7 +50,11 @@ impl Drop for Asked {
     }
 }
 
-pub(super) async fn request(side: Arc<JobSide>, outgoing: Outgoing) -> Result<Reply, RequestError> {
+pub(super) async fn request(
+    side: Arc<JobSide>,
+    to: Fqcn,
+    outgoing: Outgoing,
+) -> Result<Reply, RequestError> {
     let budget = outgoing.budget.unwrap_or(side.limits.budget());
     let started = Instant::now();
     let refused = |status| RequestError::Returned {
@@ -63,10 +69,9 @@ pub(super) async fn request(side: Arc<JobSide>, outgoing: Outgoing) -> Result<Re
     };
     let admission = admitted.map_err(|Closed| RequestError::Closed)?;
     let left = budget.saturating_sub(started.elapsed());
-    let to = outgoing.to.clone();
     let asked = ask(&side, admission, |id| ToCell::Request {
         id,
-        to: outgoing.to.as_str().into(),
+        to: to.as_str().into(),
         channel: outgoing.target.channel().as_str().into(),
         topic: outgoing.target.topic().as_str().into(),
         budget_ms: Some(whole_millis(left)),
@@ -89,14 +94,18 @@ pub(super) async fn request(side: Arc<JobSide>, outgoing: Outgoing) -> Result<Re
     }
 }
 
-pub(super) async fn publish(side: Arc<JobSide>, outgoing: Outgoing) -> Result<(), PublishError> {
+pub(super) async fn publish(
+    side: Arc<JobSide>,
+    to: Fqcn,
+    outgoing: Outgoing,
+) -> Result<(), PublishError> {
     let refused = |status| PublishError::Refused { by: side.cell.clone(), status };
     check(&side, &outgoing).map_err(refused)?;
     let admitted = admit(&side, outgoing.payload.len()).await;
     let admission = admitted.map_err(|Closed| PublishError::Closed)?;
     let asked = ask(&side, admission, |id| ToCell::Publish {
         id,
-        to: outgoing.to.as_str().into(),
+        to: to.as_str().into(),
         channel: outgoing.target.channel().as_str().into(),
         topic: outgoing.target.topic().as_str().into(),
         content_type: outgoing.content_type,

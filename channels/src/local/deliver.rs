@@ -10,7 +10,10 @@ use cellbus_proto::{
 use tokio::time::timeout;
 
 use super::job_side::JobSide;
-use crate::handler::{Delivery, Failure, Handler, Origin, Reply};
+use crate::{
+    call::{Call, Outcome},
+    handler::{Delivery, Failure, Handler, Line, Origin, Reply},
+};
 
 /// Starts the handler for a delivery, or answers that there is none.
 pub(super) fn deliver(side: &Arc<JobSide>, delivery: local::Delivery) {
@@ -48,11 +51,18 @@ async fn work(unanswered: Unanswered, handler: Arc<dyn Handler>, delivery: local
     let Unanswered { side, id } = &unanswered;
     let budget = Duration::from_millis(delivery.budget_ms.into());
     let is_awaited = delivery.expects_reply;
-    let handled = handler.handle(from_wire(delivery));
+    let call = Call::new(&*handler, from_wire(delivery), Line::for_one_reply());
+    let ended = async {
+        match call.end().await {
+            Outcome::Replied(reply) => Ok(reply),
+            Outcome::Failed(failure) => Err(failure),
+            Outcome::Panicked => Err(Failure::Unknown(Status::HandlerPanic)),
+        }
+    };
     let outcome = if is_awaited {
-        timeout(budget, handled).await.unwrap_or(Err(Failure::Unknown(Status::Deadline)))
+        timeout(budget, ended).await.unwrap_or(Err(Failure::Unknown(Status::Deadline)))
     } else {
-        handled.await.map(|_discarded| Reply::default())
+        ended.await.map(|_discarded| Reply::default())
     };
     let frame = to_wire(*id, outcome, side.limits.payload_max as usize);
     if let Ok(room) = side.outbox.reserve(payload_len(&frame)).await {
@@ -68,14 +78,11 @@ fn from_wire(delivery: local::Delivery) -> Delivery {
     let local::Delivery { id: _, origin, target, budget_ms, expects_reply, content_type, payload } =
         delivery;
     let local::Origin { name, kind, org, job } = origin;
-    Delivery {
-        origin: Origin { name, kind, org, job },
-        target,
-        payload,
-        content_type,
-        budget: Duration::from_millis(budget_ms.into()),
-        expects_reply,
-    }
+    let mut delivered = Delivery::new(Origin { name, kind, org, job }, target, payload);
+    delivered.content_type = content_type;
+    delivered.budget = Duration::from_millis(budget_ms.into());
+    delivered.expects_reply = expects_reply;
+    delivered
 }
 
 fn to_wire(id: u64, outcome: Result<Reply, Failure>, payload_max: usize) -> ToCell {

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::outbox::Outbox;
+use crate::filter::Filters;
 use crate::handler::{Handler, Reply, Selector};
 
 /// One connection, as everything that uses it sees it.
@@ -24,6 +25,8 @@ pub(super) struct JobSide {
     pub(super) cell: Fqcn,
     pub(super) limits: Limits,
     pub(super) outbox: Outbox,
+    /// What messages of job code pass in its own process.
+    pub(super) filters: Filters,
     /// Held from the first wait until the frame is queued: frames leave in the order of asking.
     pub(super) turnstile: tokio::sync::Mutex<()>,
     pub(super) slots: Arc<Semaphore>,
@@ -70,6 +73,7 @@ impl JobSide {
         Self {
             cell,
             outbox,
+            filters: Filters::default(),
             turnstile: tokio::sync::Mutex::default(),
             slots: Arc::new(Semaphore::new(limits.requests_max as usize)),
             bytes: Arc::new(Semaphore::new(limits.bytes_max as usize)),

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     error::{HandleError, PublishError, RequestError},
+    filter::Filters,
     handler::{Handler, Reply, Selector},
     transport::{BoxFuture, Outgoing, Transport},
 };
@@ -115,12 +116,16 @@ impl Transport for LocalTransport {
         self.side.cell.clone()
     }
 
-    fn request(&self, outgoing: Outgoing) -> BoxFuture<Result<Reply, RequestError>> {
-        Box::pin(asking::request(Arc::clone(&self.side), outgoing))
+    fn request(&self, to: Fqcn, outgoing: Outgoing) -> BoxFuture<Result<Reply, RequestError>> {
+        Box::pin(asking::request(Arc::clone(&self.side), to, outgoing))
     }
 
-    fn publish(&self, outgoing: Outgoing) -> BoxFuture<Result<(), PublishError>> {
-        Box::pin(asking::publish(Arc::clone(&self.side), outgoing))
+    fn publish(&self, to: Fqcn, outgoing: Outgoing) -> BoxFuture<Result<(), PublishError>> {
+        Box::pin(asking::publish(Arc::clone(&self.side), to, outgoing))
+    }
+
+    fn filters(&self) -> Filters {
+        self.side.filters.clone()
     }
 
     fn register(

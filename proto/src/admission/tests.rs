@@ -235,6 +235,20 @@ fn atk_041_a_stolen_token_is_useless_on_another_connection() {
 }
 
 #[test]
+fn atk_041_a_token_is_good_only_behind_the_cell_that_it_was_registered_through() {
+    let behind = |via: &str| {
+        let claims = Claims { via: name(via), ..claims("relay.site-1.job-1", CellKind::Job) };
+        let mut message = envelope("relay.site-1.job-1", "relay.site-1", "task/fetch");
+        message.header.token = Some(signer().sign(&claims));
+        status(&mut gate(), message, &site_1())
+    };
+    assert_eq!(behind("relay.site-1"), Ok(Permit::Job));
+    for elsewhere in ["server", "relay", "relay.site-2", "relay.site-10"] {
+        assert_eq!(behind(elsewhere), Err(Status::TokenWrongConn), "{elsewhere}");
+    }
+}
+
+#[test]
 fn a_message_without_a_token_passes_in_no_direction_and_as_no_kind() {
     let kinds = [
         Kind::Publish,
@@ -281,9 +295,12 @@ fn j_13_a_job_cell_reaches_its_own_job_and_its_parent_and_nothing_else() {
     }
     for to in ["server", "relay.site-2.job-2"] {
         assert_eq!(ask(to, "cell/ping"), Err(Status::TopicDenied), "{to}");
+        assert_eq!(ask(to, "cell/cancel"), Err(Status::TopicDenied), "{to}");
         assert_eq!(ask(to, "cell/register_child"), Err(Status::TopicDenied), "{to}");
     }
     assert_eq!(ask("server.job-1", "cell/ping"), Ok(Permit::System(well_known::PING)));
+    let cancels = Ok(Permit::System(well_known::CANCEL));
+    assert_eq!(ask("server.job-1", "cell/cancel"), cancels);
     assert_eq!(ask("server.job-1", "cellnet.channel/x"), Err(Status::TopicDenied));
 }
 

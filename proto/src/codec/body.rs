@@ -263,6 +263,15 @@ pub struct DetachChild {
     pub incarnation: WireIncarnation,
 }
 
+/// Says that nobody waits for these requests of the sender any longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancel {
+    /// Sequence numbers of the requests, of the incarnation that this message comes from. At most
+    /// [`CANCEL_MAX`].
+    #[serde(deserialize_with = "at_most::<CANCEL_MAX, _, _>")]
+    pub requests: Vec<u64>,
+}
+
 /// Tells a site to start a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobStart {
@@ -294,6 +303,8 @@ pub struct JobEnded {
 
 /// Certificates in a chain.
 pub const CHAIN_MAX: usize = 4;
+/// Requests that one message cancels.
+pub const CANCEL_MAX: usize = 1024;
 /// Features that a child may name.
 pub const FEATURES_MAX: usize = 16;
 

@@ -119,11 +119,12 @@ impl Decoder {
     fn top_up(&mut self, chunk: &mut Bytes, len: usize) -> bool {
         let missing = len.saturating_sub(self.partial.len());
         let moved = missing.min(chunk.len());
-        self.partial.extend_from_slice(&chunk.split_to(moved));
+        self.partial.extend_from_slice(&chunk[..moved]);
+        chunk.advance(moved);
         moved == missing
     }
 
-    /// Splits one complete frame off the front of `chunk`, without copying.
+    /// Takes one complete frame off the front of `chunk`, without copying.
     fn split(&mut self, chunk: &mut Bytes) -> Result<Option<Frame>, CodecError> {
         if chunk.len() < PREFIX_LEN {
             return Ok(None);
@@ -132,8 +133,7 @@ impl Decoder {
         if chunk.len() < prefix.total() {
             return Ok(None);
         }
-        let mut whole = chunk.split_to(prefix.total());
-        self.take(prefix, &mut whole).map(Some)
+        self.take(prefix, chunk).map(Some)
     }
 
     fn prefix(&self, mut bytes: &[u8]) -> Result<Prefix, CodecError> {
@@ -156,30 +156,32 @@ impl Decoder {
     }
 
     fn take(&mut self, prefix: Prefix, whole: &mut Bytes) -> Result<Frame, CodecError> {
-        whole.advance(PREFIX_LEN);
-        let header = whole.split_to(prefix.header);
-        Ok(match prefix.kind {
-            types::HELLO => Frame::Hello(body::decode_exact(&header)?),
-            types::HELLO_OK => Frame::HelloOk(body::decode_exact(&header)?),
-            types::BEAT => Frame::Beat(body::decode_exact(&header)?),
-            types::ECHO => Frame::Echo(body::decode_exact(&header)?),
-            types::DRAIN => Frame::Drain(body::decode_exact(&header)?),
-            types::ANSWER => Frame::Answer(body::decode_exact(&header)?),
-            types::LANE => {
-                let (number,) = body::decode_exact::<(u8,)>(&header)?;
+        let payload = PREFIX_LEN + prefix.header;
+        let header = &whole[PREFIX_LEN..payload];
+        let frame = match prefix.kind {
+            types::MESSAGE => {
+                let header = self.header(header, whole)?;
+                Frame::Message(Envelope { header, payload: whole.slice(payload..prefix.total()) })
+            }
+            types::HELLO => Frame::Hello(body::decode_exact(header)?),
+            types::HELLO_OK => Frame::HelloOk(body::decode_exact(header)?),
+            types::BEAT => Frame::Beat(body::decode_exact(header)?),
+            types::ECHO => Frame::Echo(body::decode_exact(header)?),
+            types::DRAIN => Frame::Drain(body::decode_exact(header)?),
+            types::ANSWER => Frame::Answer(body::decode_exact(header)?),
+            _ => {
+                let (number,) = body::decode_exact::<(u8,)>(header)?;
                 let unknown = CodecError::new(Status::BadFrame, "unknown lane");
                 Frame::Lane(Lane::from_wire(number).ok_or(unknown)?)
             }
-            _ => {
-                let header = self.header(&header)?;
-                Frame::Message(Envelope { header, payload: whole.clone() })
-            }
-        })
+        };
+        whole.advance(prefix.total());
+        Ok(frame)
     }
 
-    fn header(&mut self, bytes: &Bytes) -> Result<Header, CodecError> {
-        let mut reader: &[u8] = bytes;
-        let r = &mut reader;
+    /// Reads a header that lies in `whole`.
+    fn header(&mut self, mut bytes: &[u8], whole: &Bytes) -> Result<Header, CodecError> {
+        let r = &mut bytes;
         let len = array(r)?;
         if !(ELEMENTS_MIN..=ELEMENTS_MAX).contains(&len) {
             return Err(CodecError::header("wrong number of elements"));
@@ -194,7 +196,49 @@ impl Decoder {
         let hops_left = small(uint(r)?)?;
         let lane = Lane::from_wire(small(uint(r)?)?).ok_or(CodecError::header("unknown lane"))?;
         let flags = Flags::from_wire(small(uint(r)?)?);
-        let to = if len > 10 { optional(r, uint)? } else { None };
+        let rest = if len > ELEMENTS_MIN { self.rest(r, len, whole)? } else { Rest::default() };
+        if !r.is_empty() {
+            return Err(CodecError::new(Status::BadFrame, "bytes behind the header"));
+        }
+        if sequence == 0 {
+            return Err(CodecError::header("sequence numbers start at one"));
+        }
+        if origin.incarnation.is_none() {
+            return Err(CodecError::header("origin without an incarnation"));
+        }
+        let Rest { to, failure, extras } = rest;
+        let kind = match (kind, to, failure) {
+            (0, None, None) => Kind::Publish,
+            (1, None, None) => Kind::Request,
+            (2, Some(to), None) => Kind::Reply { to },
+            (3, Some(to), Some((status, by))) => Kind::Return { to, status, by },
+            _ => return Err(CodecError::header("kind and its fields do not fit")),
+        };
+        let fan = extras.as_ref().and_then(|extras| extras.fan.first());
+        if fan.is_some_and(|t| t.sequence != sequence || t.destination != destination) {
+            return Err(CodecError::header("a message to many is first for its own destination"));
+        }
+        if fan.is_some() && kind.is_answer() {
+            return Err(CodecError::header("an answer is for one cell"));
+        }
+        Ok(Header {
+            kind,
+            sequence,
+            origin,
+            destination,
+            target,
+            token,
+            budget_ms,
+            hops_left,
+            lane,
+            flags,
+            extras,
+        })
+    }
+
+    /// The elements that not every header has.
+    fn rest(&mut self, r: &mut &[u8], len: u32, whole: &Bytes) -> Result<Rest, CodecError> {
+        let to = optional(r, uint)?;
         let failure = if len > 11 { optional(r, failure)? } else { None };
         let content_type =
             if len > 12 { optional(r, |r| text(r, Extras::CONTENT_TYPE_MAX))? } else { None };
@@ -214,54 +258,20 @@ impl Decoder {
         if headers.is_some_and(<[u8]>::is_empty) {
             return Err(CodecError::header("empty application headers are left out"));
         }
-        let known = if len > ELEMENTS_KNOWN { self.extensions(r)? } else { Known::default() };
-        if !r.is_empty() {
-            return Err(CodecError::new(Status::BadFrame, "bytes behind the header"));
-        }
-        if sequence == 0 {
-            return Err(CodecError::header("sequence numbers start at one"));
-        }
-        if origin.incarnation.is_none() {
-            return Err(CodecError::header("origin without an incarnation"));
-        }
         if content_type.is_some_and(|text| text.bytes().any(|b| !(0x20..0x7f).contains(&b))) {
             return Err(CodecError::header("content type has a character that is not printable"));
         }
-        let kind = match (kind, to, failure) {
-            (0, None, None) => Kind::Publish,
-            (1, None, None) => Kind::Request,
-            (2, Some(to), None) => Kind::Reply { to },
-            (3, Some(to), Some((status, by))) => Kind::Return { to, status, by },
-            _ => return Err(CodecError::header("kind and its fields do not fit")),
-        };
+        let Known { fan, path, proof } =
+            if len > ELEMENTS_KNOWN { self.extensions(r)? } else { Known::default() };
         let extras = Extras {
             content_type: content_type.map(Arc::from),
             trace,
-            headers: headers.map_or_else(Bytes::new, |headers| bytes.slice_ref(headers)),
-            fan: known.fan,
-            path: known.path,
-            proof: known.proof,
+            headers: headers.map_or_else(Bytes::new, |headers| whole.slice_ref(headers)),
+            fan,
+            path,
+            proof,
         };
-        let first = extras.fan.first();
-        if first.is_some_and(|t| t.sequence != sequence || t.destination != destination) {
-            return Err(CodecError::header("a message to many is first for its own destination"));
-        }
-        if first.is_some() && kind.is_answer() {
-            return Err(CodecError::header("an answer is for one cell"));
-        }
-        Ok(Header {
-            kind,
-            sequence,
-            origin,
-            destination,
-            target,
-            token,
-            budget_ms,
-            hops_left,
-            lane,
-            flags,
-            extras: extras.boxed(),
-        })
+        Ok(Rest { to, failure, extras: extras.boxed() })
     }
 
     /// Fields by number, ascending. Even numbers must be understood; odd ones that are not known are
@@ -386,6 +396,14 @@ impl Decoder {
         }
         Ok(Some(token))
     }
+}
+
+/// What the elements behind the tenth say.
+#[derive(Default)]
+struct Rest {
+    to: Option<u64>,
+    failure: Option<(Status, Fqcn)>,
+    extras: Option<Box<Extras>>,
 }
 
 /// The extensions that this version knows.

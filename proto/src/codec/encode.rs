@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use rmp::encode;
 
-use super::{Frame, body, table::TableLimits, table::WriteTable, types};
+use super::{Frame, PREFIX_LEN, body, table::TableLimits, table::WriteTable, types};
 use crate::{
     envelope::{Address, Envelope, Extras, Header, Kind},
     name::ChannelTopic,
@@ -22,6 +22,8 @@ pub struct Encoder {
     addresses: WriteTable<Arc<Address>>,
     targets: WriteTable<ChannelTopic>,
     tokens: WriteTable<Token>,
+    /// Where a header is put together; kept for its memory.
+    scratch: Vec<u8>,
 }
 
 impl Default for Encoder {
@@ -30,6 +32,7 @@ impl Default for Encoder {
             addresses: WriteTable::new(TableLimits::ADDRESSES),
             targets: WriteTable::new(TableLimits::TARGETS),
             tokens: WriteTable::new(TableLimits::TOKENS),
+            scratch: Vec::new(),
         }
     }
 }
@@ -69,15 +72,17 @@ impl Encoder {
         budget_ms: u32,
         out: &mut BytesMut,
     ) -> Option<Bytes> {
-        let start = out.len();
-        out.put_u8(types::MESSAGE);
-        out.put_u16(0);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch.extend_from_slice(&[types::MESSAGE, 0, 0]);
         let len = u32::try_from(envelope.payload.len()).expect("payloads are bounded before");
-        out.put_u32(len);
-        let header_start = out.len();
-        self.header(&envelope.header, budget_ms, out);
-        let header_len = u16::try_from(out.len() - header_start).expect("headers are bounded");
-        out[start + 1..start + 3].copy_from_slice(&header_len.to_be_bytes());
+        scratch.extend_from_slice(&len.to_be_bytes());
+        self.header(&envelope.header, budget_ms, &mut scratch);
+        let len = u16::try_from(scratch.len() - PREFIX_LEN).expect("headers are bounded");
+        scratch[1..3].copy_from_slice(&len.to_be_bytes());
+        out.reserve(scratch.len() + envelope.payload.len().min(COPY_MAX));
+        out.put_slice(&scratch);
+        self.scratch = scratch;
         if envelope.payload.len() > COPY_MAX {
             return Some(envelope.payload.clone());
         }
@@ -85,9 +90,8 @@ impl Encoder {
         None
     }
 
-    fn header(&mut self, header: &Header, budget_ms: u32, out: &mut BytesMut) {
+    fn header(&mut self, header: &Header, budget_ms: u32, w: &mut Vec<u8>) {
         const INFALLIBLE: &str = "memory takes every write";
-        let w = &mut out.writer();
         let extras = header.extras.as_deref();
         let headers = extras.map(|e| &e.headers).filter(|headers| !headers.is_empty());
         let trace = extras.and_then(|e| e.trace);

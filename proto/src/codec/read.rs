@@ -11,6 +11,7 @@ const SECOND_SPELLING: CodecError =
     CodecError::header("number or length is not in its shortest form");
 
 /// Takes a nil, if one stands here.
+#[inline]
 pub(super) fn take_nil(r: &mut &[u8]) -> Result<bool, CodecError> {
     let nil = peek(r)? == 0xc0;
     if nil {
@@ -20,10 +21,12 @@ pub(super) fn take_nil(r: &mut &[u8]) -> Result<bool, CodecError> {
 }
 
 /// The length of an introduction, or `None` where a reference stands.
+#[inline]
 pub(super) fn introduction(r: &mut &[u8]) -> Result<Option<u32>, CodecError> {
     if matches!(peek(r)?, 0x90..=0x9f) { array(r).map(Some) } else { Ok(None) }
 }
 
+#[inline]
 pub(super) fn uint(r: &mut &[u8]) -> Result<u64, CodecError> {
     let (value, least) = match byte(r)? {
         small @ 0..=0x7f => return Ok(small.into()),
@@ -36,11 +39,13 @@ pub(super) fn uint(r: &mut &[u8]) -> Result<u64, CodecError> {
     if value < least { Err(SECOND_SPELLING) } else { Ok(value) }
 }
 
+#[inline]
 pub(super) fn small<T: TryFrom<u64>>(value: u64) -> Result<T, CodecError> {
     T::try_from(value).map_err(|_| CodecError::header("number out of range"))
 }
 
 /// The number of elements of an array, which follow.
+#[inline]
 pub(super) fn array(r: &mut &[u8]) -> Result<u32, CodecError> {
     let (len, least) = match byte(r)? {
         short @ 0x90..=0x9f => return Ok(u32::from(short & 0x0f)),
@@ -83,10 +88,12 @@ pub(super) fn optional<'b, T>(
     if take_nil(r)? { Ok(None) } else { read(r).map(Some) }
 }
 
+#[inline]
 fn peek(r: &[u8]) -> Result<u8, CodecError> {
     r.first().copied().ok_or(ENDS_EARLY)
 }
 
+#[inline]
 fn byte(r: &mut &[u8]) -> Result<u8, CodecError> {
     let (first, rest) = r.split_first().ok_or(ENDS_EARLY)?;
     *r = rest;
@@ -94,6 +101,7 @@ fn byte(r: &mut &[u8]) -> Result<u8, CodecError> {
 }
 
 /// A big-endian number of `width` bytes, at most eight.
+#[inline]
 fn number(r: &mut &[u8], width: usize) -> Result<u64, CodecError> {
     let (bytes, rest) = r.split_at_checked(width).ok_or(ENDS_EARLY)?;
     *r = rest;

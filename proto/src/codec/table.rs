@@ -80,6 +80,8 @@ pub(super) struct WriteTable<T> {
     by_pointer: HashMap<usize, u16, BuildHasherDefault<PointerHasher>>,
     max: usize,
     replace_next: usize,
+    /// The one that was asked for last: a stream carries many messages of one kind.
+    last: (usize, u16),
 }
 
 impl<T: Clone + Ord> WriteTable<T> {
@@ -90,12 +92,17 @@ impl<T: Clone + Ord> WriteTable<T> {
             by_pointer: HashMap::default(),
             max,
             replace_next: 0,
+            last: (0, 0),
         }
     }
 
     /// The handle of `value`, and whether it must be introduced with it.
     pub(super) fn handle(&mut self, value: &T, pointer: usize) -> (u16, bool) {
+        if self.last.0 == pointer {
+            return (self.last.1, false);
+        }
         if let Some(handle) = self.by_pointer.get(&pointer) {
+            self.last = (pointer, *handle);
             return (*handle, false);
         }
         if let Some(handle) = self.by_value.get(value) {
@@ -111,6 +118,7 @@ impl<T: Clone + Ord> WriteTable<T> {
             self.by_value.remove(&old);
             let handle = u16::try_from(at).expect("tables are small");
             self.by_pointer.retain(|_, known| *known != handle);
+            self.last = (0, 0);
             at
         };
         let handle = u16::try_from(at).expect("tables are small");

@@ -231,6 +231,8 @@ limits! {
     reconnect_base_ms => reconnect_base: Duration as Ms = 200, 10 to 60_000;
     /// Longest wait between two attempts to reconnect.
     reconnect_cap_ms => reconnect_cap: Duration as Ms = 10_000, 100 to 600_000;
+    /// Times that one child may leave and come back within a minute before it has to wait.
+    returns_per_minute_max => returns_per_minute_max: usize as Count = 5, 1 to 100_000;
 }
 
 /// Pairs of which the first must be less than the second, and why.

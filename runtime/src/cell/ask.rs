@@ -1,56 +1,54 @@
-//! Requests and publishes of this cell itself, and the registration of its handlers.
+//! Requests of this cell itself: how they begin, and how each of them ends once.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use actix::{AsyncContext, Context, Handler, Message, ResponseFuture};
+use actix::{AsyncContext, Context, Handler, Message};
 use bytes::Bytes;
 use cellbus_channels::{Outgoing, Reply, RequestError};
 use cellbus_proto::{
     admission::Admitted,
-    envelope::{Address, Envelope, Extras, Flags, Header, Kind, Lane},
+    envelope::{Envelope, Extras, Header, Incarnation, Kind, Lane},
+    exchange::{Completed, Stray},
     name::Fqcn,
-    route::Hop,
+    route::{Hop, LinkId},
     status::Status,
     well_known,
 };
 use tokio::sync::oneshot;
 
 use super::Cell;
-use crate::{clock, filter::Pass, own::Own};
+use crate::{clock, own::Own};
 
-/// Whoever waits for the end of a request.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    answer: oneshot::Sender<Result<Reply, RequestError>>,
-    to: Fqcn,
-    budget: std::time::Duration,
-}
+mod cancel;
+mod many;
+mod publish;
+mod resend;
+mod waiter;
 
-impl Waiter {
-    /// Ends with what a reply or a return says.
-    pub(super) fn finish(self, admitted: Admitted) {
-        let content_type = admitted.header().content_type().cloned();
-        let Envelope { header, payload } = admitted.into_envelope();
-        let result = match header.kind {
-            Kind::Return { status, by, .. } => {
-                Err(RequestError::Returned { by, status, detail: payload })
-            }
-            Kind::Reply { .. } | Kind::Publish | Kind::Request => {
-                Ok(Reply { payload, content_type })
-            }
-        };
-        // Whoever waited may have given up in the meantime.
-        let _ = self.answer.send(result);
-    }
+use self::waiter::More;
+pub(super) use self::waiter::Waiter;
+pub use self::{
+    many::{AskMany, Below, GiveUpMany, SubmitMany},
+    publish::Submit,
+    waiter::Answer,
+};
 
-    pub(super) fn fail(self, error: RequestError) {
-        let _ = self.answer.send(Err(error));
-    }
+/// How much longer than its budget a request waits for the answer of the cell where it died.
+pub const GRACE: Duration = Duration::from_millis(150);
 
-    fn time_out(self) {
-        let error = RequestError::TimedOut { to: self.to.clone(), budget: self.budget };
-        self.fail(error);
-    }
+/// What the requests of this cell need beside the exchange.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    /// When which request is to be sent again.
+    resends: BTreeSet<(Instant, u64)>,
+    /// Which start of a cell was the latest to answer; kept for requests that are sent again.
+    starts: BTreeMap<Fqcn, Incarnation>,
+    /// Requests that were given up on, by destination, of whom their destinations are still to be told.
+    cancels: BTreeMap<Fqcn, Vec<u64>>,
 }
 
 /// A request of this cell.
@@ -59,10 +57,12 @@ impl Waiter {
 pub struct Ask {
     /// Sequence number, from [`Own::next_sequence`].
     pub sequence: u64,
+    /// Whom to ask.
+    pub to: Fqcn,
     /// What to send.
     pub outgoing: Outgoing,
     /// Who waits.
-    pub answer: oneshot::Sender<Result<Reply, RequestError>>,
+    pub answer: Answer,
 }
 
 /// The waiter of this request is gone.
@@ -80,46 +80,63 @@ pub struct FailOwn {
     pub status: Status,
 }
 
-/// A publish of this cell.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<(), Status>")]
-pub struct Submit(pub Outgoing);
-
 impl Own {
+    /// A message of this cell.
     pub(super) fn envelope(
         &self,
         kind: Kind,
         sequence: u64,
+        to: &Fqcn,
         outgoing: &Outgoing,
         budget_ms: u32,
     ) -> Envelope {
         let system = well_known::lookup(&outgoing.target).is_some();
-        let extras = Extras { content_type: outgoing.content_type.clone(), ..Extras::default() };
         Envelope {
             header: Header {
                 kind,
                 sequence,
                 origin: Arc::clone(&self.address),
-                destination: Address::any(outgoing.to.clone()),
+                destination: self.address_of(to),
                 target: outgoing.target.clone(),
                 token: self.token(),
                 budget_ms,
                 hops_left: 0,
-                lane: if system { Lane::Control } else { Lane::Interactive },
-                flags: Flags::default(),
-                extras: extras.boxed(),
+                lane: if system { Lane::Control } else { outgoing.lane },
+                flags: outgoing.flags,
+                extras: extras(outgoing),
             },
             payload: outgoing.payload.clone(),
         }
     }
 }
 
+fn extras(outgoing: &Outgoing) -> Option<Box<Extras>> {
+    let content_type = outgoing.content_type.clone();
+    match &outgoing.rare {
+        Some(rare) => {
+            let (headers, trace) = (rare.headers.clone(), rare.trace);
+            Extras { content_type, headers, trace, ..Extras::default() }.boxed()
+        }
+        None => {
+            let content_type = content_type?;
+            Some(Box::new(Extras { content_type: Some(content_type), ..Extras::default() }))
+        }
+    }
+}
+
+/// Whole milliseconds, as headers carry them.
+fn millis(budget: Duration) -> u32 {
+    u32::try_from(budget.as_millis()).unwrap_or(u32::MAX)
+}
+
 impl Cell {
     /// Checks what no other cell can be expected to check for this one.
     fn check_outgoing(&self, outgoing: &Outgoing) -> Result<(), Status> {
         let content_type = outgoing.content_type.as_ref().map_or("", |text| text);
+        let headers = outgoing.rare.as_ref().map_or(0, |rare| rare.headers.len());
         if outgoing.payload.len() > self.settings.payload_max
             || content_type.len() > Extras::CONTENT_TYPE_MAX
+            || headers > Extras::HEADERS_MAX
         {
             return Err(Status::TooLarge);
         }
@@ -129,35 +146,66 @@ impl Cell {
         Ok(())
     }
 
-    pub(super) fn ask(&mut self, ask: Ask, ctx: &mut Context<Self>) {
-        let Ask { sequence, outgoing, answer } = ask;
+    /// The budget of a message, where it may be sent.
+    fn check_sendable(&self, outgoing: &Outgoing) -> Result<Duration, Status> {
+        self.check_outgoing(outgoing)?;
         let budget = outgoing.budget.unwrap_or(self.settings.budget);
-        let waiter = Waiter { answer, to: outgoing.to.clone(), budget };
-        let refuse = |waiter: Waiter, status| {
-            let by = self.own.name.clone();
-            waiter.fail(RequestError::Returned { by, status, detail: Bytes::new() });
-        };
-        if let Err(status) = self.check_outgoing(&outgoing) {
-            return refuse(waiter, status);
-        }
-        let budget_ms = u32::try_from(budget.as_millis()).unwrap_or(u32::MAX);
-        if budget_ms == 0 {
-            return refuse(waiter, Status::ExpiredInQueue);
-        }
-        let via = match self.routes.next_hop(&outgoing.to, Hop::Local) {
-            Ok(via) => via,
-            Err(status) => return refuse(waiter, status),
-        };
-        let deadline = clock::now() + budget;
-        let to = Address::any(outgoing.to.clone());
-        if let Err(waiter) = self.exchange.begin(sequence, to, via, deadline, waiter) {
-            return refuse(waiter, Status::Overloaded);
-        }
-        self.arm_expiry(deadline, ctx);
-        self.emit(self.own.envelope(Kind::Request, sequence, &outgoing, budget_ms));
+        if millis(budget) == 0 { Err(Status::ExpiredInQueue) } else { Ok(budget) }
     }
 
-    /// One timer for all deadlines, set to the nearest.
+    pub(super) fn ask(&mut self, ask: Ask, ctx: &mut Context<Self>) {
+        let Ask { sequence, to, outgoing, answer } = ask;
+        let budget = match self.check_sendable(&outgoing) {
+            Ok(budget) => budget,
+            Err(status) => {
+                return self.refuse_own(Waiter::new(to, Duration::ZERO, answer), status);
+            }
+        };
+        let waiter = Waiter::new(to, budget, answer);
+        if let Some(policy) = outgoing.retry() {
+            return self.ask_again_and_again(waiter, sequence, outgoing, policy, ctx);
+        }
+        let kind = outgoing.awaited_kind();
+        let envelope = self.own.envelope(kind, sequence, waiter.to(), &outgoing, millis(budget));
+        self.begin(waiter, envelope, ctx);
+    }
+
+    /// The error of a request that this cell does not let out.
+    fn refusal(&self, status: Status) -> RequestError {
+        RequestError::Returned { by: self.own.name.clone(), status, detail: Bytes::new() }
+    }
+
+    fn refuse_own(&self, waiter: Waiter, status: Status) {
+        waiter.fail(self.refusal(status));
+    }
+
+    /// Sends a request, and has `waiter` wait for its end.
+    pub(super) fn begin(&mut self, waiter: Waiter, envelope: Envelope, ctx: &mut Context<Self>) {
+        if self.register(waiter, &envelope.header, ctx) {
+            self.emit(envelope);
+        }
+    }
+
+    /// Has `waiter` wait for the end of a request that is about to leave; `false` when it ends here and now.
+    fn register(&mut self, waiter: Waiter, header: &Header, ctx: &mut Context<Self>) -> bool {
+        let (sequence, to) = (header.sequence, Arc::clone(&header.destination));
+        let via = match self.routes.next_hop(&to.name, Hop::Local) {
+            Ok(via) => via,
+            Err(status) => {
+                self.refuse_own(waiter, status);
+                return false;
+            }
+        };
+        let deadline = clock::now() + waiter.patience();
+        if let Err(waiter) = self.exchange.begin(sequence, to, via, deadline, waiter) {
+            self.refuse_own(waiter, Status::Overloaded);
+            return false;
+        }
+        self.arm_expiry(deadline, ctx);
+        true
+    }
+
+    /// One timer for all deadlines and all that is to be sent again, set to the nearest.
     fn arm_expiry(&mut self, at: Instant, ctx: &mut Context<Self>) {
         if self.expiry.is_some_and(|(armed, _)| armed <= at) {
             return;
@@ -169,24 +217,111 @@ impl Cell {
         let timer = ctx.run_later(wait, |cell, ctx| {
             cell.expiry = None;
             for waiter in cell.exchange.expire(clock::now()) {
-                waiter.time_out();
+                cell.time_out(waiter);
             }
-            if let Some(next) = cell.exchange.poll_timeout() {
+            cell.resend_due(ctx);
+            let resend = cell.asking.resends.first().map(|(at, _)| *at);
+            if let Some(next) = cell.exchange.poll_timeout().into_iter().chain(resend).min() {
                 cell.arm_expiry(next, ctx);
             }
         });
         self.expiry = Some((at, timer));
     }
 
+    fn time_out(&mut self, waiter: Waiter) {
+        let error = match waiter.certain_end(&self.own.name) {
+            Some(error) => error,
+            None => waiter.timed_out(),
+        };
+        self.end(waiter, error);
+    }
+
+    /// Ends a request with an error.
+    fn end(&mut self, waiter: Waiter, error: RequestError) {
+        if let Some(ping) = waiter.ping() {
+            self.exchange.give_up(ping);
+        }
+        waiter.fail(error);
+    }
+
+    /// Gives an answer to whoever waits for it.
+    pub(super) fn take_answer(&mut self, admitted: Admitted, ctx: &mut Context<Self>) {
+        let (Kind::Reply { to: sequence } | Kind::Return { to: sequence, .. }) =
+            admitted.header().kind
+        else {
+            return;
+        };
+        match self.exchange.complete(admitted.header(), admitted.arrived()) {
+            Ok(Completed::Last(waiter)) if waiter.is_plain() => waiter.finish(admitted),
+            Ok(Completed::Last(waiter)) => self.take_last(sequence, waiter, admitted, ctx),
+            Ok(Completed::More(waiter)) => match waiter.more(admitted) {
+                More::Wanted => {}
+                More::Enough(end) => self.stop_replies(sequence, end, ctx),
+            },
+            Err(Stray::Late) => self.own.counters.late_reply(),
+            Err(Stray::Unsolicited) => {
+                self.own.counters.refuse(Status::ReplyUnsolicited);
+                tracing::debug!(cell = %self.own.name, "an answer that nobody waits for");
+            }
+        }
+    }
+
+    /// Whoever waits takes no more replies: the rest is cancelled.
+    fn stop_replies(
+        &mut self,
+        sequence: u64,
+        end: Result<Reply, RequestError>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(waiter) = self.exchange.give_up(sequence) else { return };
+        if let Some(ping) = waiter.ping() {
+            self.exchange.give_up(ping);
+        }
+        self.cancel(waiter.to().clone(), sequence, ctx);
+        waiter.end(end);
+    }
+
+    /// Every request that went by this link ends, or is sent again by another.
+    pub(super) fn fail_link(&mut self, id: LinkId, ctx: &mut Context<Self>) {
+        for (sequence, waiter, status) in self.exchange.fail_hop(Hop::Link(id)) {
+            let error = self.refusal(status);
+            self.fail_asked(sequence, waiter, error, ctx);
+        }
+    }
+
+    /// A request of this cell that its own filter has refused, or whose link is lost.
+    fn fail_asked(
+        &mut self,
+        sequence: u64,
+        waiter: Waiter,
+        error: RequestError,
+        ctx: &mut Context<Self>,
+    ) {
+        match waiter.is_plain() {
+            true => waiter.fail(error),
+            false => self.take_error(sequence, waiter, error, ctx),
+        }
+    }
+
     /// A request that this cell makes for itself.
     pub(super) fn ask_own(
         &mut self,
+        to: Fqcn,
         outgoing: Outgoing,
         ctx: &mut Context<Self>,
-    ) -> super::Answer<Result<Reply, RequestError>> {
+    ) -> oneshot::Receiver<Result<Reply, RequestError>> {
         let (answer, result) = oneshot::channel();
-        self.ask(Ask { sequence: self.own.next_sequence(), outgoing, answer }, ctx);
+        let sequence = self.own.next_sequence();
+        self.ask(Ask { sequence, to, outgoing, answer: Answer::Once(answer) }, ctx);
         result
+    }
+
+    fn forget(&mut self, sequence: u64, ctx: &mut Context<Self>) {
+        let Some(waiter) = self.exchange.give_up(sequence) else { return };
+        if let Some(ping) = waiter.ping() {
+            self.exchange.give_up(ping);
+        }
+        self.cancel(waiter.to().clone(), sequence, ctx);
     }
 }
 
@@ -202,35 +337,18 @@ impl Handler<Ask> for Cell {
 impl Handler<GiveUp> for Cell {
     type Result = ();
 
-    fn handle(&mut self, GiveUp(sequence): GiveUp, _: &mut Self::Context) {
-        self.exchange.give_up(sequence);
+    fn handle(&mut self, GiveUp(sequence): GiveUp, ctx: &mut Self::Context) {
+        self.forget(sequence, ctx);
     }
 }
 
 impl Handler<FailOwn> for Cell {
     type Result = ();
 
-    fn handle(&mut self, FailOwn { sequence, status }: FailOwn, _: &mut Self::Context) {
+    fn handle(&mut self, FailOwn { sequence, status }: FailOwn, ctx: &mut Self::Context) {
         if let Some(waiter) = self.exchange.give_up(sequence) {
-            let by = self.own.name.clone();
-            waiter.fail(RequestError::Returned { by, status, detail: Bytes::new() });
+            let error = self.refusal(status);
+            self.fail_asked(sequence, waiter, error, ctx);
         }
-    }
-}
-
-impl Handler<Submit> for Cell {
-    type Result = ResponseFuture<Result<(), Status>>;
-
-    fn handle(&mut self, Submit(outgoing): Submit, ctx: &mut Self::Context) -> Self::Result {
-        self.pacer.pace(1, ctx);
-        if let Err(status) = self.check_outgoing(&outgoing) {
-            return Box::pin(std::future::ready(Err(status)));
-        }
-        let budget = outgoing.budget.unwrap_or(self.settings.budget);
-        let budget_ms = u32::try_from(budget.as_millis()).unwrap_or(u32::MAX);
-        let sequence = self.own.next_sequence();
-        let envelope = self.own.envelope(Kind::Publish, sequence, &outgoing, budget_ms);
-        let passed = self.filter.send(Pass(envelope));
-        Box::pin(async move { passed.await.unwrap_or(Err(Status::ShuttingDown)) })
     }
 }

@@ -142,7 +142,7 @@ impl Handler<InspectCell> for Cell {
             parent: self.own.parent.as_ref().map(ToString::to_string),
             links: self.links.iter().map(|(id, info)| self.link_report(*id, info)).collect(),
             registered: registrar::rows(&self.registry),
-            outstanding: self.exchange.len(),
+            outstanding: self.outstanding(),
             handling: self.handlers.running(),
             handlers: self.handlers.selectors(),
             missing: counters.missing(),

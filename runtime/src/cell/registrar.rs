@@ -9,39 +9,59 @@ use actix::{AsyncContext, Context, Handler, Message, ResponseFuture};
 use bytes::Bytes;
 use cellbus_channels::{Outgoing, Reply, RequestError};
 use cellbus_proto::{
-    admission::{Admitted, Verified},
     codec::{
-        CodecError, Octets,
+        CodecError,
         body::{
-            self, Blob, ChallengeChild, ChildChallenge, ChildRegistered, DetachChild,
-            RegisterChild, RenewChild, SignedServerKey,
+            self, Blob, ChallengeChild, ChildChallenge, ChildRegistered, RegisterChild, RenewChild,
+            SignedServerKey,
         },
     },
     envelope::Incarnation,
     identity::{CellKind, Identity},
     name::Fqcn,
-    registry::{Record, Registry, Verdict},
+    registry::{Claim, Record, Registry, Returns},
     route::LinkId,
     status::Status,
-    transcript::EndToEndFacts,
     well_known::{self, SystemTopic},
 };
-use rustls_pki_types::CertificateDer;
 use tokio::sync::oneshot;
 
-use super::{Cell, Holder, root::Subject};
-use crate::{
-    certificate::{identity_of, leaf_hash},
-    clock,
-    conn::CloseCode,
-    filter::RevokeSubject,
-    link::Say,
-    seam::post,
-    tls::{Direction, verify_chain, verify_leaf_signature},
-};
+use self::holder::Probing;
+pub use self::records::LinkLeft;
+pub(super) use self::records::rows;
+use super::{Cell, Holder, ping::Pings};
+use crate::clock;
+
+mod holder;
+mod records;
+mod server;
 
 /// Time that the server has to answer a registration.
 const BUDGET: Duration = Duration::from_secs(5);
+
+/// What a cell remembers for registrations, besides the records themselves.
+#[derive(Debug)]
+pub(super) struct Registrar {
+    /// How often its children left and came back.
+    returns: Returns,
+    /// Names whose holders are being asked whether they live.
+    probing: Probing,
+    /// Pings of the cell itself that are outstanding.
+    pub(super) pings: Pings,
+    /// Whether the cell has said bye: what becomes of its children is nobody's business any more.
+    pub(super) leaving: bool,
+}
+
+impl Registrar {
+    pub(super) fn new(returns_per_minute: usize) -> Self {
+        Self {
+            returns: Returns::new(returns_per_minute, Registry::<Holder>::MAX),
+            probing: Probing::default(),
+            pings: Pings::default(),
+            leaving: false,
+        }
+    }
+}
 
 /// Asks for a nonce of the server for a child that has said HELLO; `None` from the server itself, whose
 /// link nonce serves.
@@ -92,10 +112,22 @@ pub struct RenewPeer {
     pub incarnation: Incarnation,
 }
 
+/// The holder of the name that a child wants has been asked whether it lives.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<RegisteredPeer, Status>")]
+struct Proceed {
+    register: RegisterPeer,
+    /// The holder, if it is silent.
+    holder: Result<Incarnation, Status>,
+}
+
 /// The server has let a child in; its record can be made.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Status>")]
-struct Commit(RegisterPeer);
+struct Commit {
+    register: RegisterPeer,
+    silent: Option<Incarnation>,
+}
 
 impl RegisterPeer {
     fn record(&self, via: &Fqcn) -> Record<Holder> {
@@ -116,97 +148,16 @@ impl RegisterPeer {
 }
 
 impl Cell {
-    /// Whether the present holder of `name` was heard within the last two seconds.
-    fn holder_answers(&self, name: &Fqcn) -> bool {
-        const PROBE: Duration = Duration::from_secs(2);
-        let Some(record) = self.registry.record(name) else { return false };
-        match record.holder.link {
-            // Whether a cell behind a child is alive is for that child to know; it says when it is not.
-            None => true,
-            Some(link) => self.links.get(&link).is_some_and(|info| info.health.heard_within(PROBE)),
-        }
-    }
-
-    /// Makes the record of a direct child, and closes the connection of whoever held the name before.
-    fn commit(&mut self, register: &RegisterPeer) -> Result<(), Status> {
-        let answers = self.holder_answers(&register.name);
-        let record = register.record(&self.own.name);
-        let verdict = self.registry.register(clock::now(), &register.name, record, answers)?;
-        if let Verdict::Replaced(former) = verdict {
-            let superseded = former.holder.link.filter(|link| *link != register.link);
-            if let Some(info) = superseded.and_then(|link| self.links.get(&link)) {
-                let bye = Say::Close(CloseCode::Superseded, "another connection took this name");
-                if post(&info.link, bye).is_err() {
-                    tracing::debug!(peer = %register.name, "the former link has ended already");
-                }
-            }
-            if former.incarnation != register.incarnation {
-                self.registry_remove_below(&register.name);
-            }
-        }
-        Ok(())
-    }
-
-    /// A process that is back on another link has left the one that it had. The server is told now: told
-    /// when the link ends, after the new registration, it would take the new record for the old one.
-    fn leave_former_link(&mut self, register: &RegisterPeer) {
-        let Some(record) = self.registry.record(&register.name) else { return };
-        let same_process =
-            record.incarnation == register.incarnation && record.leaf == register.leaf;
-        let former = record.holder.link.filter(|link| same_process && *link != register.link);
-        let Some(former) = former else { return };
-        self.forget_child(former);
-        if let Some(info) = self.links.get(&former) {
-            let bye = Say::Close(CloseCode::Superseded, "the same process is back");
-            // Fails only when the link has ended already.
-            let _ = post(&info.link, bye);
-        }
-    }
-
-    /// Forgets whoever registered through `top`, which is not what it was.
-    fn registry_remove_below(&mut self, top: &Fqcn) {
-        let own = self.registry.record(top).cloned();
-        for (name, _) in self.registry.remove_below(top) {
-            tracing::debug!(cell = %self.own.name, peer = %name, "record removed");
-        }
-        if let Some(record) = own {
-            // The registry was emptied below and at `top`; `top` itself stays.
-            let _ = self.registry.register(clock::now(), top, record, false);
-        }
-    }
-
-    /// A direct child's link has ended: the record that was made on it, and those of cells behind it, end
-    /// with it. A child that has come back on another link keeps the record that it made there.
-    pub(super) fn forget_child(&mut self, link: LinkId) {
-        let held = self.registry.iter().find(|(_, record)| record.holder.link == Some(link));
-        let Some((name, incarnation)) =
-            held.map(|(name, record)| (name.clone(), record.incarnation))
-        else {
-            return;
-        };
-        self.registry.remove_below(&name);
-        if self.own.is_root() || self.own.epoch() == 0 {
-            return;
-        }
-        let body = body::encode(&DetachChild { child: name, incarnation: incarnation.into() });
-        self.tell_server(well_known::DETACH_CHILD, body);
-    }
-
     fn to_server(&self, topic: SystemTopic, payload: Bytes) -> Outgoing {
-        Outgoing {
-            to: self.own.server.clone(),
-            target: topic.into(),
-            payload,
-            content_type: None,
-            budget: Some(BUDGET),
-        }
+        Outgoing { payload, budget: Some(BUDGET), ..Outgoing::new(topic.into()) }
     }
 
     fn tell_server(&self, topic: SystemTopic, payload: Bytes) {
         let outgoing = self.to_server(topic, payload);
         let sequence = self.own.next_sequence();
         let kind = cellbus_proto::envelope::Kind::Publish;
-        self.emit(self.own.envelope(kind, sequence, &outgoing, BUDGET.as_millis() as u32));
+        let (server, budget_ms) = (&self.own.server, BUDGET.as_millis() as u32);
+        self.emit(self.own.envelope(kind, sequence, server, &outgoing, budget_ms));
     }
 
     fn ask_server(
@@ -216,203 +167,41 @@ impl Cell {
         ctx: &mut Context<Self>,
     ) -> oneshot::Receiver<Result<Reply, RequestError>> {
         let outgoing = self.to_server(topic, payload);
-        self.ask_own(outgoing, ctx)
+        self.ask_own(self.own.server.clone(), outgoing, ctx)
     }
 
-    /// What the server checks of every registration, and the token that it gives.
-    fn register_at_root(
+    /// Lets a child in whose name is free, or held by nobody who lives.
+    fn proceed(
         &mut self,
-        register: &RegisterPeer,
-        via: &Fqcn,
-    ) -> Result<RegisteredPeer, Status> {
-        let root = self.root.as_ref().ok_or(Status::Forbidden)?;
-        if let Some(job) = register.job()
-            && !root.runs(via, &job)
-        {
-            return Err(Status::JobScope);
+        register: RegisterPeer,
+        silent: Option<Incarnation>,
+        ctx: &mut Context<Self>,
+    ) -> ResponseFuture<Result<RegisteredPeer, Status>> {
+        if self.own.is_root() {
+            let via = self.own.name.clone();
+            let outcome = self
+                .register_at_root(&register, &via)
+                .and_then(|registered| self.commit(&register, silent).map(|()| registered));
+            return Box::pin(std::future::ready(outcome));
         }
-        let signable = EndToEndFacts {
-            project: self.own.identity.project.as_str(),
-            child: register.name.as_str(),
-            parent: via.as_str(),
-            server: self.own.name.as_str(),
-            server_nonce: &register.server_nonce,
-            child_leaf: &register.leaf,
-        }
-        .signable();
-        let leaf = register.chain.first().ok_or(Status::BadSignature)?;
-        if !verify_leaf_signature(leaf, &signable, &register.end_to_end) {
-            return Err(Status::BadSignature);
-        }
-        let subject = Subject {
-            name: &register.name,
-            identity: &register.identity,
-            via,
-            leaf: &register.leaf,
-        };
-        let token = root.issue(&self.own, &subject, self.settings.token_life_s)?;
-        Ok(RegisteredPeer {
-            token: Blob(token.as_bytes().to_vec()),
-            server_key: root.announcement(),
-            epoch: self.own.epoch(),
+        self.leave_former_link(&register, silent);
+        let epoch = self.own.epoch();
+        let body = body::encode(&RegisterChild {
+            child: register.name.clone(),
+            incarnation: register.incarnation.into(),
+            chain: register.chain.iter().map(|der| Blob(der.to_vec())).collect(),
+            signature: Blob(register.end_to_end.clone()),
+            job: register.job(),
+        });
+        let answer = self.ask_server(well_known::REGISTER_CHILD, body, ctx);
+        let cell = ctx.address();
+        Box::pin(async move {
+            let reply = settled(answer).await?;
+            let ChildRegistered { token, server_key } = decode(&reply.payload)?;
+            let commit = Commit { register, silent };
+            cell.send(commit).await.unwrap_or(Err(Status::ShuttingDown))?;
+            Ok(RegisteredPeer { token, server_key, epoch })
         })
-    }
-
-    /// Requests of parents to the server.
-    pub(super) fn take_registration(&mut self, topic: SystemTopic, admitted: Admitted) {
-        let Verified::Claims(claims) = admitted.verified().clone() else {
-            return self.answer_failed(admitted.header(), Status::NoToken, Bytes::new());
-        };
-        let sender = &claims.subject;
-        let payload = &admitted.envelope().payload;
-        let outcome = match topic {
-            well_known::CHALLENGE_CHILD => {
-                decode(payload).and_then(|b| self.challenge_child(sender, &b))
-            }
-            well_known::REGISTER_CHILD => {
-                decode(payload).and_then(|b| self.register_child(sender, b))
-            }
-            well_known::RENEW_CHILD => decode(payload).and_then(|b| self.renew_child(sender, &b)),
-            well_known::DETACH_CHILD => decode(payload).map(|b| self.detach_child(sender, &b)),
-            _ => Ok(self.quit(sender)),
-        };
-        match outcome {
-            Ok(body) => self.answer(admitted.header(), body, None),
-            Err(status) => {
-                tracing::info!(
-                    cell = %self.own.name, %sender, code = status.code(), topic = topic.topic,
-                    "registration refused"
-                );
-                self.own.counters.refuse(status);
-                self.answer_failed(admitted.header(), status, Bytes::new());
-            }
-        }
-    }
-
-    fn challenge_child(&mut self, sender: &Fqcn, body: &ChallengeChild) -> Result<Bytes, Status> {
-        self.check_parentage(sender, &body.child)?;
-        let root = self.root.as_mut().ok_or(Status::Forbidden)?;
-        let nonce = random_nonce()?;
-        let key = (sender.clone(), body.child.clone());
-        let challenge = root.challenges.issue(clock::now(), key, nonce)?;
-        Ok(body::encode(&ChildChallenge { nonce: Octets(challenge.nonce) }))
-    }
-
-    fn register_child(&mut self, sender: &Fqcn, body: RegisterChild) -> Result<Bytes, Status> {
-        self.check_parentage(sender, &body.child)?;
-        let root = self.root.as_mut().ok_or(Status::Forbidden)?;
-        let key = (sender.clone(), body.child.clone());
-        let challenge = root.challenges.take(clock::now(), &key)?;
-        if body.chain.len() > body::CHAIN_MAX {
-            return Err(Status::TooLarge);
-        }
-        let chain: Vec<Bytes> = body.chain.into_iter().map(|Blob(der)| der.into()).collect();
-        let (identity, leaf) = self.identify(&body.child, &chain)?;
-        let register = RegisterPeer {
-            link: LinkId(0),
-            name: body.child,
-            identity,
-            leaf,
-            chain,
-            incarnation: body.incarnation.into(),
-            server_nonce: challenge.nonce,
-            end_to_end: body.signature.0,
-        };
-        let registered = self.register_at_root(&register, sender)?;
-        let record = Record {
-            holder: Holder { link: None, via: sender.clone() },
-            ..register.record(sender)
-        };
-        let answers = self.holder_answers(&register.name);
-        self.registry.register(clock::now(), &register.name, record, answers)?;
-        let RegisteredPeer { token, server_key, .. } = registered;
-        Ok(body::encode(&ChildRegistered { token, server_key }))
-    }
-
-    /// Whether the topology puts `child` directly below `sender`.
-    fn check_parentage(&self, sender: &Fqcn, child: &Fqcn) -> Result<(), Status> {
-        let below = child.parent().as_ref() == Some(sender);
-        let provisioned = self.roster.kind_of(child).is_some();
-        if !below {
-            return Err(Status::NotDirect);
-        }
-        if !provisioned {
-            return Err(Status::CertName);
-        }
-        Ok(())
-    }
-
-    /// Who a presented chain says it is, checked against the project's authority, or for a job cell
-    /// against nothing but its own name: its parent, which pinned it, vouches for it.
-    fn identify(&self, child: &Fqcn, chain: &[Bytes]) -> Result<(Identity, [u8; 32]), Status> {
-        let leaf = chain.first().ok_or(Status::BadSignature)?;
-        let kind = self.roster.kind_of(child);
-        let (identity, hash) = if kind == Some(CellKind::Job) {
-            let (identity, dates) = identity_of(leaf).map_err(|_| Status::CertKind)?;
-            dates.check(self.own.wall.unix()).map_err(|_| Status::CertExpired)?;
-            (identity, leaf_hash(leaf))
-        } else {
-            let ders: Vec<CertificateDer<'_>> =
-                chain.iter().map(|der| CertificateDer::from(&der[..])).collect();
-            let now = self.own.wall.unix();
-            let peer = verify_chain(&self.own.roots, &ders, Direction::Dials, now)
-                .map_err(|_| Status::BadSignature)?;
-            (peer.identity, peer.hash)
-        };
-        if identity.project != self.own.identity.project || Some(identity.kind) != kind {
-            return Err(Status::CertKind);
-        }
-        let named = match identity.kind {
-            CellKind::Job => identity.name == *child,
-            CellKind::Server | CellKind::Relay | CellKind::Client | CellKind::Admin => {
-                identity.name.as_str() == child.base()
-            }
-        };
-        if named { Ok((identity, hash)) } else { Err(Status::CertName) }
-    }
-
-    fn renew_child(&mut self, sender: &Fqcn, body: &RenewChild) -> Result<Bytes, Status> {
-        let record = self.registry.record(&body.child).ok_or(Status::PeerUnknown)?;
-        let theirs = record.holder.via == *sender && record.incarnation == body.incarnation.into();
-        if !theirs {
-            return Err(Status::PeerUnknown);
-        }
-        let record = record.clone();
-        self.renew_record(&body.child, &record).map(|blob| blob.0.into())
-    }
-
-    fn renew_record(&self, name: &Fqcn, record: &Record<Holder>) -> Result<Blob, Status> {
-        let root = self.root.as_ref().ok_or(Status::Forbidden)?;
-        let identity = Identity {
-            project: self.own.identity.project.clone(),
-            kind: record.kind,
-            name: name.clone(),
-            org: record.org.clone(),
-            role: None,
-        };
-        let via = &record.holder.via;
-        let subject = Subject { name, identity: &identity, via, leaf: &record.leaf };
-        let token = root.issue(&self.own, &subject, self.settings.token_life_s)?;
-        Ok(Blob(token.as_bytes().to_vec()))
-    }
-
-    fn detach_child(&mut self, sender: &Fqcn, body: &DetachChild) -> Bytes {
-        let theirs =
-            self.registry.record(&body.child).is_some_and(|record| record.holder.via == *sender);
-        if theirs && self.registry.detach(&body.child, body.incarnation.into()).is_some() {
-            self.registry.remove_below(&body.child);
-        }
-        Bytes::new()
-    }
-
-    /// An authenticated cell leaves until it registers again.
-    fn quit(&mut self, sender: &Fqcn) -> Bytes {
-        self.registry.remove_below(sender);
-        let now = self.own.wall.unix();
-        let until = self.root.as_mut().map_or(now, |root| root.note_quit(sender, now));
-        self.to_filter(RevokeSubject { subject: sender.clone(), until });
-        tracing::info!(cell = %self.own.name, peer = %sender, "cell has quit");
-        Bytes::new()
     }
 }
 
@@ -441,38 +230,49 @@ impl Handler<RegisterPeer> for Cell {
     type Result = ResponseFuture<Result<RegisteredPeer, Status>>;
 
     fn handle(&mut self, register: RegisterPeer, ctx: &mut Self::Context) -> Self::Result {
-        if self.own.is_root() {
-            let via = self.own.name.clone();
-            let outcome = self
-                .register_at_root(&register, &via)
-                .and_then(|registered| self.commit(&register).map(|()| registered));
-            return Box::pin(std::future::ready(outcome));
-        }
-        self.leave_former_link(&register);
-        let epoch = self.own.epoch();
-        let body = body::encode(&RegisterChild {
-            child: register.name.clone(),
-            incarnation: register.incarnation.into(),
-            chain: register.chain.iter().map(|der| Blob(der.to_vec())).collect(),
-            signature: Blob(register.end_to_end.clone()),
-            job: register.job(),
-        });
-        let answer = self.ask_server(well_known::REGISTER_CHILD, body, ctx);
+        let claim = self
+            .check_returns(&register)
+            .and_then(|()| self.claim(&register.name, register.incarnation, &register.leaf));
+        let asked = match claim {
+            Err(status) => Err(status),
+            Ok(Claim::Open) => return self.proceed(register, None, ctx),
+            Ok(Claim::Held(holder)) => self.ask_holder(&register.name, holder, ctx),
+        };
+        let asked = match asked {
+            Err(status) => return Box::pin(std::future::ready(Err(status))),
+            Ok(asked) => asked,
+        };
         let cell = ctx.address();
         Box::pin(async move {
-            let reply = settled(answer).await?;
-            let ChildRegistered { token, server_key } = decode(&reply.payload)?;
-            cell.send(Commit(register)).await.unwrap_or(Err(Status::ShuttingDown))?;
-            Ok(RegisteredPeer { token, server_key, epoch })
+            let holder = asked.await;
+            let proceed = Proceed { register, holder };
+            cell.send(proceed).await.unwrap_or(Err(Status::ShuttingDown))
         })
+    }
+}
+
+impl Handler<Proceed> for Cell {
+    type Result = ResponseFuture<Result<RegisteredPeer, Status>>;
+
+    fn handle(&mut self, proceed: Proceed, ctx: &mut Self::Context) -> Self::Result {
+        let Proceed { register, holder } = proceed;
+        self.registrar.probing.end(&register.name);
+        match holder {
+            Ok(silent) => self.proceed(register, Some(silent), ctx),
+            Err(status) => Box::pin(std::future::ready(Err(status))),
+        }
     }
 }
 
 impl Handler<Commit> for Cell {
     type Result = Result<(), Status>;
 
-    fn handle(&mut self, Commit(register): Commit, _: &mut Self::Context) -> Self::Result {
-        self.commit(&register)
+    fn handle(&mut self, commit: Commit, _: &mut Self::Context) -> Self::Result {
+        let Commit { register, silent } = commit;
+        self.commit(&register, silent).inspect_err(|_| {
+            // The server holds it for registered.
+            self.tell_detached(register.name.clone(), register.incarnation);
+        })
     }
 }
 
@@ -517,23 +317,4 @@ pub(crate) fn random_nonce() -> Result<[u8; 32], Status> {
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce).map_err(|_| Status::Overloaded)?;
     Ok(nonce)
-}
-
-/// What the registry of a cell holds, for its report.
-pub(super) fn rows(registry: &Registry<Holder>) -> Vec<super::PeerReport> {
-    registry
-        .iter()
-        .map(|(name, record)| super::PeerReport {
-            name: name.to_string(),
-            kind: record.kind.to_string(),
-            org: record.org.to_string(),
-            via: record.holder.via.to_string(),
-            direct: record.holder.link.is_some(),
-            incarnation: format!(
-                "{}-{:016x}",
-                record.incarnation.counter, record.incarnation.nonce
-            ),
-            since_ms: clock::now().saturating_duration_since(record.since).as_millis() as u64,
-        })
-        .collect()
 }

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -67,6 +67,8 @@ pub struct Writer {
     pipe: Arc<Pipe>,
     shared: Arc<Shared>,
     committed: bool,
+    /// Bytes that the stream has taken.
+    written: Arc<AtomicU64>,
 }
 
 /// The reading half of a stream.
@@ -173,7 +175,12 @@ impl End {
 
     fn writer(&self, pipe: Arc<Pipe>) -> SendStream {
         let shared = Arc::clone(&self.shared);
-        SendStream(SendHalf::Memory(Writer { pipe, shared, committed: false }))
+        SendStream(SendHalf::Memory(Writer {
+            pipe,
+            shared,
+            committed: false,
+            written: Arc::default(),
+        }))
     }
 
     fn reader(&self, pipe: Arc<Pipe>) -> RecvStream {
@@ -269,9 +276,18 @@ impl Writer {
                     Some(Ok(()))
                 })
                 .await?;
+            self.written.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             self.shared.changed.notify_waiters();
         }
         Ok(())
+    }
+
+    pub(super) fn taken(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.written)
+    }
+
+    pub(super) fn count_into(&mut self, bytes: Arc<AtomicU64>) {
+        self.written = bytes;
     }
 
     pub(super) async fn finish(mut self) {

@@ -1,6 +1,12 @@
 //! Connections over QUIC.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, VarInt};
@@ -87,7 +93,7 @@ pub(super) fn stats(connection: &Connection) -> CarrierStats {
 }
 
 fn guarded(stream: quinn::SendStream) -> SendStream {
-    SendStream(SendHalf::Quic(Guarded { stream, committed: false }))
+    SendStream(SendHalf::Quic(Guarded { stream, committed: false, written: Arc::default() }))
 }
 
 /// A stream that is reset when it is dropped before it was finished: for quinn, dropping one is a clean
@@ -96,11 +102,28 @@ fn guarded(stream: quinn::SendStream) -> SendStream {
 pub(super) struct Guarded {
     stream: quinn::SendStream,
     committed: bool,
+    /// Bytes that the transport has taken.
+    written: Arc<AtomicU64>,
 }
 
 impl Guarded {
     pub(super) async fn write_all(&mut self, chunks: &mut [Bytes]) -> Result<(), Lost> {
-        self.stream.write_all_chunks(chunks).await.map_err(|error| Lost(error.to_string()))
+        let mut left = chunks;
+        while !left.is_empty() {
+            let written = self.stream.write_chunks(left).await;
+            let written = written.map_err(|error| Lost(error.to_string()))?;
+            self.written.fetch_add(written.bytes as u64, Ordering::Relaxed);
+            left = &mut left[written.chunks..];
+        }
+        Ok(())
+    }
+
+    pub(super) fn taken(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.written)
+    }
+
+    pub(super) fn count_into(&mut self, bytes: Arc<AtomicU64>) {
+        self.written = bytes;
     }
 
     pub(super) async fn finish(mut self) {

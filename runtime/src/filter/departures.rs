@@ -1,14 +1,18 @@
 //! What leaves a cell after one batch: gathered by where it goes, so that every outbox is locked and every
 //! writer woken once, and a message for many takes one place on each link.
 
+use std::time::Instant;
+
 use cellbus_proto::{admission::Admitted, route::LinkId, status::Status};
 
 use super::AuthFilter;
 use crate::{clock, outbox::NotTaken};
 
 /// Messages that have been let in and know where they go.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Departures {
+    /// When the batch came: by the monotonic clock, and in seconds since 1970.
+    pub(super) at: (Instant, u64),
     /// For this cell itself.
     pub(super) local: Vec<Admitted>,
     /// By link, in the order in which they came. A cell has few links that one batch leaves by.
@@ -16,6 +20,10 @@ pub(super) struct Departures {
 }
 
 impl Departures {
+    pub(super) fn new(at: (Instant, u64)) -> Self {
+        Self { at, local: Vec::new(), links: Vec::new() }
+    }
+
     /// Adds a message that leaves by `link`.
     pub(super) fn leave(&mut self, link: LinkId, admitted: Admitted) {
         match self.links.iter_mut().find(|(known, _)| *known == link) {
@@ -26,7 +34,7 @@ impl Departures {
 
     /// Adds the parts of one message for many: one message again on every link.
     pub(super) fn append_joined(&mut self, parts: Self) {
-        let Self { local, links } = parts;
+        let Self { at: _, local, links } = parts;
         self.local.extend(local);
         for (link, parts) in links {
             if let Some(whole) = Admitted::join(parts) {
@@ -37,6 +45,11 @@ impl Departures {
 }
 
 impl AuthFilter {
+    /// Nothing yet, for a batch that comes now.
+    pub(super) fn departures(&self) -> Departures {
+        Departures::new((clock::now(), self.own.wall.unix()))
+    }
+
     /// Puts what leaves into the outboxes. What finds no place there goes back to its sender.
     ///
     /// # Errors
@@ -44,7 +57,7 @@ impl AuthFilter {
     pub(super) fn depart(&mut self, out: &mut Departures) -> Result<(), Status> {
         let mut outcome = Ok(());
         while let Some((link, messages)) = out.links.pop() {
-            let now = clock::now();
+            let (now, _) = out.at;
             let Some(neighbour) = self.neighbours.get(&link) else {
                 for admitted in messages {
                     outcome = outcome.and(self.turn_back(admitted, Status::NoRoute, out));
@@ -75,6 +88,10 @@ impl AuthFilter {
             self.own.counters.bury(status);
             part.note(&self.own.name, || format!("not passed on: {}", status.code()));
             let arrived = part.arrived();
+            if !part.header().wants_answer() {
+                let len = part.envelope().payload.len();
+                self.own.dead_letters.bury(part.header(), len, status, arrived);
+            }
             self.give_back(&part.into_envelope().header, arrived, status, out);
         }
         Err(status)

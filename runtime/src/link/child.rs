@@ -1,6 +1,6 @@
 //! The end of a link that dialled: it proves itself, and checks that the parent does.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use actix::{AsyncContext, Context, Handler, Message};
 use cellbus_proto::{
@@ -12,7 +12,7 @@ use cellbus_proto::{
         },
     },
     identity::CellKind,
-    link::Phase,
+    link::{LaneProbe, Phase},
     status::Status,
     token::{Claims, ServerKey, Token, TokenError},
     transcript::{EndToEndFacts, Purpose, RegisterFacts, Signable},
@@ -31,12 +31,25 @@ use crate::{
 };
 
 /// What this end remembers of its registration.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ChildSide {
     nonce: [u8; 32],
+    probe: LaneProbe,
     expects: Option<Expected>,
     epoch: u64,
     refused: Option<Status>,
+}
+
+impl ChildSide {
+    pub(super) fn new(now: Instant) -> Self {
+        let probe = LaneProbe::new(now);
+        Self { nonce: [0; 32], probe, expects: None, epoch: 0, refused: None }
+    }
+
+    /// The registration in force, and the probe of the lane.
+    pub(super) fn lane_probe(&mut self) -> (u64, &mut LaneProbe) {
+        (self.epoch, &mut self.probe)
+    }
 }
 
 #[derive(Debug)]

@@ -286,9 +286,22 @@ impl Link {
                 cell = %self.own.name, %peer, code = status.code(), "the server cannot be asked now"
             );
             self.answer(sequence, Err(Status::NoRoute));
+        } else if status == Status::RateLimit {
+            self.own.counters.refuse(status);
+            tracing::info!(
+                cell = %self.own.name, %peer, link = self.id.0, code = status.code(),
+                "a cell that comes back too often waits"
+            );
+            self.answer(sequence, Err(status));
+            self.close_when_said(CloseCode::Later, "too many returns");
         } else {
+            self.own.counters.refuse(status);
+            tracing::warn!(
+                cell = %self.own.name, %peer, link = self.id.0, code = status.code(),
+                what = "registration refused", "link closed"
+            );
             self.answer(sequence, Err(Status::Unauthenticated));
-            self.close_for(status, "registration refused");
+            self.close_when_said(CloseCode::Unauthenticated, "");
         }
     }
 

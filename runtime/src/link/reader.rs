@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{Control, Health, LaneAccepted, Link, Unreadable, writer};
 use crate::{
-    conn::{Connection, Lost, RecvStream},
+    conn::{Connection, Lost, Pieces, RecvStream},
     counters::Counters,
     filter::{AuthFilter, Inbound},
     seam::post,
@@ -30,7 +30,7 @@ const CHUNK: usize = 64 << 10;
 /// Bytes of control messages that may be read and not yet decided on.
 const CONTROL_MAX: usize = 2 << 20;
 /// Messages handed to the filter at once.
-const BATCH: usize = 64;
+const BATCH: usize = 256;
 
 /// What every reader of one link shares.
 #[derive(Clone)]
@@ -74,11 +74,13 @@ impl Link {
         let meters = writer::Meters {
             link: self.id,
             filter: self.filter.clone(),
+            own_link: ctx.address(),
             counters: Arc::clone(&self.own.counters),
             health: Arc::clone(&self.health),
         };
         let side = self.side();
         let open = Arc::new(self.lanes_written.sender());
+        let control_open = self.control_written.sender();
         if side == Side::Child {
             self.say_hello();
         }
@@ -89,7 +91,11 @@ impl Link {
             };
             let Ok((send, recv)) = opened else { return };
             send.set_priority(2);
-            actix::spawn(writer::write_control(send, Arc::clone(&outbox), meters.clone()));
+            let writing = writer::write_control(send, Arc::clone(&outbox), meters.clone());
+            actix::spawn(async move {
+                writing.await;
+                drop(control_open);
+            });
             for lane in [Lane::Interactive, Lane::Bulk] {
                 let (connection, outbox) = (connection.clone(), Arc::clone(&outbox));
                 let (meters, open) = (meters.clone(), Arc::clone(&open));
@@ -285,54 +291,74 @@ async fn read_messages(stream: &mut RecvStream, reading: &Reading) -> Result<(),
     let mut decoder = Decoder::new(reading.limits);
     let mut lane = None;
     let mut hold = reading.hold.clone();
+    let mut pieces = Pieces::default();
     loop {
         // While the neighbour registers again, what it sent before waits in the transport.
         if hold.wait_for(|held| !*held).await.is_err() {
             return Ok(());
         }
-        let chunk = match stream.read_chunk(CHUNK).await {
-            Ok(Some(chunk)) => chunk,
-            Ok(None) | Err(Lost(_)) => return Ok(()),
+        let count = match stream.read_chunks(&mut pieces).await {
+            Ok(0) | Err(Lost(_)) => return Ok(()),
+            Ok(count) => count,
         };
-        reading.counters.read(chunk.len());
-        let mut chunk = Some(chunk);
-        loop {
-            let mut batch = Vec::new();
-            let mut wrong = None;
-            decoder.feed(chunk.take().unwrap_or_default(), |frame| {
-                match (frame, lane) {
-                    (Frame::Lane(Lane::Control), _) | (Frame::Lane(_), Some(_)) => {
-                        wrong = Some("a lane that cannot be opened");
-                    }
-                    (Frame::Lane(first), None) if reading.opens(first) => lane = Some(first),
-                    (Frame::Lane(_), None) => wrong = Some("a second stream for a lane"),
-                    (Frame::Message(envelope), Some(lane)) if envelope.header.lane == lane => {
-                        batch.push(envelope);
-                    }
-                    (
-                        Frame::Hello(_)
-                        | Frame::HelloOk(_)
-                        | Frame::Message(_)
-                        | Frame::Beat(_)
-                        | Frame::Echo(_)
-                        | Frame::Drain(_)
-                        | Frame::Answer(_),
-                        _,
-                    ) => wrong = Some("a frame on the wrong stream"),
+        // Everything that one wake-up yields is one batch, as far as it is not too large.
+        let mut batch = Vec::new();
+        for piece in pieces.take(count) {
+            reading.counters.read(piece.len());
+            if lane == Some(Lane::Interactive) {
+                reading.health.count_lane_read(piece.len());
+            }
+            let mut piece = Some(piece);
+            loop {
+                take_frames(&mut decoder, piece.take(), &mut lane, &mut batch, reading)?;
+                if batch.len() < BATCH {
+                    break;
                 }
-                wrong.is_none() && batch.len() < BATCH
-            })?;
-            if let Some(what) = wrong {
-                return Err(CodecError { status: Status::BadFrame, what });
-            }
-            if batch.is_empty() {
-                break;
-            }
-            if !hand_over(batch, reading, &mut hold).await {
-                return Ok(());
+                let full = std::mem::take(&mut batch);
+                if !hand_over(full, reading, &mut hold).await {
+                    return Ok(());
+                }
             }
         }
+        if !batch.is_empty() && !hand_over(batch, reading, &mut hold).await {
+            return Ok(());
+        }
     }
+}
+
+/// Decodes until the bytes or the batch are at their end.
+fn take_frames(
+    decoder: &mut Decoder,
+    piece: Option<Bytes>,
+    lane: &mut Option<Lane>,
+    batch: &mut Vec<Envelope>,
+    reading: &Reading,
+) -> Result<(), CodecError> {
+    let mut wrong = None;
+    decoder.feed(piece.unwrap_or_default(), |frame| {
+        match (frame, *lane) {
+            (Frame::Message(envelope), Some(lane)) if envelope.header.lane == lane => {
+                batch.push(envelope);
+            }
+            (Frame::Lane(Lane::Control), _) | (Frame::Lane(_), Some(_)) => {
+                wrong = Some("a lane that cannot be opened");
+            }
+            (Frame::Lane(first), None) if reading.opens(first) => *lane = Some(first),
+            (Frame::Lane(_), None) => wrong = Some("a second stream for a lane"),
+            (
+                Frame::Hello(_)
+                | Frame::HelloOk(_)
+                | Frame::Message(_)
+                | Frame::Beat(_)
+                | Frame::Echo(_)
+                | Frame::Drain(_)
+                | Frame::Answer(_),
+                _,
+            ) => wrong = Some("a frame on the wrong stream"),
+        }
+        wrong.is_none() && batch.len() < BATCH
+    })?;
+    wrong.map_or(Ok(()), |what| Err(CodecError { status: Status::BadFrame, what }))
 }
 
 /// Waits until the filter has room for the batch; `false` when there is no filter any more.

@@ -1,6 +1,10 @@
 //! Writing the streams of a link: everything that waits leaves in as few writes as possible.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use actix::Addr;
 use bytes::{Bytes, BytesMut};
@@ -10,17 +14,20 @@ use cellbus_proto::{
     route::LinkId,
     status::Status,
 };
+use futures_util::FutureExt;
 
-use super::Health;
+use super::{Health, Link, Say};
 use crate::{
     clock,
-    conn::{Connection, Lost, SendStream},
+    conn::{CloseCode, Connection, Lost, SendStream},
     counters::Counters,
     filter::{AuthFilter, Expired},
     outbox::{Item, Outbox},
     seam::post,
 };
 
+/// How long a neighbour may take nothing while something waits for it.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes gathered before a write.
 const WRITE: usize = 64 << 10;
 
@@ -29,6 +36,7 @@ const WRITE: usize = 64 << 10;
 pub(super) struct Meters {
     pub(super) link: LinkId,
     pub(super) filter: Addr<AuthFilter>,
+    pub(super) own_link: Addr<Link>,
     pub(super) counters: Arc<Counters>,
     pub(super) health: Arc<Health>,
 }
@@ -48,7 +56,10 @@ pub(super) async fn write_lane(
     if !outbox.wait(lane).await {
         return;
     }
-    let Ok(stream) = connection.open_lane().await else { return };
+    let Ok(mut stream) = connection.open_lane().await else { return };
+    if lane == Lane::Interactive {
+        stream.count_into(meters.health.lane_written());
+    }
     stream.set_priority(if lane == Lane::Interactive { 1 } else { 0 });
     let mut encoder = Encoder::new();
     let mut buffer = BytesMut::new();
@@ -103,7 +114,7 @@ async fn write(
                 Item::Message(mut message) => {
                     let Some(budget_ms) = message.budget_left(now) else {
                         meters.counters.unqueue(message.count());
-                        expired.push(*message);
+                        expired.push(message);
                         continue;
                     };
                     messages += message.count();
@@ -129,7 +140,7 @@ async fn write(
             let _ = post(&meters.filter, expired);
         }
         let total = chunks.iter().map(Bytes::len).sum();
-        let outcome = stream.write_all(&mut chunks).await;
+        let outcome = write_patiently(stream, &mut chunks, meters).await;
         match outcome {
             Ok(()) => meters.counters.forward(messages),
             Err(_) => meters.counters.drop_queued(Status::PeerLost, messages),
@@ -139,4 +150,34 @@ async fn write(
         meters.health.count_sent(messages as u64);
     }
     Ok(())
+}
+
+/// Writes all of `chunks`; a neighbour that takes nothing of them for [`PATIENCE`] is given up.
+async fn write_patiently(
+    stream: &mut SendStream,
+    chunks: &mut [Bytes],
+    meters: &Meters,
+) -> Result<(), Lost> {
+    let taken = stream.taken();
+    let mut writing = std::pin::pin!(stream.write_all(chunks));
+    // Most writes find room at once, and need no timer.
+    if let Some(outcome) = writing.as_mut().now_or_never() {
+        return outcome;
+    }
+    let mut before = taken.load(Ordering::Relaxed);
+    loop {
+        if let Ok(outcome) = tokio::time::timeout(PATIENCE, writing.as_mut()).await {
+            return outcome;
+        }
+        let now = taken.load(Ordering::Relaxed);
+        if now == before {
+            meters.counters.refuse(Status::SlowConsumer);
+            let what = "the neighbour takes nothing";
+            let close = Say::Close(CloseCode::SlowConsumer, what);
+            // Fails only when the link has ended already.
+            let _ = post(&meters.own_link, close);
+            return Err(Lost(what.to_owned()));
+        }
+        before = now;
+    }
 }

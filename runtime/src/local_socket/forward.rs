@@ -109,7 +109,7 @@ async fn turn(link: &Link, len: usize) -> Option<Turn> {
 }
 
 fn to_wire(id: u64, budget_ms: u32, delivery: Delivery) -> ToJob {
-    let Delivery { origin, target, payload, content_type, budget: _, expects_reply } = delivery;
+    let Delivery { origin, target, payload, content_type, expects_reply, .. } = delivery;
     ToJob::Deliver(local::Delivery {
         id,
         origin: local::Origin {

@@ -22,8 +22,8 @@ use crate::cell_and_job::{Alive, CELL, FakeCell, delivery, name, serve, settle, 
 
 #[tokio::test]
 async fn a_request_carries_everything_there_and_back() {
-    let cell = FakeCell::answering(|outgoing| {
-        let Outgoing { to, target, payload, content_type, budget } = outgoing;
+    let cell = FakeCell::answering(|to, outgoing| {
+        let Outgoing { target, payload, content_type, budget, .. } = outgoing;
         let budget = budget.expect("job code's budget is passed on");
         assert!(budget > Duration::from_secs(6) && budget <= Duration::from_secs(7), "{budget:?}");
         let text = format!("{to} {target} {} {content_type:?}", payload.len());
@@ -43,7 +43,7 @@ async fn a_request_carries_everything_there_and_back() {
 
 #[tokio::test]
 async fn g_07_a_return_keeps_its_status_its_cell_and_its_detail() {
-    let cell = FakeCell::answering(|outgoing| {
+    let cell = FakeCell::answering(|to, outgoing| {
         let returned = |status, detail: &'static str| RequestError::Returned {
             by: name("relay-a"),
             status,
@@ -52,7 +52,7 @@ async fn g_07_a_return_keeps_its_status_its_cell_and_its_detail() {
         let error = match outgoing.target.topic().as_str() {
             "denied" => returned(Status::TopicDenied, ""),
             "failed" => returned(Status::HandlerFailed, "no such round"),
-            "late" => RequestError::TimedOut { to: outgoing.to, budget: Duration::ZERO },
+            "late" => RequestError::TimedOut { to, budget: Duration::ZERO },
             _ => RequestError::Closed,
         };
         Box::pin(async move { Err(error) })
@@ -109,7 +109,7 @@ async fn messages_reach_the_bus_in_the_order_in_which_they_were_sent() {
 async fn more_requests_than_may_be_outstanding_wait_their_turn() {
     let (release, most) = (Arc::new(Notify::new()), Arc::new(Mutex::new((0, 0))));
     let (gate, seen) = (Arc::clone(&release), Arc::clone(&most));
-    let cell = FakeCell::answering(move |outgoing| {
+    let cell = FakeCell::answering(move |_, outgoing| {
         let (gate, seen) = (Arc::clone(&gate), Arc::clone(&seen));
         {
             let (now, most) = &mut *seen.lock().unwrap();
@@ -184,8 +184,9 @@ async fn a_publish_is_delivered_and_its_reply_discarded() {
         async { Ok(Reply::from(vec![1, 2, 3])) }
     });
     bus.handle(target("task/note"), handler).await.unwrap();
-    let publish =
-        Delivery { expects_reply: false, budget: Duration::ZERO, ..delivery("task/note", "note") };
+    let mut publish = delivery("task/note", "note");
+    publish.expects_reply = false;
+    publish.budget = Duration::ZERO;
     assert_eq!(cell.deliver(publish).await, Ok(Reply::default()));
     assert_eq!(*seen.lock().unwrap(), [(Bytes::from("note"), false)]);
 }

@@ -7,7 +7,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -25,7 +24,7 @@ use tokio::{
 };
 
 pub type Answer = BoxFuture<Result<Reply, RequestError>>;
-type Answers = Box<dyn Fn(Outgoing) -> Answer + Send + Sync>;
+type Answers = Box<dyn Fn(Fqcn, Outgoing) -> Answer + Send + Sync>;
 
 /// The cell's side of the bridge.
 pub struct FakeCell {
@@ -40,7 +39,7 @@ pub const CELL: &str = "site-1.job-7";
 
 impl FakeCell {
     pub fn answering(
-        answers: impl Fn(Outgoing) -> Answer + Send + Sync + 'static,
+        answers: impl Fn(Fqcn, Outgoing) -> Answer + Send + Sync + 'static,
     ) -> Arc<FakeCell> {
         Arc::new(Self {
             answers: Box::new(answers),
@@ -53,7 +52,7 @@ impl FakeCell {
 
     /// Answers every request with its own payload.
     pub fn echoing() -> Arc<Self> {
-        Self::answering(|outgoing| {
+        Self::answering(|_, outgoing| {
             let Outgoing { payload, content_type, .. } = outgoing;
             Box::pin(async move { Ok(Reply { payload, content_type }) })
         })
@@ -63,7 +62,7 @@ impl FakeCell {
     pub fn silent() -> (Arc<Self>, Arc<AtomicUsize>) {
         let alive = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&alive);
-        let cell = Self::answering(move |_| {
+        let cell = Self::answering(move |_, _| {
             let guard = Alive::new(&counter);
             Box::pin(async move {
                 let _guard = guard;
@@ -108,12 +107,12 @@ impl Transport for FakeTransport {
         CELL.parse().unwrap()
     }
 
-    fn request(&self, outgoing: Outgoing) -> Answer {
+    fn request(&self, to: Fqcn, outgoing: Outgoing) -> Answer {
         self.0.requested.fetch_add(1, Ordering::SeqCst);
-        (self.0.answers)(outgoing)
+        (self.0.answers)(to, outgoing)
     }
 
-    fn publish(&self, outgoing: Outgoing) -> BoxFuture<Result<(), PublishError>> {
+    fn publish(&self, _: Fqcn, outgoing: Outgoing) -> BoxFuture<Result<(), PublishError>> {
         self.0.published.lock().unwrap().push(outgoing);
         Box::pin(async { Ok(()) })
     }
@@ -277,19 +276,13 @@ pub fn raw_request(id: u64, payload: &'static [u8]) -> ToCell {
 
 /// A message for job code that somebody waits for.
 pub fn delivery(to: &str, payload: impl Into<Bytes>) -> Delivery {
-    Delivery {
-        origin: Origin {
-            name: name("server.job-7"),
-            kind: CellKind::Job,
-            org: "hq".parse().unwrap(),
-            job: Some("job-7".parse().unwrap()),
-        },
-        target: target(to),
-        payload: payload.into(),
-        content_type: None,
-        budget: Duration::from_secs(30),
-        expects_reply: true,
-    }
+    let origin = Origin {
+        name: name("server.job-7"),
+        kind: CellKind::Job,
+        org: "hq".parse().unwrap(),
+        job: Some("job-7".parse().unwrap()),
+    };
+    Delivery::new(origin, target(to), payload)
 }
 
 /// Lets everything that can run do so. All parties share one thread, and a local socket is handed over

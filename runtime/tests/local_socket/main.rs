@@ -7,4 +7,5 @@ mod door;
 mod hostile;
 mod launch;
 mod loss;
+mod operations;
 mod place;

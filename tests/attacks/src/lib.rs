@@ -6,11 +6,13 @@
 //!           │         └─ (y)               provisioned, not started: a test speaks with their certificates
 //!           ├─ site-2
 //!           ├─ (x)  (z)
-//!           └─ (relay-x) ── (site-9)
+//!           └─ (relay-x) ── (site-8)  (site-9)
 //! ```
 //! Everything runs on the thread of the test, over loopback QUIC, with real certificates. [`attack`] starts it, runs
 //! a scenario, and checks afterwards that the honest cells still reach one another.
 
+pub mod first_packet;
+pub mod middle;
 pub mod papers;
 pub mod peer;
 pub mod rogue_parent;
@@ -39,7 +41,8 @@ const LIMIT: Duration = Duration::from_secs(50);
 /// # Panics
 /// When the scenario does, when it takes too long, or when an honest cell suffered.
 pub fn attack(scenario: impl AsyncFnOnce(&Target, &LogGuard)) {
-    attack_with("", scenario);
+    // Attackers come and go all the time; what that alone leads to has scenarios of its own.
+    attack_with("returns_per_minute_max = 100000", scenario);
 }
 
 /// [`attack`] on a federation with these lines in the `[limits]` of its topology.

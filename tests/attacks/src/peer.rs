@@ -19,6 +19,7 @@ mod handshake;
 mod messages;
 mod tickets;
 
+pub(crate) use self::dialling::AnyServer;
 pub use self::{
     dialling::{Dialling, endpoint},
     messages::Outcome,
@@ -26,7 +27,7 @@ pub use self::{
 };
 
 /// Longest wait for anything that must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(8);
+pub const PATIENCE: Duration = Duration::from_secs(8);
 
 /// One raw connection to one cell.
 pub struct RawPeer {
@@ -146,10 +147,7 @@ impl RawPeer {
         parent: Fqcn,
     ) -> Self {
         let (control, recv) = connection.open_bi().await.expect("a stream is granted");
-        let mut exporter = [0; 32];
-        connection
-            .export_keying_material(&mut exporter, b"EXPORTER-Channel-Binding", b"")
-            .expect("TLS 1.3 has exporters");
+        let exporter = exporter(&connection);
         let (sender, frames) = mpsc::unbounded_channel();
         tokio::spawn(read_frames(recv, sender.clone()));
         let lanes_in = tokio::spawn(read_lanes(connection.clone(), sender));
@@ -307,6 +305,15 @@ impl Drop for RawPeer {
     fn drop(&mut self) {
         self.vanish();
     }
+}
+
+/// What a signature is bound to a TLS session by (RFC 9266).
+pub(crate) fn exporter(connection: &quinn::Connection) -> [u8; 32] {
+    let mut exporter = [0; 32];
+    connection
+        .export_keying_material(&mut exporter, b"EXPORTER-Channel-Binding", b"")
+        .expect("TLS 1.3 has exporters");
+    exporter
 }
 
 pub(crate) async fn read_frames(

@@ -28,7 +28,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     papers::Papers,
-    peer::{Closed, PATIENCE, closed, random_nonce, read_frames},
+    peer::{Closed, PATIENCE, closed, exporter, random_nonce, read_frames},
 };
 
 /// Listens under any certificate.
@@ -203,16 +203,9 @@ impl Caught {
     /// # Panics
     /// When none comes.
     pub async fn expect_message(&mut self, wanted: impl Fn(&Envelope) -> bool) -> Envelope {
-        self.expect_frame(|frame| match frame {
-            Frame::Message(envelope) if wanted(&envelope) => Some(envelope),
-            Frame::Message(_)
-            | Frame::Hello(_)
-            | Frame::HelloOk(_)
-            | Frame::Beat(_)
-            | Frame::Echo(_)
-            | Frame::Lane(_)
-            | Frame::Drain(_)
-            | Frame::Answer(_) => None,
+        self.expect_frame(|frame| {
+            let Frame::Message(envelope) = frame else { return None };
+            wanted(&envelope).then_some(envelope)
         })
         .await
     }
@@ -235,10 +228,6 @@ impl Caught {
     /// Never on a living connection.
     #[must_use]
     pub fn acknowledgement(&self, challenge: &WireChallenge) -> Blob {
-        let mut exporter = [0; 32];
-        self.connection
-            .export_keying_material(&mut exporter, b"EXPORTER-Channel-Binding", b"")
-            .expect("TLS 1.3 has exporters");
         let facts = RegisterFacts {
             project: "attacks",
             child: self.hello.name.as_str(),
@@ -250,7 +239,7 @@ impl Caught {
             challenge: challenge.id,
             child_leaf: &sha256(&self.child_chain()[0]),
             parent_leaf: &self.papers.hash(),
-            exporter: &exporter,
+            exporter: &exporter(&self.connection),
         };
         Blob(self.papers.sign(&facts.signable(Purpose::RegisterAck)))
     }

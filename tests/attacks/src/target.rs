@@ -69,6 +69,10 @@ name = "z"
 kind = "client"
 parent = "server"
 [[cell]]
+name = "site-8"
+kind = "client"
+parent = "relay-x"
+[[cell]]
 name = "site-9"
 kind = "client"
 parent = "relay-x"
@@ -95,7 +99,7 @@ reconnect_cap_ms = 200
 /// The honest cells, parents first.
 const HONEST: [&str; 5] = ["server", "relay", "site-2", "site-1", "site-4"];
 /// Base names whose rows in tables are the attacker's own.
-const HOSTILE: [&str; 5] = ["x", "y", "z", "relay-x", "site-9"];
+const HOSTILE: [&str; 6] = ["x", "y", "z", "relay-x", "site-8", "site-9"];
 /// Time for what is on its way to arrive.
 const PATIENCE: Duration = Duration::from_secs(8);
 

@@ -25,7 +25,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use cellbus_channels::{ChannelTopic, Failure, Fqcn, Reply, RequestError, from_fn};
+use cellbus_channels::{
+    ChannelTopic, Failure, Fqcn, HandlerOptions, Reply, RequestError, from_fn,
+};
 use cellbus_proto::{
     directory::Directory,
     envelope::Incarnation,
@@ -465,7 +467,7 @@ impl TestCell {
         self.running.bus().handle(parse(target), handler).await.expect("nobody else handles it");
     }
 
-    /// Answers requests on `target` after `wait` of simulated time.
+    /// Answers requests on `target` after `wait` of simulated time, all at once.
     pub async fn echoes_after(&self, target: &str, wait: Duration) {
         let calls = Arc::clone(&self.calls);
         let handler = from_fn(move |delivery| {
@@ -476,7 +478,9 @@ impl TestCell {
                 Ok(Reply::from(delivery.payload))
             }
         });
-        self.running.bus().handle(parse(target), handler).await.expect("nobody else handles it");
+        let options = HandlerOptions::concurrent(u32::MAX);
+        let bus = self.running.bus();
+        bus.handle_with(parse(target), options, handler).await.expect("nobody else handles it");
     }
 
     /// Panics on every request on `target`.

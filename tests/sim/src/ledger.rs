@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use cellbus_channels::{Failure, Reply, from_fn};
+use cellbus_channels::{Failure, HandlerOptions, Reply, from_fn};
 use cellbus_harness::net::TestCell;
 
 /// The ledger of one scenario. Clones are one ledger.
@@ -45,7 +45,9 @@ impl Ledger {
             }
         });
         let target: cellbus_channels::ChannelTopic = target.parse().expect("a channel and topic");
-        cell.running.bus().handle(target, handler).await.expect("nobody else handles it");
+        let options = HandlerOptions::concurrent(u32::MAX);
+        let bus = cell.running.bus();
+        bus.handle_with(target, options, handler).await.expect("nobody else handles it");
     }
 
     /// How often the request `id` was executed.

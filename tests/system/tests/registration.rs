@@ -61,7 +61,10 @@ async fn happen(net: &mut Net, event: Event, name: &str) {
 fn f_28_in_every_order_of_events_a_record_is_there_only_if_a_registration_came_last() {
     let _log = LogGuard::start();
     run_paused_within(Duration::from_secs(48 * 3600), 1, |seed| async move {
-        let mut net = Net::up(seed, TREE).await;
+        let mut settings = Settings::default();
+        settings.cell.returns_per_minute = 1000;
+        let mut net = Net::prepared(seed, TREE, None, settings);
+        net.start_all().await;
         for number in 0..EVENTS.len().pow(LENGTH) {
             let order: Vec<Event> = (0..LENGTH)
                 .map(|digit| EVENTS[number / EVENTS.len().pow(digit) % EVENTS.len()])
@@ -109,7 +112,8 @@ fn g_33_a_process_that_is_killed_and_back_at_once_takes_its_name_over() {
             for counter in 2..=3 {
                 net.crash(name).await;
                 net.restart(name);
-                net.wait_ready(Duration::from_secs(1)).await;
+                // Its predecessor has two seconds to answer.
+                net.wait_ready(Duration::from_secs(3)).await;
                 let held = holder(&net, "server", name).await.expect("it is registered");
                 assert!(held.starts_with(&format!("{counter}-")), "{name}: {held}");
                 let pong = net.cell("server").request(name, "cell/ping", "x").await;

@@ -130,7 +130,8 @@ fn a_broadcast_gives_one_outcome_for_every_cell() {
             ["relay.site-1", "relay.site-2", "site-3", "site-9"].map(|name| name.parse().unwrap());
         let target = "task/ping".parse().unwrap();
         let bus = net.cell("server").running.bus();
-        let outcomes = bus.broadcast(to, target, "all", Duration::from_secs(5)).await;
+        let message = bus.multicast(to, target).payload("all").budget(Duration::from_secs(5));
+        let outcomes = message.send().await.all().await;
         let ok = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).count();
         assert_eq!((outcomes.len(), ok), (4, 2));
         net.finish().await;

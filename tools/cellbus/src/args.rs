@@ -7,7 +7,11 @@ use cellbus_proto::name::{ChannelTopic, Fqcn, Segment};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::{exit, output::Format};
+use crate::{
+    bench::{self, Bench},
+    exit,
+    output::Format,
+};
 
 /// Runs cells and asks running ones.
 #[derive(Debug, Parser)]
@@ -69,8 +73,14 @@ pub enum Command {
     /// Lists or explains error codes
     #[command(subcommand)]
     Errors(Errors),
+    /// Measures how fast cells are
+    #[command(subcommand)]
+    Bench(Bench),
     /// Prints a completion script
     Completion(Completion),
+    /// Runs as the measured process that standard input describes
+    #[command(name = bench::SIDE, hide = true)]
+    BenchSide,
     /// Runs as the job cell that standard input describes
     #[command(hide = true)]
     JobCell,
@@ -82,7 +92,7 @@ pub enum Command {
 impl Command {
     /// Whether this process becomes cells, or a part of one, and does not only ask.
     pub fn runs_cells(&self) -> bool {
-        matches!(self, Self::Demo(_) | Self::Up(_) | Self::JobCell | Self::Trainer)
+        matches!(self, Self::Demo(_) | Self::Up(_) | Self::JobCell | Self::Trainer | Self::BenchSide)
     }
 }
 

@@ -7,6 +7,7 @@ use cellbus_cells::{
     learning::report::{Check, DemoEvent, Findings},
     up::StopSignals,
 };
+use cellbus_proto::causes::with_sources;
 
 use crate::{
     args::{Demo, Global},
@@ -15,7 +16,6 @@ use crate::{
     output::{Failure, Format, Outcome, say},
     progress::Progress,
     report,
-    up::chain,
 };
 
 /// Runs the demo and says whether its claims hold.
@@ -88,5 +88,5 @@ fn interrupted() -> Box<Failure> {
 }
 
 fn failed(error: &DemoError) -> Box<Failure> {
-    Failure::new(CliCode::CheckFailed, chain(error))
+    Failure::new(CliCode::CheckFailed, with_sources(error))
 }

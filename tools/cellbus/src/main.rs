@@ -2,6 +2,7 @@
 
 mod args;
 mod ask;
+mod bench;
 mod codes;
 mod demo;
 mod exit;
@@ -21,6 +22,7 @@ use std::{
     thread,
 };
 
+use cellbus_proto::causes::with_sources;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde_json::json;
 
@@ -60,6 +62,8 @@ fn run(cli: Cli) -> Outcome {
         Command::Demo(args) => demo::run(&global, &args, &warnings),
         Command::Up(args) => up::run(&global, &args),
         Command::JobCell => process(on_actix(cellbus_cells::job::process::run())),
+        Command::Bench(bench) => bench::run(&global, &bench),
+        Command::BenchSide => process(cellbus_bench::side::run()),
         Command::Trainer => process(block_on(trainer())),
         Command::Status(args) => block_on(ask::status(args.target())),
         Command::Cells(target) => block_on(ask::cells(target)),
@@ -101,7 +105,7 @@ fn process<E: Into<Box<dyn std::error::Error>>>(outcome: Result<(), E>) -> Outco
     match outcome {
         Ok(()) => Ok(Success::new(&json!({}), String::new())),
         Err(error) => {
-            let text = up::chain(&*error.into());
+            let text = with_sources(&*error.into());
             tracing::error!(error = text, "this process failed");
             Err(Failure::new(CliCode::Unfinished, text))
         }

@@ -7,7 +7,7 @@ use cellbus_cells::{
     node::{Node, UpError},
     up::{self, SecondSignal, UpEnd, UpEvent, processes},
 };
-use cellbus_proto::topology::Topology;
+use cellbus_proto::{causes::with_sources, topology::Topology};
 use serde_json::json;
 
 use crate::{
@@ -115,20 +115,9 @@ fn show(format: Format, event: &UpEvent) {
 
 /// What kept a cell from starting, with everything that it came from.
 pub fn failed(error: &UpError) -> Box<Failure> {
-    Failure::new(CliCode::Start, chain(error))
+    Failure::new(CliCode::Start, with_sources(error))
 }
 
 fn input(error: &std::io::Error) -> Box<Failure> {
     Failure::new(CliCode::Input, error.to_string())
-}
-
-/// An error and what it came from, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -12,6 +12,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use cellbus_bench::report::Report;
 use cellbus_cells::control::{
     Accepted, CellRow, ExplainReply, PeerRow, PingReply, RequestReply, StatusReport,
 };
@@ -238,6 +239,11 @@ fn every_command_prints_its_schema() {
         assert!(place.data::<Script>(&format!("completion {shell}")).script.contains("cellbus"));
     }
 
+    let measured: Report = place.data(
+        "bench request --measure rr_64_c2 --rounds 1 --seconds 0.05 --attempts 1",
+    );
+    assert_eq!(measured.rows.len(), 1);
+
     let shown: DemoReport = place.data("demo");
     assert!(shown.is_ok() && !shown.checks.is_empty());
     // `up` runs until a signal; tests/process sends one.
@@ -259,6 +265,7 @@ fn every_command_prints_its_schema() {
         "graph",
         "schema",
         "errors",
+        "bench",
         "completion",
     ];
     let help = String::from_utf8(place.run("--help").stdout).expect("text");
@@ -295,6 +302,14 @@ fn usage_errors_are_envelopes_and_exit_with_four() {
         "graph good.toml --format svg",
         "errors",
         "schema",
+        "bench",
+        "bench transfer",
+        "bench request --measure rr_64",
+        "bench request --measure ff_64",
+        "bench publish --measure rr_64_c1",
+        "bench request --rounds 0",
+        "bench request --seconds 0",
+        "bench request --baseline nats",
         "completion nosuchshell",
         "status --log a=b=c",
     ] {

@@ -84,6 +84,11 @@ pub(super) fn good() -> Vec<Vector> {
             "of a cell/detach_child publish",
             &body::DetachChild { child: child(), incarnation },
         ),
+        good_one(
+            "cancel",
+            "of a cell/cancel publish",
+            &body::Cancel { requests: vec![1, 127, 128, u64::MAX] },
+        ),
         good_one("job_start", "of a cell/job_start request", &start),
         good_one("job_stop", "of a cell/job_stop request", &body::JobStop { job: job() }),
         good_one("job_ended", "of a cell/job_ended request", &ended),
@@ -152,6 +157,11 @@ pub(super) fn bad() -> Vec<Vector> {
             "certificates-of-4-gib",
             "register_child",
             with_chain(vec![0xdd, 255, 255, 255, 255]),
+        ),
+        bad_one::<body::Cancel>(
+            "requests-of-4-gib",
+            "cancel",
+            vec![0x91, 0xdd, 255, 255, 255, 255],
         ),
         bad_one::<body::JobEnded>(
             "number-for-bool",

@@ -40,6 +40,7 @@ pub(super) fn fields(body: &str) -> &'static [&'static str] {
         "register_child" => &["child", "incarnation", "chain", "signature", "job"],
         "child_registered" => &["token", "server_key:server_key"],
         "renew_child" | "detach_child" => &["child", "incarnation"],
+        "cancel" => &["requests"],
         "job_start" => &["job", "program", "parameters"],
         "job_stop" => &["job"],
         "job_ended" => &["job", "completed", "detail"],

@@ -121,7 +121,7 @@ pub fn endpoint() -> Endpoint {
 
 /// Takes anybody for the one who was dialled.
 #[derive(Debug)]
-struct AnyServer;
+pub(crate) struct AnyServer;
 
 impl ServerCertVerifier for AnyServer {
     fn verify_server_cert(

@@ -58,9 +58,14 @@ impl RawPeer {
     /// # Panics
     /// When it does not come.
     pub async fn greet(&mut self) -> HelloOk {
+        self.say_hello().await;
+        self.hello_ok().await
+    }
+
+    /// Says what an honest child would say first.
+    pub async fn say_hello(&mut self) {
         let hello = self.hello();
         self.send_frame(&Frame::Hello(hello)).await;
-        self.hello_ok().await
     }
 
     /// Waits for HELLO_OK.
@@ -68,15 +73,9 @@ impl RawPeer {
     /// # Panics
     /// When it does not come.
     pub async fn hello_ok(&mut self) -> HelloOk {
-        self.expect_frame(|frame| match frame {
-            Frame::HelloOk(ok) => Some(ok.clone()),
-            Frame::Hello(_)
-            | Frame::Message(_)
-            | Frame::Beat(_)
-            | Frame::Echo(_)
-            | Frame::Lane(_)
-            | Frame::Drain(_)
-            | Frame::Answer(_) => None,
+        self.expect_frame(|frame| {
+            let Frame::HelloOk(ok) = frame else { return None };
+            Some(ok.clone())
         })
         .await
     }
@@ -177,16 +176,9 @@ impl RawPeer {
     /// When none comes.
     pub async fn answer(&mut self, to: u64) -> Result<Vec<u8>, u8> {
         let Answer { status, body, .. } = self
-            .expect_frame(|frame| match frame {
-                Frame::Answer(answer) if answer.to == to => Some(answer.clone()),
-                Frame::Answer(_)
-                | Frame::Hello(_)
-                | Frame::HelloOk(_)
-                | Frame::Message(_)
-                | Frame::Beat(_)
-                | Frame::Echo(_)
-                | Frame::Lane(_)
-                | Frame::Drain(_) => None,
+            .expect_frame(|frame| {
+                let Frame::Answer(answer) = frame else { return None };
+                (answer.to == to).then(|| answer.clone())
             })
             .await;
         if status == 0 { Ok(body.0) } else { Err(status) }

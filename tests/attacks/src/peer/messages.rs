@@ -131,36 +131,37 @@ impl RawPeer {
         assert_eq!(outcome, Outcome::Replied(Bytes::from_static(b"payload")));
     }
 
+    /// Waits for a ping, and answers it as a living cell does.
+    ///
+    /// # Panics
+    /// When none comes.
+    pub async fn answer_ping(&mut self) {
+        let Envelope { header, payload } = self.request_in().await;
+        assert!(well_known::PING.matches(&header.target), "{header:?}");
+        let me = self.address_of(self.me.as_str());
+        let kind = Kind::Reply { to: header.sequence };
+        let mut header = header.answer(&me, kind, self.next_sequence()).expect("a request");
+        header.token = self.token.clone();
+        self.send(Envelope { header, payload }).await;
+    }
+
     /// Waits for a request of another cell.
     ///
     /// # Panics
     /// When none comes.
     pub async fn request_in(&mut self) -> Envelope {
-        self.expect_frame(|frame| match frame {
-            Frame::Message(envelope) if !envelope.header.kind.is_answer() => Some(envelope.clone()),
-            Frame::Message(_)
-            | Frame::Hello(_)
-            | Frame::HelloOk(_)
-            | Frame::Beat(_)
-            | Frame::Echo(_)
-            | Frame::Lane(_)
-            | Frame::Drain(_)
-            | Frame::Answer(_) => None,
+        self.expect_frame(|frame| {
+            let Frame::Message(envelope) = frame else { return None };
+            (!envelope.header.kind.is_answer()).then(|| envelope.clone())
         })
         .await
     }
 
     /// Messages that came and were not asked for.
     pub fn unasked_messages(&mut self) -> Vec<Envelope> {
-        let messages = self.unasked().into_iter().filter_map(|frame| match frame {
-            Frame::Message(envelope) => Some(envelope),
-            Frame::Hello(_)
-            | Frame::HelloOk(_)
-            | Frame::Beat(_)
-            | Frame::Echo(_)
-            | Frame::Lane(_)
-            | Frame::Drain(_)
-            | Frame::Answer(_) => None,
+        let messages = self.unasked().into_iter().filter_map(|frame| {
+            let Frame::Message(envelope) = frame else { return None };
+            Some(envelope)
         });
         messages.collect()
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use cellbus_channels::{Delivery, Reply, Selector, from_fn};
+use cellbus_channels::{Delivery, HandlerOptions, Reply, Selector, from_fn};
 use cellbus_runtime::host::RunningCell;
 use tokio::sync::Notify;
 
@@ -61,6 +61,7 @@ pub(super) async fn handle_everything(
 ) {
     let target = |text: &str| Selector::Exact(text.parse().expect("a channel and topic"));
     let bus = cell.bus();
+    let all_at_once = HandlerOptions::concurrent(u32::MAX);
     for (name, selector) in
         [("fetch", target("task/fetch")), ("read", target("share/read")), ("all", Selector::All)]
     {
@@ -69,7 +70,7 @@ pub(super) async fn handle_everything(
             calls.note(at, name, &delivery);
             async move { Ok(Reply::from(delivery.payload)) }
         });
-        bus.handle(selector, handler).await.expect("nothing is registered yet");
+        bus.handle_with(selector, all_at_once, handler).await.expect("nothing is registered yet");
     }
     let (calls, release) = (calls.clone(), Arc::clone(release));
     let slow = from_fn(move |delivery: Delivery| {
@@ -80,5 +81,5 @@ pub(super) async fn handle_everything(
             Ok(Reply::from(delivery.payload))
         }
     });
-    bus.handle(target("task/slow"), slow).await.expect("nothing is registered yet");
+    bus.handle_with(target("task/slow"), all_at_once, slow).await.expect("nothing is registered yet");
 }

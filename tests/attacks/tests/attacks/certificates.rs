@@ -131,8 +131,7 @@ fn atk_030_the_name_in_the_uri_counts_and_the_common_name_does_not() {
         // Says it is x in the common name and in HELLO, and is z by its URI.
         let papers = named("cell://attacks/client/z?org=attacks", "x");
         let mut x = RawPeer::connect_with(target, "server", "x", &papers).await;
-        let hello = x.hello();
-        x.send_frame(&Frame::Hello(hello)).await;
+        x.say_hello().await;
         assert_eq!(x.closed().await, Closed::unauthenticated());
         target.assert_refused(&before, &[("server", Status::CertName, 1)]).await;
         // Calls itself the server in the common name, and is no more than x.
@@ -156,23 +155,20 @@ fn atk_032_a_cell_is_let_in_only_as_the_kind_that_it_is() {
         for kind in ["relay", "server", "admin"] {
             let papers = forger.forge(&format!("cell://attacks/{kind}/x?org=attacks"), |_| {});
             let mut x = RawPeer::connect_with(target, "server", "x", &papers).await;
-            let hello = x.hello();
-            x.send_frame(&Frame::Hello(hello)).await;
+            x.say_hello().await;
             assert_eq!(x.closed().await, Closed::unauthenticated(), "{kind}");
         }
         // A site's certificate for the name of a relay.
         let papers = forger.forge("cell://attacks/client/relay-x?org=attacks", |_| {});
         let mut relay = RawPeer::connect_with(target, "server", "relay-x", &papers).await;
-        let hello = relay.hello();
-        relay.send_frame(&Frame::Hello(hello)).await;
+        relay.say_hello().await;
         assert_eq!(relay.closed().await, Closed::unauthenticated());
         target.assert_refused(&before, &[("server", Status::CertKind, 4)]).await;
         // A console that no topology knows.
         let papers = forger.forge("cell://attacks/admin/alice?org=attacks&role=lead", |_| {});
         let mut alice = RawPeer::connect_with(target, "server", "x", &papers).await;
         alice.me = "alice".parse().expect("a name");
-        let hello = alice.hello();
-        alice.send_frame(&Frame::Hello(hello)).await;
+        alice.say_hello().await;
         assert_eq!(alice.closed().await, Closed::unauthenticated());
         let refused = [("server", Status::CertKind, 4), ("server", Status::NotDirect, 1)];
         target.assert_refused(&before, &refused).await;
@@ -261,17 +257,21 @@ fn atk_038_the_same_process_takes_its_name_over_and_a_copy_does_not() {
     attack(async |target, guard| {
         guard.expect("DUPLICATE_NAME");
         let mut first = RawPeer::registered(target, "server", "x").await;
-        first.beat_and_wait().await;
         let before = target.look().await;
         // Another certificate of the same name.
         let other = target.forger().forge(X, |_| {});
         let mut copy = RawPeer::connect_with(target, "server", "x", &other).await;
         copy.incarnation.counter = 99;
-        assert_eq!(copy.register().await.map(drop), Err(Status::DuplicateName));
-        // The same one, in a process that is not newer.
-        let mut copy = RawPeer::connect(target, "server", "x").await;
-        assert_eq!(copy.register().await.map(drop), Err(Status::DuplicateName));
-        target.assert_refused(&before, &[("server", Status::DuplicateName, 2)]).await;
+        let (refused, ()) = tokio::join!(copy.register(), first.answer_ping());
+        assert_eq!(refused.map(drop), Err(Status::DuplicateName));
+        // The same one, in a process that is not newer, and in one that says it is.
+        for counter in [1, 99] {
+            let mut copy = RawPeer::connect(target, "server", "x").await;
+            copy.incarnation.counter = counter;
+            let (refused, ()) = tokio::join!(copy.register(), first.answer_ping());
+            assert_eq!(refused.map(drop), Err(Status::DuplicateName));
+        }
+        target.assert_refused(&before, &[("server", Status::DuplicateName, 3)]).await;
         first.settle(Lane::Control).await;
         // The process itself comes again.
         let mut again = RawPeer::connect(target, "server", "x").await;

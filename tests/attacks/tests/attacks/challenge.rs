@@ -59,7 +59,8 @@ fn atk_022_without_a_pending_challenge_there_is_no_registration() {
         // Another process of the same name is told so; its challenge is used up by that.
         let (mut copy, ok) = RawPeer::greeted(target, "server", "x").await;
         let proof = copy.proof(&ok.challenge);
-        assert_eq!(copy.send_proof(&proof).await.map(drop), Err(Status::DuplicateName));
+        let (refused, ()) = tokio::join!(copy.send_proof(&proof), holder.answer_ping());
+        assert_eq!(refused.map(drop), Err(Status::DuplicateName));
         copy.assert_proof_refused(&proof).await;
         let refused = [("server", Status::DuplicateName, 1), ("server", Status::NoChallenge, 1)];
         target.assert_refused(&before, &refused).await;

@@ -126,19 +126,16 @@ fn p_03_a_cell_is_let_in_only_where_the_topology_puts_it() {
         // A cell of the server's at the relay, with the name that it would have there.
         let mut x = RawPeer::connect(target, "relay", "x").await;
         x.me = "relay.x".parse().expect("a name");
-        let hello = x.hello();
-        x.send_frame(&Frame::Hello(hello)).await;
+        x.say_hello().await;
         assert_eq!(x.closed().await, Closed::unauthenticated());
         // And with its own.
         let mut x = RawPeer::connect(target, "relay", "x").await;
-        let hello = x.hello();
-        x.send_frame(&Frame::Hello(hello)).await;
+        x.say_hello().await;
         assert_eq!(x.closed().await, Closed::unauthenticated());
         // Meaning another parent than the one that was dialled.
         let mut x = RawPeer::connect(target, "server", "x").await;
         x.parent = "relay".parse().expect("a name");
-        let hello = x.hello();
-        x.send_frame(&Frame::Hello(hello)).await;
+        x.say_hello().await;
         assert_eq!(x.closed().await, Closed::unauthenticated());
         let refused = [
             ("relay", Status::NotDirect, 1),

@@ -178,8 +178,7 @@ fn a_pin_lets_in_the_one_job_that_it_was_made_for() {
             door.pins.add(hash);
             let said = said.parse().expect("a name");
             let mut peer = RawPeer::dial(&papers, address, said, parent.clone()).await;
-            let hello = peer.hello();
-            peer.send_frame(&cellbus_proto::codec::Frame::Hello(hello)).await;
+            peer.say_hello().await;
             assert_eq!(peer.closed().await, Closed::unauthenticated());
             closed += 1;
         }

@@ -264,6 +264,34 @@ fn atk_073_a_relay_that_is_believed_still_speaks_for_nobody_but_itself() {
 }
 
 #[test]
+fn g_31_a_parent_that_echoes_beats_and_reads_no_lane_is_left() {
+    attack(async |target, guard| {
+        guard.expect("the lane is stuck");
+        let mut upwards = RawPeer::registered(target, "server", "relay-x").await;
+        let (parent, child) = rogue(target, &target.papers("relay-x")).await;
+        let mut caught = believed(target, &mut upwards, &parent, &child).await;
+        let bus = child.running().bus();
+        let asked = bus.request(name("server"), "task/fetch".parse().expect("a topic"));
+        let waiting = tokio::spawn(asked.budget(Duration::from_secs(120)).send());
+        let (begun, connection) = (tokio::time::Instant::now(), caught.connection.clone());
+        let end = loop {
+            assert!(begun.elapsed() < Duration::from_secs(60), "beats alone are believed");
+            tokio::select! {
+                biased;
+                end = connection.closed() => break Closed::from_error(&end),
+                () = target.pass(Duration::from_secs(5)) => {}
+                () = caught.expect_frame(|_| None::<()>) => {}
+            }
+        };
+        assert_eq!(end, Closed::Application(3, "the lane is stuck".to_owned()));
+        assert!(begun.elapsed() > Duration::from_secs(24), "{:?}", begun.elapsed());
+        assert_eq!(refusals(child.running(), Status::SlowConsumer).await, 1);
+        let lost = waiting.await.expect("it does not panic").unwrap_err();
+        assert_eq!(lost.status(), Status::PeerLost);
+    });
+}
+
+#[test]
 fn a_message_of_a_parent_that_has_not_let_the_child_in_reaches_no_handler() {
     attack(async |target, guard| {
         guard.tolerate("link closed");

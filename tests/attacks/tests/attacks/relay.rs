@@ -74,14 +74,20 @@ async fn bring(relay: &mut RawPeer, child: &str, papers: &Papers, signature: Blo
 /// A relay that has registered site-9, whose key it was lent.
 async fn relay_with_leaf(target: &Target) -> (RawPeer, Token) {
     let mut relay = RawPeer::registered(target, "server", "relay-x").await;
-    let leaf = target.papers("site-9");
-    let nonce = challenge(&mut relay, "relay-x.site-9").await.expect("it is its child");
-    let signature = proof(&leaf, "relay-x.site-9", "relay-x", &nonce);
-    let outcome = bring(&mut relay, "relay-x.site-9", &leaf, signature).await;
+    let token = add_leaf(target, &mut relay, "site-9").await;
+    (relay, token)
+}
+
+/// Registers a leaf of `relay`, which was lent its key; gives the leaf's token.
+async fn add_leaf(target: &Target, relay: &mut RawPeer, leaf: &str) -> Token {
+    let papers = target.papers(leaf);
+    let name = format!("relay-x.{leaf}");
+    let nonce = challenge(relay, &name).await.expect("it is its child");
+    let signature = proof(&papers, &name, "relay-x", &nonce);
+    let outcome = bring(relay, &name, &papers, signature).await;
     let Outcome::Replied(body) = outcome else { panic!("{outcome:?}") };
     let ChildRegistered { token, .. } = body::decode_exact(&body).expect("a registration");
-    let token = Token::from_bytes(token.0.into()).expect("a token");
-    (relay, token)
+    Token::from_bytes(token.0.into()).expect("a token")
 }
 
 #[test]
@@ -309,6 +315,24 @@ fn atk_041_the_token_of_a_leaf_is_good_only_behind_its_own_relay() {
         x.send(fetch).await;
         x.settle(Lane::Interactive).await;
         target.assert_refused(&before, &[("server", Status::OriginMismatch, 1)]).await;
+    });
+}
+
+#[test]
+fn atk_074_the_token_of_one_leaf_is_no_good_for_another_of_the_same_relay() {
+    attack(async |target, guard| {
+        guard.expect("TOKEN_WRONG_CONN");
+        let (mut relay, ninth) = relay_with_leaf(target).await;
+        let eighth = add_leaf(target, &mut relay, "site-8").await;
+        let before = target.look().await;
+        for (origin, token) in [("site-8", ninth), ("site-9", eighth)] {
+            let mut fetch = relay.request("server", "task/fetch");
+            fetch.header.origin = relay.address_of(&format!("relay-x.{origin}"));
+            fetch.header.token = Some(token);
+            let outcome = relay.ask(fetch).await;
+            assert_eq!(outcome, Outcome::returned(Status::TokenWrongConn, "server"), "{origin}");
+        }
+        target.assert_refused(&before, &[("server", Status::TokenWrongConn, 2)]).await;
     });
 }
 

@@ -14,7 +14,7 @@ use cellbus_sim::{
     figures::show,
     ledger::Work,
     load::Load,
-    views::{epoch, until},
+    views::{epoch, report, until},
 };
 use tokio::time::Instant;
 
@@ -155,6 +155,52 @@ fn a_registration_that_is_under_way_when_the_filter_ends_is_begun_again_soon() {
         }
         show("filter ended during a registration", seed, format!("back after {longest:?}"));
         net.advance(Duration::from_secs(3)).await;
+        net.assert_tables().await;
+        net.finish().await;
+    });
+}
+
+#[test]
+fn a_relay_that_has_said_bye_tells_nothing_more() {
+    let _log = LogGuard::start();
+    for_each_seed(&[1, 2, 3, 4], |seed| async move {
+        let mut net = Net::over_quic(SimNet::new(seed), TREE).await;
+        let before = report(net.cell("server")).await;
+        net.drain("relay").await;
+        net.advance(Duration::from_secs(1)).await;
+        let after = report(net.cell("server")).await;
+        assert_eq!(after.counters.refused, before.counters.refused, "it came too late");
+        assert_eq!(after.registered.len(), 2, "{:?}", after.registered);
+        assert_eq!(after.counters.delivered, before.counters.delivered, "{:?}", after.counters);
+        net.restart("relay");
+        net.wait_ready(Duration::from_secs(12)).await;
+        net.advance(Duration::from_secs(2)).await;
+        net.assert_tables().await;
+        net.finish().await;
+    });
+}
+
+#[test]
+fn g_31_a_lane_that_is_busy_for_minutes_is_not_taken_for_stuck() {
+    let _log = LogGuard::start();
+    for_each_seed(&[1, 2], |seed| async move {
+        let sim = SimNet::new(seed);
+        let net = Net::over_quic(sim.clone(), TREE).await;
+        let load = Load::default();
+        load.ledger().serve(net.cell("server"), "task/ping", Work::AtOnce).await;
+        // Eight seconds for each of these, either way.
+        let slow = LinkSettings { bits_per_second: Some(1_000_000), ..LinkSettings::default() };
+        sim.set_both(net.host("site-3"), net.host("server"), slow);
+        for _ in 0..6 {
+            let long = Duration::from_secs(200);
+            load.send_padded(net.cell("site-3"), "server", "task/ping", long, 900_000);
+        }
+        net.advance(Duration::from_secs(100)).await;
+        assert_eq!(epoch(&net, "site-3"), 1, "its link was closed");
+        let verdict = load.verdict().await;
+        show("G-31 busy", seed, &verdict);
+        assert_eq!(verdict.ok, 6, "{verdict}");
+        sim.set_both(net.host("site-3"), net.host("server"), LinkSettings::default());
         net.assert_tables().await;
         net.finish().await;
     });

@@ -1,0 +1,89 @@
+//! What leaves and what comes back passes the filters of the sender, on every way out.
+
+use bytes::Bytes;
+use cellbus_proto::{
+    name::{ChannelTopic, Fqcn},
+    status::Status,
+};
+
+use crate::{
+    error::{PublishError, RequestError},
+    filter::{FilterError, FilterMessage, Filters, Point},
+    handler::Reply,
+    transport::Outgoing,
+};
+
+/// Passes a message on its way to `to` through the filters.
+pub(crate) fn out(
+    filters: &Filters,
+    to: &Fqcn,
+    mut outgoing: Outgoing,
+) -> Result<Outgoing, FilterError> {
+    if !filters.applies(Point::RequestOut, &outgoing.target) {
+        return Ok(outgoing);
+    }
+    let headers = outgoing.headers();
+    let message = FilterMessage::new(
+        Point::RequestOut,
+        to.clone(),
+        outgoing.target.clone(),
+        outgoing.payload,
+    )
+    .with_content_type(outgoing.content_type)
+    .with_headers(headers.clone());
+    let passed = filters.apply(message)?;
+    outgoing.payload = passed.payload;
+    outgoing.content_type = passed.content_type;
+    if passed.headers != headers {
+        outgoing.rare.get_or_insert_default().headers = passed.headers;
+    }
+    Ok(outgoing)
+}
+
+/// Passes what came back from `from` through the filters: a reply, or what goes with a failure.
+pub(crate) fn back(
+    filters: &Filters,
+    me: &Fqcn,
+    from: &Fqcn,
+    target: &ChannelTopic,
+    outcome: Result<Reply, RequestError>,
+) -> Result<Reply, RequestError> {
+    if !filters.applies(Point::ReplyIn, target) {
+        return outcome;
+    }
+    let message =
+        |payload| FilterMessage::new(Point::ReplyIn, from.clone(), target.clone(), payload);
+    match outcome {
+        Ok(mut reply) => {
+            let seen = message(reply.payload).with_content_type(reply.content_type);
+            let passed = filters.apply(seen).map_err(|error| stopped(me, &error))?;
+            reply.payload = passed.payload;
+            reply.content_type = passed.content_type;
+            Ok(reply)
+        }
+        Err(RequestError::Returned { by, status, detail }) if !detail.is_empty() => {
+            let detail = match filters.apply(message(detail).with_failure(status)) {
+                Ok(passed) => passed.payload,
+                // The status is the cells' own word; what was said with it does not pass.
+                Err(_stopped) => Bytes::new(),
+            };
+            Err(RequestError::Returned { by, status, detail })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// How a request ends that a filter of this cell stopped.
+pub(crate) fn stopped(me: &Fqcn, error: &FilterError) -> RequestError {
+    RequestError::Returned { by: me.clone(), status: error.status(), detail: error.detail() }
+}
+
+/// How a publish ends that a filter of this cell stopped.
+pub(crate) fn not_published(me: &Fqcn, error: &FilterError) -> PublishError {
+    PublishError::Refused { by: me.clone(), status: error.status() }
+}
+
+/// What this connection cannot carry is refused, never left out.
+pub(crate) fn not_carried(me: &Fqcn) -> RequestError {
+    RequestError::Returned { by: me.clone(), status: Status::Version, detail: Bytes::new() }
+}

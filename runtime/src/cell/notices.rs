@@ -1,0 +1,65 @@
+//! What a cell tells whoever wants to know of its links, and of the cells that are registered with it.
+
+use cellbus_channels::Event;
+use cellbus_proto::{
+    envelope::Incarnation,
+    name::Fqcn,
+    registry::{Record, Verdict},
+};
+use tokio::sync::broadcast;
+
+use super::{Cell, Holder};
+
+/// Tells events to all who have asked for them.
+#[derive(Debug)]
+pub struct Notices(broadcast::Sender<Event>);
+
+impl Notices {
+    /// Events that wait for a reader before the oldest give way.
+    const WAITING_MAX: usize = 1024;
+
+    /// The events from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.0.subscribe()
+    }
+
+    pub(super) fn tell(&self, event: Event) {
+        // Fails only where nobody listens.
+        let _ = self.0.send(event);
+    }
+}
+
+impl Default for Notices {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(Self::WAITING_MAX))
+    }
+}
+
+impl Cell {
+    /// Tells of a registration. A cell that comes back on another connection has not been away.
+    pub(super) fn notice_verdict(
+        &self,
+        cell: &Fqcn,
+        verdict: &Verdict<Holder>,
+        incarnation: Incarnation,
+    ) {
+        if let Verdict::Replaced(former) = verdict {
+            if former.incarnation == incarnation {
+                return;
+            }
+            self.own.notices.tell(Event::CellDown(cell.clone()));
+        }
+        self.own.notices.tell(Event::CellUp(cell.clone()));
+    }
+
+    /// Tells of records that were removed.
+    pub(super) fn notice_down<'a>(
+        &self,
+        removed: impl IntoIterator<Item = &'a (Fqcn, Record<Holder>)>,
+    ) {
+        for (cell, _) in removed {
+            self.own.notices.tell(Event::CellDown(cell.clone()));
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What a cell spends on one message between its bytes and its next hop, by the number of its links.
+//!
+//! The cell is a server; every link leads to a site, and each message goes from one site to another. `one`
+//! is always the same message, as in a closed loop of one caller; `all` takes the sites in turn, each with
+//! a stream, a token and a destination of its own.
+
+use std::{hint::black_box, sync::Arc, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+use cellbus_proto::{
+    admission::{Arrival, Gate, Peer},
+    codec::{Decoder, Encoder, Frame, FrameLimits, Octets},
+    directory::Directory,
+    envelope::{Address, Envelope, Flags, Header, Incarnation, Kind, Lane},
+    identity::CellKind,
+    link::Phase,
+    name::Fqcn,
+    policy::{Effect, Pattern, Policy, Rule},
+    route::{Hop, LinkId, Routes},
+    token::{Claims, ServerKey, Token, TokenSigner, TokenVerifier},
+};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+const LINKS: [u32; 2] = [1, 1000];
+const UNIX: u64 = 1_800_000_000;
+const SERVER: Incarnation = Incarnation { counter: 1, nonce: 7 };
+const PAYLOAD: usize = 64;
+
+/// One site, as the server knows it.
+struct Site {
+    peer: Peer,
+    envelope: Envelope,
+    decoder: Decoder,
+    encoder: Encoder,
+    /// The message once its stream knows names, target and token.
+    warm: Bytes,
+}
+
+struct Scene {
+    gate: Gate,
+    routes: Arc<Routes>,
+    sites: Vec<Site>,
+    now: Instant,
+}
+
+fn name(text: &str) -> Fqcn {
+    text.parse().expect("a name")
+}
+
+fn site(number: u32) -> Fqcn {
+    name(&format!("site-{number}"))
+}
+
+fn token(signer: &TokenSigner, number: u32) -> Token {
+    let mut id = [0; 16];
+    id[..4].copy_from_slice(&number.to_be_bytes());
+    signer.sign(&Claims {
+        version: Claims::VERSION,
+        issuer: name("server"),
+        project: "study".parse().expect("a name"),
+        subject: site(number),
+        kind: CellKind::Client,
+        org: "org".parse().expect("a name"),
+        via: name("server"),
+        server_counter: SERVER.counter,
+        server_nonce: SERVER.nonce,
+        issued: UNIX,
+        expires: UNIX + 900,
+        id: Octets(id),
+        leaf: Octets(leaf(number)),
+        job: None,
+    })
+}
+
+fn leaf(number: u32) -> [u8; 32] {
+    let mut leaf = [9; 32];
+    leaf[..4].copy_from_slice(&number.to_be_bytes());
+    leaf
+}
+
+impl Scene {
+    fn new(links: u32) -> Self {
+        let signer = TokenSigner::new(&[1; 32]);
+        let rule = Rule {
+            effect: Effect::Allow,
+            from: Pattern::Prefix("site-".to_owned()),
+            to: Pattern::Any,
+            channel: "task".parse().expect("a channel"),
+            topics: vec!["fetch".parse().expect("a topic")],
+        };
+        let mut tokens = TokenVerifier::new("study".parse().expect("a name"));
+        let key = signer.public_key();
+        tokens.set_server(ServerKey { server: name("server"), incarnation: SERVER, key });
+        // The last destination is one that nothing comes from, so that there are two sites at least.
+        let kinds = (0..=links).map(|number| (site(number), CellKind::Client));
+        let directory: Directory = kinds.chain([(name("server"), CellKind::Server)]).collect();
+        let mut gate = Gate::new(Arc::new(Policy::new(1, vec![rule])), Arc::new(directory), tokens);
+        let mut routes = Routes::new(name("server"), true);
+        for number in 0..=links {
+            routes.insert_child(site(number), LinkId(number.into()));
+        }
+        let routes = Arc::new(routes);
+        gate.set_routes(Arc::clone(&routes));
+        let sites = (0..links).map(|number| Site::new(&signer, number)).collect();
+        Self { gate, routes, sites, now: Instant::now() }
+    }
+}
+
+impl Site {
+    fn new(signer: &TokenSigner, number: u32) -> Self {
+        let header = Header {
+            kind: Kind::Request,
+            sequence: 1000,
+            origin: Address::exact(site(number), Incarnation { counter: 1, nonce: 1 }),
+            destination: Address::any(site(number + 1)),
+            target: "task/fetch".parse().expect("a target"),
+            token: Some(token(signer, number)),
+            budget_ms: 30_000,
+            hops_left: 16,
+            lane: Lane::Interactive,
+            flags: Flags::default(),
+            extras: None,
+        };
+        let envelope = Envelope { header, payload: Bytes::from(vec![7; PAYLOAD]) };
+        let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(FrameLimits::default()));
+        let mut bytes = || {
+            let mut out = BytesMut::new();
+            let rest = encoder.encode_message(&envelope, 30_000, &mut out);
+            assert!(rest.is_none(), "a small payload is copied");
+            out.freeze()
+        };
+        let (first, warm) = (bytes(), bytes());
+        assert!(warm.len() < first.len(), "later messages refer to what the first introduced");
+        decoder.feed(first, |_| true).expect("it decodes");
+        let peer = Peer {
+            link: LinkId(number.into()),
+            name: site(number),
+            kind: CellKind::Client,
+            org: "org".parse().expect("a name"),
+            leaf: leaf(number),
+            is_parent: false,
+            phase: Phase::Active,
+        };
+        Self { peer, envelope, decoder, encoder, warm }
+    }
+
+    fn decode(&mut self) -> Envelope {
+        let mut found = None;
+        let fed = self.decoder.feed(self.warm.clone(), |frame| {
+            found = Some(frame);
+            true
+        });
+        match (fed, found) {
+            (Ok(()), Some(Frame::Message(envelope))) => envelope,
+            other => panic!("no message: {other:?}"),
+        }
+    }
+}
+
+/// Everything that is decided about one message.
+fn decide(gate: &mut Gate, routes: &Routes, now: Instant, site: &Site, envelope: Envelope) -> Hop {
+    let admitted = gate.admit(now, UNIX, envelope, Arrival::Link(&site.peer));
+    let admitted = admitted.expect("a rule allows it");
+    let hop = routes.next_hop(&admitted.header().destination.name, admitted.arrived());
+    hop.expect("its destination is linked")
+}
+
+fn steps(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("one");
+    group.throughput(Throughput::Elements(1));
+    for links in LINKS {
+        let Scene { mut gate, routes, mut sites, now } = Scene::new(links);
+        let mut site = sites.pop().expect("there is a site");
+        let id = |step: &str| BenchmarkId::new(step, links);
+        group.bench_function(id("decode"), |b| b.iter(|| black_box(site.decode())));
+        let envelope = site.envelope.clone();
+        group.bench_function(id("admit"), |b| {
+            b.iter(|| {
+                let arrival = Arrival::Link(&site.peer);
+                black_box(gate.admit(now, UNIX, black_box(envelope.clone()), arrival)).is_ok()
+            });
+        });
+        let to = &envelope.header.destination.name;
+        let arrived = Hop::Link(site.peer.link);
+        group.bench_function(id("next_hop"), |b| {
+            b.iter(|| black_box(routes.next_hop(black_box(to), arrived)));
+        });
+        let mut out = BytesMut::with_capacity(1 << 16);
+        group.bench_function(id("encode"), |b| {
+            b.iter(|| {
+                out.clear();
+                black_box(site.encoder.encode_message(black_box(&envelope), 29_999, &mut out))
+            });
+        });
+        group.bench_function(id("decode+admit+next_hop"), |b| {
+            b.iter(|| {
+                let envelope = site.decode();
+                black_box(decide(&mut gate, &routes, now, &site, envelope))
+            });
+        });
+    }
+    group.finish();
+}
+
+fn in_turn(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("all");
+    group.throughput(Throughput::Elements(1));
+    for links in LINKS {
+        let Scene { mut gate, routes, mut sites, now } = Scene::new(links);
+        let mut next = 0;
+        group.bench_function(BenchmarkId::new("decode+admit+next_hop", links), |b| {
+            b.iter(|| {
+                next = (next + 1) % sites.len();
+                let site = &mut sites[next];
+                let envelope = site.decode();
+                black_box(decide(&mut gate, &routes, now, site, envelope))
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, steps, in_turn);
+criterion_main!(benches);

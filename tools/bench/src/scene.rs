@@ -1,0 +1,202 @@
+//! Which cells a measure takes, and in which processes they run.
+
+use std::{fmt::Write, net::SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    measure::{Load, Measure, Route},
+    message::{Peer, Role},
+};
+
+/// What is echoed.
+pub const ECHO: &str = "bench/echo";
+/// What is acknowledged without an answer.
+pub const TAKE: &str = "bench/take";
+/// What is counted.
+pub const COUNT: &str = "bench/count";
+
+/// Connections that one row of `connect` measures.
+pub const CONNECTIONS: u32 = 50;
+
+/// The part that a process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The server: what is asked, or, for a fan and for messages from site to site, what passes on.
+    Server,
+    /// What stands between.
+    Relay,
+    /// What answers at the other site, or receives a fan.
+    Sink,
+    /// Cells that are connected and say nothing.
+    Crowd,
+    /// What asks.
+    Caller,
+}
+
+/// What a measure takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scene {
+    /// Text of the topology.
+    pub topology: String,
+    /// The processes, in the order in which they are started; the last one is the caller, if it is to be
+    /// started at all.
+    pub parts: Vec<Part>,
+    /// Full names of whom the caller asks.
+    pub to: Vec<String>,
+    crowd: Vec<String>,
+    sinks: Vec<String>,
+}
+
+impl Scene {
+    /// What `measure` takes.
+    #[must_use]
+    pub fn of(measure: Measure) -> Self {
+        let numbered = |what: &str, count: u32| -> Vec<String> {
+            (1..=count).map(|number| format!("{what}-{number}")).collect()
+        };
+        let mut parts = vec![Part::Server];
+        let (mut crowd, mut sinks) = (Vec::new(), Vec::new());
+        let mut to = vec!["server".to_owned()];
+        match measure.route {
+            Route::Direct => {}
+            Route::Relay => parts.push(Part::Relay),
+            Route::Forward => {
+                sinks = numbered("sink", 1);
+                to.clone_from(&sinks);
+            }
+        }
+        match measure.load {
+            Load::Requests { cells, .. } => crowd = numbered("crowd", cells - 1),
+            Load::Fan { receivers, .. } => {
+                sinks = numbered("sink", receivers);
+                to.clone_from(&sinks);
+            }
+            Load::Idle { cells } => crowd = numbered("crowd", cells),
+            Load::Connect => crowd = numbered("crowd", CONNECTIONS),
+            Load::Publishes { .. } | Load::Start => {}
+        }
+        if !sinks.is_empty() {
+            parts.push(Part::Sink);
+        }
+        if !crowd.is_empty() {
+            parts.push(Part::Crowd);
+        }
+        match measure.load {
+            Load::Requests { .. } | Load::Publishes { .. } | Load::Start => {
+                parts.push(Part::Caller)
+            }
+            Load::Fan { .. } | Load::Connect | Load::Idle { .. } => {}
+        }
+        let topology = topology(measure, &parts, &sinks, &crowd);
+        Self { topology, parts, to, crowd, sinks }
+    }
+
+    /// What the process with `part` is when `peer` carries the messages and the server, or what stands
+    /// between, listens at `parent`.
+    #[must_use]
+    pub fn role(
+        &self,
+        measure: Measure,
+        part: Part,
+        peer: Peer,
+        parent: Option<SocketAddr>,
+    ) -> Role {
+        let names = match part {
+            Part::Server => vec!["server".to_owned()],
+            Part::Relay => vec!["relay".to_owned()],
+            Part::Sink => self.sinks.clone(),
+            Part::Crowd => self.crowd.clone(),
+            Part::Caller => vec!["caller".to_owned()],
+        };
+        if part == Part::Crowd && measure.load == Load::Connect {
+            return Role::Later { names, parent };
+        }
+        let first = names.first().cloned().unwrap_or_default();
+        match (peer, part, parent) {
+            (Peer::Cellbus, _, _) => Role::Cells { names },
+            (_, Part::Relay, Some(parent)) => Role::Relays { name: first, parent },
+            (_, Part::Sink | Part::Crowd | Part::Caller, Some(parent)) => {
+                Role::Dials { names, parent }
+            }
+            _ if measure.route == Route::Forward => Role::Turns { name: first },
+            _ => Role::Answers { name: first },
+        }
+    }
+}
+
+fn topology(measure: Measure, parts: &[Part], sinks: &[String], crowd: &[String]) -> String {
+    let mut text = "[project]\nname = \"bench\"\ndev = true\n".to_owned();
+    let mut cell = |name: &str, kind: &str, parent: Option<&str>| {
+        let parent = parent.map(|parent| format!("parent = \"{parent}\"\n")).unwrap_or_default();
+        let listen = if kind == "client" { "" } else { "listen = \"127.0.0.1:0\"\n" };
+        let cell = format!("[[cell]]\nname = \"{name}\"\nkind = \"{kind}\"\n{parent}{listen}");
+        text.push_str(&cell);
+    };
+    cell("server", "server", None);
+    let relay = parts.contains(&Part::Relay);
+    if relay {
+        cell("relay", "relay", Some("server"));
+    }
+    cell("caller", "client", Some(if relay { "relay" } else { "server" }));
+    for name in sinks.iter().chain(crowd) {
+        cell(name, "client", Some("server"));
+    }
+    text.push_str(
+        "[[allow]]\nfrom = \"*\"\nto = \"*\"\nchannel = \"bench\"\n\
+         topics = [\"echo\", \"take\", \"count\"]\n",
+    );
+    if let Load::Requests { callers, .. } = measure.load {
+        // Every caller's request may be at its handler at the same time.
+        let handlers = callers.saturating_mul(2).clamp(256, 65_536);
+        let _ = write!(text, "[limits]\nhandlers_max = {handlers}\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scene(name: &str) -> (Measure, Scene) {
+        let measure = name.parse().expect("a measure");
+        (measure, Scene::of(measure))
+    }
+
+    #[test]
+    fn every_scene_is_a_topology() {
+        for name in [
+            "rr_64_c1",
+            "relay_rr_64_c32",
+            "fwd_rr_64_c1",
+            "ff_64",
+            "fwd_ff_64",
+            "fan_3_64",
+            "connect",
+            "start",
+            "idle_5",
+            "rr_64_c10000_k1000",
+        ] {
+            let (_, scene) = scene(name);
+            let read = cellbus_cells::config::read(name, &scene.topology);
+            assert!(read.expect(name).warnings.is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn whoever_is_asked_is_not_the_process_that_asks() {
+        let (measure, scene) = scene("fwd_rr_64_c1");
+        assert_eq!(scene.parts, [Part::Server, Part::Sink, Part::Caller]);
+        assert_eq!(scene.to, ["sink-1"]);
+        let server = scene.role(measure, Part::Server, Peer::RawRr, None);
+        assert!(matches!(server, Role::Turns { .. }), "{server:?}");
+    }
+
+    #[test]
+    fn the_calling_cell_is_one_of_those_that_are_connected() {
+        let (_, scene) = scene("rr_64_c32_k10");
+        assert_eq!(scene.parts, [Part::Server, Part::Crowd, Part::Caller]);
+        assert_eq!(scene.crowd.len(), 9);
+    }
+}

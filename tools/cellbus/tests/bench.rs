@@ -1,0 +1,138 @@
+//! `bench`, run with windows that are too short to mean anything: what is measured, and what is said.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use cellbus_bench::{Part, report::Report};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const SHORT: [&str; 6] = ["--rounds", "1", "--seconds", "0.05", "--attempts", "1"];
+
+fn bench(dir: &Path, line: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cellbus"));
+    command.arg("bench").args(line.split_whitespace()).args(["-o", "json"]).current_dir(dir);
+    command.stdin(Stdio::null()).output().expect("the binary was built")
+}
+
+fn envelope(output: &Output) -> Value {
+    let told = || String::from_utf8_lossy(&output.stderr).into_owned();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", told()))
+}
+
+fn report(dir: &TempDir, line: &str) -> Report {
+    let output = bench(dir.path(), &format!("{line} {}", SHORT.join(" ")));
+    let mut envelope = envelope(&output);
+    assert_eq!(output.status.code(), Some(0), "{line}: {envelope}");
+    assert_eq!(envelope["status"], "ok");
+    serde_json::from_value(envelope["data"].take()).expect("a report")
+}
+
+fn place() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+fn peers(report: &Report) -> BTreeSet<(&str, &str)> {
+    report.rows.iter().map(|row| (row.measure.as_str(), row.peer.as_str())).collect()
+}
+
+#[test]
+fn requests_are_measured_beside_both_raw_patterns_on_every_route() {
+    let place = place();
+    let measures = ["rr_64_c2", "relay_rr_64_c2", "fwd_rr_64_c2"];
+    let names: Vec<String> = measures.iter().map(|name| format!("--measure {name}")).collect();
+    let found = report(&place, &format!("request --baseline raw {}", names.join(" ")));
+    let expected = measures.map(|name| ["cellbus", "raw-rr", "raw-rrf"].map(|peer| (name, peer)));
+    assert_eq!(peers(&found), expected.into_iter().flatten().collect());
+    for name in measures {
+        let (rate, p50) = (found.ratios[name], found.ratios[&format!("{name}_p50")]);
+        assert!(rate > 0.0 && p50 > 0.0, "{name}: {rate}, {p50}");
+    }
+    for row in &found.rows {
+        assert!(row.rate > Some(0.0) && row.p50_us <= row.p99_us && row.p99_us <= row.p999_us);
+        assert!(row.peak_mib > 0.0 && row.failed == 0, "{row:?}");
+        let parts: Vec<Part> = row.sides.iter().map(|side| side.part).collect();
+        let between = match row.measure.as_str() {
+            "relay_rr_64_c2" => vec![Part::Relay],
+            "fwd_rr_64_c2" => vec![Part::Sink],
+            _ => vec![],
+        };
+        assert_eq!(parts, [vec![Part::Server], between, vec![Part::Caller]].concat());
+    }
+}
+
+#[test]
+fn without_a_baseline_there_are_cells_and_no_ratio() {
+    let found = report(&place(), "request --measure rr_64_c1");
+    assert_eq!(peers(&found), BTreeSet::from([("rr_64_c1", "cellbus")]));
+    assert!(found.ratios.is_empty());
+}
+
+#[test]
+fn a_fan_is_measured_to_its_last_acknowledgement() {
+    let found = report(&place(), "fanout --measure fan_3_64 --baseline raw");
+    let expected = BTreeSet::from([("fan_3_64", "cellbus"), ("fan_3_64", "raw-rrf")]);
+    assert_eq!(peers(&found), expected);
+    assert!(found.ratios["fan_3_64"] > 0.0);
+}
+
+#[test]
+fn publishes_are_counted_where_they_arrive() {
+    let place = place();
+    let line = format!("publish --measure ff_64 --baseline raw {}", SHORT.join(" "));
+    let mut envelope = envelope(&bench(place.path(), &line));
+    let found: Report = serde_json::from_value(envelope["data"].take()).expect("a report");
+    assert_eq!(peers(&found), BTreeSet::from([("ff_64", "cellbus"), ("ff_64", "raw-rrf")]));
+    for row in &found.rows {
+        assert!(row.done > 0 && row.p50_us.is_none(), "{row:?}");
+    }
+    // A message that was lost is a claim that does not hold, and nothing else is.
+    let lost = found.rows.iter().any(|row| row.failed > 0);
+    assert_eq!(envelope["exit_code"], i32::from(lost), "{envelope}");
+}
+
+#[test]
+fn starts_connections_and_memory_are_measured() {
+    let names = ["connect", "start", "idle_3"];
+    let asked: Vec<String> = names.iter().map(|name| format!("--measure {name}")).collect();
+    let found = report(&place(), &format!("connect --baseline raw {}", asked.join(" ")));
+    let expected = names.map(|name| ["cellbus", "raw-rr"].map(|peer| (name, peer)));
+    assert_eq!(peers(&found), expected.into_iter().flatten().collect());
+    for row in &found.rows {
+        assert_eq!(row.kib_per_cell.is_some(), row.measure == "idle_3", "{row:?}");
+        assert_eq!(row.rate.is_some(), row.measure != "idle_3", "{row:?}");
+    }
+}
+
+#[test]
+fn what_was_saved_can_be_compared_with() {
+    let place = place();
+    let saved = report(&place, "request --measure rr_64_c1 --save first.json");
+    assert!(saved.compared.is_none());
+    let again = report(&place, "request --measure rr_64_c1 --compare first.json");
+    let compared = again.compared.expect("it was compared");
+    assert_eq!(compared.len(), 1);
+    assert_eq!(compared[0].name, "rr_64_c1 cellbus rate");
+    assert_eq!(Some(compared[0].then), saved.summary[0].rate.map(|rate| rate.median));
+}
+
+#[test]
+fn files_that_cannot_be_used_are_said_before_anything_is_measured() {
+    let place = place();
+    std::fs::write(place.path().join("odd.json"), "{\"rows\": []}").expect("a temporary file");
+    for line in [
+        "request --compare missing.json",
+        "request --compare odd.json",
+        "request --save missing/report.json",
+        "request --save .",
+    ] {
+        let output = bench(place.path(), line);
+        let envelope = envelope(&output);
+        assert_eq!(output.status.code(), Some(4), "{line}: {envelope}");
+        assert_eq!(envelope["error_code"], "INPUT", "{line}");
+    }
+    assert!(!place.path().join("missing").exists());
+}
