@@ -1,33 +1,51 @@
 //! The control socket of a running cell: how a person's command asks it something on this machine.
 //!
 //! A Unix socket `control.sock`, 0600 in the cell's own 0700 state directory. One connection
-//! carries one request and one reply, each one line of JSON of at most 2 MiB. Only the user that
-//! runs the cell, and root, get an answer; nothing here is reachable from another machine.
+//! carries one request and one reply, each one line of JSON of at most 2 MiB; a request that goes on is
+//! told events, each a line too, before its reply. Only the user that runs the cell, and root, get an
+//! answer; nothing here is reachable from another machine.
 
 mod client;
 mod code;
 mod error;
 mod line;
 mod message;
+mod observe;
 mod path;
 mod place;
+mod policy;
+mod reload;
 mod reply;
 mod server;
+mod talk;
+
+pub use cellbus_runtime::stats::{HistogramReport, LoopReport, MessageCount, StatsReport};
 
 pub use self::{
-    client::ControlClient,
+    client::{ControlClient, Conversation, Next},
     code::LocalCode,
     error::{ControlError, ErrorClass},
     message::{
         Controlled, ExplainAsk, MAX_BUDGET_MS, MAX_PINGS, Payload, PayloadError, PingAsk, Request,
         RequestAsk, VERSION,
     },
+    observe::{
+        CounterRows, DeadCount, DeadLettersAsk, DeadLettersReply, DeadRow, HopRow, LaneBytes,
+        LinkCounts, LinkRow, MAX_DEAD_LETTERS, MetricsReply, RouteRow, SelectorError, SendAsk, SendReply,
+        StatsReply, TraceAsk, TraceReply, selector,
+    },
     place::{
         Place, SOCKET_FILE, cell_dir, default_root, project_root, projects_under, sockets_under,
     },
+    policy::{NearRow, PolicyHop, PolicyReply, RuleRow},
+    reload::{ProblemRow, ReloadAsk, ReloadOutcome, ReloadReply},
     reply::{
         Accepted, CellRow, CellState, Direction, ExplainReply, LinkState, PeerRow, PingReply,
         PingRow, Reply, RequestReply, StatusReport, Verdict, WrongReply,
     },
     server::{BindError, ControlSocket},
+    talk::{
+        DeliveryRow, Ended, Event, MAX_SAMPLE, MAX_SERVED, Say, ServeAsk, Talk, TapAsk, TapRow,
+        lane_name,
+    },
 };

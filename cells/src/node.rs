@@ -28,12 +28,23 @@ use cellbus_runtime::{
 };
 use tokio::sync::Notify;
 
-use crate::control::{self, ControlSocket};
+use self::all_figures::AllFigures;
+use crate::{
+    control::{self, ControlSocket},
+    metrics::Figures,
+};
 
+mod all_figures;
 mod controlled;
+mod observed;
+mod talks;
+mod rules;
 mod settings;
 
-pub use self::settings::figures;
+pub use self::{
+    rules::{LiveRules, Reload},
+    settings::figures,
+};
 
 /// File in a cell's state directory that says where it listens.
 const ADDRESS_FILE: &str = "address";
@@ -99,6 +110,15 @@ pub enum UpError {
         #[source]
         source: control::BindError,
     },
+    /// The address for figures cannot be listened on.
+    #[error("metrics at {address}")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The server cannot issue tokens.
     #[error(transparent)]
     Root(#[from] RootError),
@@ -108,6 +128,8 @@ pub enum UpError {
 pub struct Node {
     topology: Arc<Topology>,
     directory: Arc<Directory>,
+    rules: Arc<LiveRules>,
+    figures: AllFigures,
     /// State of the project.
     root: PathBuf,
     wall: WallClock,
@@ -201,17 +223,35 @@ impl Node {
         } else {
             Vec::new()
         };
-        let directory =
-            topology.cells().iter().map(|spec| (spec.fqcn.clone(), spec.kind)).collect();
+        let topology = Arc::new(topology);
         Ok(Self {
-            directory: Arc::new(directory),
-            topology: Arc::new(topology),
+            directory: Arc::new(topology.directory()),
+            rules: Arc::new(LiveRules::new(&topology)),
+            figures: AllFigures::default(),
+            topology,
             root,
             wall,
             transport,
             dialler: None,
             dev,
         })
+    }
+
+    /// Lets the rules be read again from this file, while cells run.
+    pub fn reads_rules_from(&self, file: &Path) {
+        self.rules.read_from(file);
+    }
+
+    /// The figures of the cells of this process.
+    #[must_use]
+    pub fn all_figures(&self) -> Arc<dyn Figures> {
+        Arc::new(self.figures.clone())
+    }
+
+    /// The rules that the cells of this process decide by.
+    #[must_use]
+    pub fn rules(&self) -> &Arc<LiveRules> {
+        &self.rules
     }
 
     /// The topology.
@@ -295,7 +335,7 @@ impl Node {
         };
         let running = cellbus_runtime::host::start(CellStart {
             own,
-            policy: Arc::new(self.topology.policy(1)),
+            policy: self.rules.policy(),
             directory: Arc::clone(&self.directory),
             roster: Arc::new(TopologyRoster {
                 own: spec.fqcn.clone(),
@@ -308,6 +348,7 @@ impl Node {
             endpoint: figures::endpoint(&self.topology.limits),
             hops_max: self.topology.limits.hops_max,
         })?;
+        self.rules.add(running.clone());
         let cell = NodeCell {
             running,
             spec: spec.clone(),
@@ -318,7 +359,9 @@ impl Node {
         };
         let socket = ControlSocket::bind(&cell.dir)
             .map_err(|source| UpError::Control { cell: spec.fqcn, source })?;
-        actix_rt::spawn(socket.serve(Arc::new(controlled::ControlledCell::new(&cell, self))));
+        let controlled = controlled::ControlledCell::new(&cell, self);
+        self.figures.add(controlled.clone());
+        actix_rt::spawn(socket.serve(Arc::new(controlled)));
         Ok(cell)
     }
 

@@ -1,17 +1,25 @@
 //! Running cells until somebody says stop.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use cellbus_proto::{name::Fqcn, topology::Topology};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
     time::{Instant, timeout},
 };
 
 use crate::{
+    control::{ProblemRow, ReloadOutcome, ReloadReply},
     job::JobHost,
-    node::{Node, NodeCell, UpError},
+    metrics::MetricsListener,
+    node::{Node, NodeCell, Reload, UpError},
 };
 
 pub mod processes;
@@ -26,6 +34,11 @@ pub enum UpEvent {
         cell: Fqcn,
         /// Where it listens.
         address: Option<String>,
+    },
+    /// Figures are given from now on.
+    Metrics {
+        /// Where.
+        address: String,
     },
     /// A cell is registered; messages flow.
     Ready {
@@ -45,6 +58,26 @@ pub enum UpEvent {
         cell: Fqcn,
         /// Whether it finished what it had accepted.
         clean: bool,
+    },
+    /// The topology file was read again, and cells decide by its rules where they differ.
+    Reloaded {
+        /// Who asked for it.
+        by: String,
+        /// Revision of the rules before.
+        from: u64,
+        /// Revision of the rules now.
+        to: u64,
+        /// What changed in the rules.
+        changes: Vec<String>,
+        /// What else differs, and needs a restart.
+        needs_restart: Vec<String>,
+    },
+    /// The topology file was read again and is not good; the rules are those of before.
+    ReloadRefused {
+        /// Who asked for it.
+        by: String,
+        /// What is wrong with it, with line and column.
+        problems: Vec<String>,
     },
 }
 
@@ -118,13 +151,14 @@ pub fn tree_order(topology: &Topology) -> Vec<String> {
     cells.iter().map(|cell| cell.name.to_string()).collect()
 }
 
-/// Runs cells of `topology` in this process, with state below `root`, until a signal comes or every one
+/// Runs cells of `topology`, which was read from `file`, in this process, with state below `root`, until a signal comes or every one
 /// of them has been drained.
 ///
 /// # Errors
 /// [`UpError`] when a cell cannot be started; those that were are stopped again.
 pub async fn run(
     topology: Topology,
+    file: &Path,
     root: PathBuf,
     only: Option<&str>,
     second: SecondSignal,
@@ -137,6 +171,12 @@ pub async fn run(
         None => tree_order(&topology),
     };
     let mut node = Node::prepare(topology, root)?;
+    node.reads_rules_from(file);
+    let rules = Arc::clone(node.rules());
+    let mut news = rules.news();
+    let mut hangups = hangups();
+    // Before any cell: what cannot be listened on is said before anything runs.
+    let _metrics = serve_metrics(&node, &mut tell).await?;
     let begun = cellbus_runtime::clock::now();
     let mut cells = Vec::new();
     let mut hosts = Vec::new();
@@ -169,6 +209,20 @@ pub async fn run(
         tokio::select! {
             biased;
             () = next_signal(&mut signals) => break,
+            () = next_hangup(&mut hangups) => {
+                let rules = Arc::clone(&rules);
+                // Said in the log and told as an event; a cell goes on meanwhile.
+                actix_rt::spawn(async move {
+                    if let Err(error) = rules.reload("SIGHUP", false).await {
+                        tracing::warn!(%error, "the topology file was not read again");
+                    }
+                });
+            }
+            Ok(()) = news.changed() => {
+                if let Some(reload) = news.borrow_and_update().clone() {
+                    tell(reload.into());
+                }
+            }
             Some(index) = leaving.next() => {
                 let clean = drain(&cells[index], drain_deadline, &mut tell).await;
                 left[index] = true;
@@ -216,6 +270,52 @@ pub async fn run(
         }
     }
     Ok(end)
+}
+
+/// The signal that asks to read the topology file again. At a terminal it means that the terminal is gone, and
+/// ends this process as ever.
+fn hangups() -> Option<Signal> {
+    let at_terminal = std::io::stdin().is_terminal();
+    (!at_terminal).then(|| signal(SignalKind::hangup()).ok()).flatten()
+}
+
+async fn next_hangup(hangups: &mut Option<Signal>) {
+    let told = match hangups {
+        Some(hangups) => hangups.recv().await,
+        None => None,
+    };
+    if told.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
+impl From<Reload> for UpEvent {
+    fn from(Reload { by, reply }: Reload) -> Self {
+        let ReloadReply { file, outcome, from, to, changes, needs_restart, problems, .. } = reply;
+        if outcome != ReloadOutcome::Refused {
+            return Self::Reloaded { by, from, to, changes, needs_restart };
+        }
+        let place = |place: Option<u64>| place.map(|place| format!(":{place}")).unwrap_or_default();
+        let problems = problems.iter().map(|ProblemRow { code, message, line, column, .. }| {
+            format!("{file}{}{}: {code}: {message}", place(*line), place(*column))
+        });
+        Self::ReloadRefused { by, problems: problems.collect() }
+    }
+}
+
+/// Gives the figures of the cells where the topology says so, until what is returned is dropped.
+async fn serve_metrics(
+    node: &Node,
+    tell: &mut impl FnMut(UpEvent),
+) -> Result<Option<JoinSet<()>>, UpError> {
+    let Some(address) = node.topology().metrics else { return Ok(None) };
+    let listener = MetricsListener::bind(address)
+        .await
+        .map_err(|source| UpError::Metrics { address, source })?;
+    tell(UpEvent::Metrics { address: listener.address().to_string() });
+    let mut serving = JoinSet::new();
+    serving.spawn(listener.serve(node.all_figures()));
+    Ok(Some(serving))
 }
 
 async fn next_signal(signals: &mut Option<StopSignals>) {

@@ -78,17 +78,24 @@ impl RequestBuilder<Many> {
     }
 
     /// Publishes to all of them. Without a receipt, the end says only that this cell has taken the message;
-    /// what becomes of each copy is counted where it ends. With [`receipts`](Self::publish_with_receipts) each
-    /// cell has an outcome.
+    /// what becomes of each copy is counted where it ends. With one, every cell has accepted it.
     ///
     /// # Errors
-    /// [`PublishError`]: this cell, or a filter of it, did not take the message, at least for one of the cells.
+    /// [`PublishError`], of the first cell: this cell, or a filter of it, did not take the message for it, or
+    /// with a [`receipt`](Self::receipt), that cell did not. The others may have got it;
+    /// [`Self::publish_with_receipts`] says which.
     pub async fn publish(self) -> Result<(), PublishError> {
+        if self.outgoing.flags.contains(Flags::RECEIPT) {
+            let outgoing = self.outgoing.clone();
+            let receipts = self.gather(outgoing).await.all().await;
+            let mut failed = receipts.into_iter().filter_map(|(_, outcome)| outcome.err());
+            return failed.next().map_or(Ok(()), |error| Err(error.into()));
+        }
         let me = self.bus.name();
         if !self.is_carried() {
             return Err(passage::not_carried(&me).into());
         }
-        let outgoing = without_receipt(self.outgoing);
+        let outgoing = self.outgoing;
         let Plan { groups, stopped } = plan(&self.bus, self.to.targets, outgoing).await;
         let mut first = match stopped.into_iter().next() {
             Some((_, error)) => Err(error.into()),

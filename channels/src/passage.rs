@@ -1,4 +1,4 @@
-//! What leaves and what comes back passes the filters of the sender, on every way out.
+//! What leaves and what comes passes the filters, on every way.
 
 use bytes::Bytes;
 use cellbus_proto::{
@@ -9,7 +9,7 @@ use cellbus_proto::{
 use crate::{
     error::{PublishError, RequestError},
     filter::{FilterError, FilterMessage, Filters, Point},
-    handler::Reply,
+    handler::{Delivery, Failure, Reply},
     transport::Outgoing,
 };
 
@@ -70,6 +70,51 @@ pub(crate) fn back(
             Err(RequestError::Returned { by, status, detail })
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Passes a message on its way to a handler through the filters.
+pub(crate) fn inward(filters: &Filters, mut delivery: Delivery) -> Result<Delivery, FilterError> {
+    if !filters.applies(Point::RequestIn, &delivery.target) {
+        return Ok(delivery);
+    }
+    let (peer, target) = (delivery.origin.name.clone(), delivery.target.clone());
+    let message = FilterMessage::new(Point::RequestIn, peer, target, delivery.payload)
+        .with_content_type(delivery.content_type)
+        .with_headers(delivery.headers);
+    let passed = filters.apply(message)?;
+    delivery.payload = passed.payload;
+    delivery.content_type = passed.content_type;
+    delivery.headers = passed.headers;
+    Ok(delivery)
+}
+
+/// Passes what a handler answers to `peer` through the filters.
+pub(crate) fn outward(
+    filters: &Filters,
+    peer: &Fqcn,
+    target: &ChannelTopic,
+    answer: Result<Reply, Failure>,
+) -> Result<Reply, Failure> {
+    if !filters.applies(Point::ReplyOut, target) {
+        return answer;
+    }
+    let message =
+        |payload| FilterMessage::new(Point::ReplyOut, peer.clone(), target.clone(), payload);
+    let stopped = |error: FilterError| Failure::Failed(error.detail());
+    match answer {
+        Ok(mut reply) => {
+            let seen = message(reply.payload).with_content_type(reply.content_type);
+            let passed = filters.apply(seen).map_err(stopped)?;
+            reply.payload = passed.payload;
+            reply.content_type = passed.content_type;
+            Ok(reply)
+        }
+        Err(Failure::Failed(detail)) => {
+            let seen = message(detail).with_failure(Status::HandlerFailed);
+            Err(Failure::Failed(filters.apply(seen).map_err(stopped)?.payload))
+        }
+        Err(failure @ (Failure::Refused(_) | Failure::Unknown(_))) => Err(failure),
     }
 }
 

@@ -15,17 +15,24 @@ use crate::{
     envelope::{Envelope, FanTarget, Flags, Header, Kind, Lane},
     identity::CellKind,
     link::Phase,
-    name::{ChannelTopic, Fqcn, Segment},
-    policy::{Decision, Policy},
+    name::{Fqcn, Segment},
+    policy::{Policy, Ruling},
     route::{Hop, LinkId, Neighbour, Routes},
     status::Status,
     token::{Claims, TokenVerifier},
     well_known::{self, SystemTopic},
 };
 
+mod former;
+mod rules;
 mod verdicts;
 
-use self::verdicts::Verdicts;
+pub use self::rules::{Account, account, judge_names};
+use self::{
+    former::Former,
+    rules::{Case, Party},
+    verdicts::Verdicts,
+};
 
 /// What the receiver knows about the other end of a link, from the connection and its registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +96,7 @@ pub struct Admitted {
     verified: Verified,
     permit: Permit,
     arrived: Hop,
+    next: Result<Hop, Status>,
     at: Instant,
 }
 
@@ -98,14 +106,15 @@ pub(crate) struct Verdict {
     verified: Verified,
     permit: Permit,
     arrived: Hop,
+    next: Result<Hop, Status>,
     at: Instant,
 }
 
 impl Verdict {
     /// The same verdict about a message that was a part of the one that was let in.
     pub(crate) fn with(&self, envelope: Envelope) -> Admitted {
-        let Self { verified, permit, arrived, at } = self.clone();
-        Admitted { envelope, verified, permit, arrived, at }
+        let Self { verified, permit, arrived, next, at } = self.clone();
+        Admitted { envelope, verified, permit, arrived, next, at }
     }
 }
 
@@ -119,6 +128,8 @@ pub struct Refused {
     pub status: Status,
     /// What the refusal calls for.
     pub consequence: Consequence,
+    /// What in the rules decided, where rules did.
+    pub ruling: Option<Ruling>,
 }
 
 /// What a refusal calls for.
@@ -146,10 +157,24 @@ fn exempt_body_max(topic: SystemTopic) -> usize {
 pub struct Gate {
     routes: Option<Arc<Routes>>,
     policy: Arc<Policy>,
+    former: Former,
     directory: Arc<Directory>,
     tokens: TokenVerifier,
     verdicts: Verdicts,
     hops_max: u8,
+}
+
+/// Why a message is not let in, and what that calls for.
+struct Denial {
+    status: Status,
+    consequence: Consequence,
+    ruling: Option<Ruling>,
+}
+
+impl From<(Status, Consequence)> for Denial {
+    fn from((status, consequence): (Status, Consequence)) -> Self {
+        Self { status, consequence, ruling: None }
+    }
 }
 
 impl Gate {
@@ -160,8 +185,8 @@ impl Gate {
     /// front of.
     #[must_use]
     pub fn new(policy: Arc<Policy>, directory: Arc<Directory>, tokens: TokenVerifier) -> Self {
-        let verdicts = Verdicts::default();
-        Self { routes: None, policy, directory, tokens, verdicts, hops_max: Self::HOPS_MAX }
+        let (verdicts, former) = (Verdicts::default(), Former::default());
+        Self { routes: None, policy, former, directory, tokens, verdicts, hops_max: Self::HOPS_MAX }
     }
 
     /// Takes a new snapshot of the cell's links.
@@ -170,10 +195,18 @@ impl Gate {
         self.routes = Some(routes);
     }
 
-    /// Takes a new policy; the next message is decided by it.
-    pub fn set_policy(&mut self, policy: Arc<Policy>) {
+    /// Takes a new policy; the next message is decided by it. Only answers, which somebody waits for who
+    /// was let in before, are let in by the former one too, for an hour.
+    pub fn set_policy(&mut self, policy: Arc<Policy>, now_unix: u64) {
         self.verdicts.forget();
-        self.policy = policy;
+        let former = std::mem::replace(&mut self.policy, policy);
+        self.former.keep(former, now_unix);
+    }
+
+    /// The policy that decides now.
+    #[must_use]
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
     }
 
     /// Forwarding steps allowed, at most [`Self::HOPS_MAX`].
@@ -198,17 +231,21 @@ impl Gate {
         mut envelope: Envelope,
         arrival: Arrival<'_>,
     ) -> Result<Admitted, Refused> {
-        let recalled = self.verdicts.recall(now_unix, &envelope.header, arrival);
+        let recalled = self.verdicts.recall(now_unix, &envelope, arrival);
         let judged = match recalled {
-            Some((claims, permit)) => Ok((Verified::Claims(claims), permit)),
-            None => self.judge(now_unix, &envelope, arrival).inspect(|(verified, permit)| {
-                if let Verified::Claims(claims) = verified {
-                    self.verdicts.remember(&envelope.header, arrival, claims, *permit);
+            Some((claims, permit, next)) => Ok((Verified::Claims(claims), permit, next)),
+            None => self.weigh(now_unix, &envelope, arrival).map(|(verified, permit)| {
+                let next = self.next_hop(&envelope.header, arrival.hop());
+                if let Verified::Claims(claims) = &verified
+                    && !self.is_former(permit)
+                {
+                    self.verdicts.remember(&envelope, arrival, (claims, permit), next);
                 }
+                (verified, permit, next)
             }),
         };
         match judged {
-            Ok((verified, permit)) => {
+            Ok((verified, permit, next)) => {
                 let arrived = arrival.hop();
                 let header = &mut envelope.header;
                 if arrival.is_first_hop(header) || header.hops_left > self.hops_max {
@@ -218,12 +255,17 @@ impl Gate {
                 if header.lane == Lane::Control && well_known::lookup(&header.target).is_none() {
                     header.lane = Lane::Interactive;
                 }
-                Ok(Admitted { envelope, verified, permit, arrived, at: now })
+                Ok(Admitted { envelope, verified, permit, arrived, next, at: now })
             }
-            Err((status, consequence)) => {
-                Err(Refused { envelope: Box::new(envelope), status, consequence })
+            Err(Denial { status, consequence, ruling }) => {
+                Err(Refused { envelope: Box::new(envelope), status, consequence, ruling })
             }
         }
+    }
+
+    fn next_hop(&self, header: &Header, arrived: Hop) -> Result<Hop, Status> {
+        let routes = self.routes.as_ref().ok_or(Status::NoRoute)?;
+        routes.next_hop(&header.destination.name, arrived)
     }
 
     /// What [`Self::admit`] would say, without taking the message.
@@ -236,26 +278,42 @@ impl Gate {
         envelope: &Envelope,
         arrival: Arrival<'_>,
     ) -> Result<(Verified, Permit), (Status, Consequence)> {
+        self.weigh(now_unix, envelope, arrival)
+            .map_err(|denial| (denial.status, denial.consequence))
+    }
+
+    fn weigh(
+        &mut self,
+        now_unix: u64,
+        envelope: &Envelope,
+        arrival: Arrival<'_>,
+    ) -> Result<(Verified, Permit), Denial> {
         let header = &envelope.header;
         let routes = self.routes.clone().ok_or((Status::Unauthenticated, Consequence::Close))?;
         let exempt = header.target.system().filter(|topic| well_known::EXEMPT.contains(topic));
         // What a return says about an exempt request is for whoever made that request, by the rules
         // for every return.
         if let Some(topic) = exempt.filter(|_| !matches!(header.kind, Kind::Return { .. })) {
-            return judge_exempt(topic, envelope, arrival, &routes);
+            return judge_exempt(topic, envelope, arrival, &routes).map_err(Denial::from);
         }
         if let Arrival::Link(peer) = arrival
             && !peer.phase.carries_messages()
         {
-            return Err((Status::NoToken, Consequence::Close));
+            return Err((Status::NoToken, Consequence::Close).into());
         }
         if !routes.is_reverse_path(&header.origin.name, arrival.neighbour()) {
-            return Err((Status::OriginMismatch, Consequence::Silence));
+            return Err((Status::OriginMismatch, Consequence::Silence).into());
         }
         let claims = self.verify_token(now_unix, header, arrival)?;
-        let permit =
-            self.permit(header, &claims).map_err(|status| (status, Consequence::Answer))?;
+        let permit = self.permit(now_unix, envelope, &claims).map_err(|(status, ruling)| {
+            Denial { status, consequence: Consequence::Answer, ruling: Some(ruling) }
+        })?;
         Ok((Verified::Claims(claims), permit))
+    }
+
+    /// Whether rules decided that no longer hold for requests.
+    fn is_former(&self, permit: Permit) -> bool {
+        matches!(permit, Permit::Rule { revision, .. } if revision != self.policy.revision)
     }
 
     /// Why a message was let in, for people: the rule, where one decided.
@@ -298,8 +356,14 @@ impl Gate {
         Ok(claims)
     }
 
-    /// The permit for a message of a genuine origin. An answer is judged as its request would be.
-    fn permit(&self, header: &Header, claims: &Claims) -> Result<Permit, Status> {
+    /// The permit for a message of a genuine origin. An answer is judged as its request would be, or was.
+    fn permit(
+        &self,
+        now_unix: u64,
+        envelope: &Envelope,
+        claims: &Claims,
+    ) -> Result<Permit, (Status, Ruling)> {
+        let header = &envelope.header;
         // A return comes from whichever cell on the path gave up, so its origin says nothing about
         // the request. It concerns one outstanding request or nobody.
         if matches!(header.kind, Kind::Return { .. })
@@ -307,111 +371,33 @@ impl Gate {
         {
             return Ok(Permit::Rule { revision: self.policy.revision, rule: usize::MAX });
         }
-        let origin = Party { name: &header.origin.name, kind: Some(claims.kind) };
-        let name = &header.destination.name;
-        let destination = Party { name, kind: self.directory.kind_of(name) };
+        let (kind, org) = (Some(claims.kind), Some(&claims.org));
+        let origin = Party { name: &header.origin.name, kind, org };
+        let destination = Party::known(&header.destination.name, &self.directory);
+        let is_answer = header.kind.is_answer();
         let (asks, answers) =
-            if header.kind.is_answer() { (destination, origin) } else { (origin, destination) };
-        decide(&self.policy, asks, answers, &header.target, header.kind.is_answer())
+            if is_answer { (destination, origin) } else { (origin, destination) };
+        let is_covered = is_covered(envelope);
+        let case = Case { asks, answers, target: &header.target, is_answer, is_covered };
+        let root = self.directory.root();
+        case.decide(&self.policy, root).or_else(|denied| {
+            let mut former = self.former.living(now_unix).filter(|_| is_answer);
+            former.find_map(|policy| case.decide(policy, root).ok()).ok_or(denied)
+        })
     }
 }
 
-/// What the rules say about a request from one cell to another, whatever way it would take.
-///
-/// # Errors
-/// The code that it would be refused with.
-pub fn judge_names(
-    policy: &Policy,
-    directory: &Directory,
-    from: &Fqcn,
-    to: &Fqcn,
-    target: &ChannelTopic,
-) -> Result<Permit, Status> {
-    if target.system().is_some_and(|topic| well_known::EXEMPT.contains(&topic)) {
-        return Err(Status::NotDirect);
-    }
-    let party = |name| Party { name, kind: directory.kind_of(name) };
-    decide(policy, party(from), party(to), target, false)
+/// Whether no cell on the way can read what an application wrote: it is sealed, or there is nothing to
+/// read. A receipt is an empty reply; what only asks for the way is not delivered.
+fn is_covered(envelope: &Envelope) -> bool {
+    let header = &envelope.header;
+    let is_receipt = matches!(header.kind, Kind::Reply { .. }) && envelope.payload.is_empty();
+    let is_question = is_probe_only(header.flags) && envelope.payload.is_empty();
+    header.flags.contains(Flags::SEALED) || is_receipt || is_question
 }
 
-/// One end of a request.
-#[derive(Clone, Copy)]
-struct Party<'a> {
-    name: &'a Fqcn,
-    kind: Option<CellKind>,
-}
-
-impl Party<'_> {
-    fn is(self, kind: CellKind) -> bool {
-        self.kind == Some(kind)
-    }
-}
-
-fn decide(
-    policy: &Policy,
-    asks: Party<'_>,
-    answers: Party<'_>,
-    target: &ChannelTopic,
-    is_answer: bool,
-) -> Result<Permit, Status> {
-    if let Some(system) = well_known::lookup(target) {
-        // Who gave up on the way to the server may be any cell.
-        let allowed =
-            system_rule(system, asks, answers) || (is_answer && !answers.is(CellKind::Job));
-        return allowed.then_some(Permit::System(system)).ok_or(Status::TopicDenied);
-    }
-    if well_known::is_reserved(target.channel()) {
-        return Err(Status::TopicDenied);
-    }
-    if asks.name == answers.name {
-        return Ok(Permit::Job);
-    }
-    if asks.is(CellKind::Job) || answers.is(CellKind::Job) {
-        if is_family(asks, answers) {
-            return Ok(Permit::Job);
-        }
-        if asks.is(CellKind::Job) {
-            return Err(Status::JobScope);
-        }
-    }
-    let asks_kind = asks.kind.ok_or(Status::TopicDenied)?;
-    match policy.decide(asks.name.base(), asks_kind, answers.name.base(), answers.kind, target) {
-        Decision::Allowed { rule } => Ok(Permit::Rule { revision: policy.revision, rule }),
-        Decision::DeniedBy { .. } | Decision::NoRule => Err(Status::TopicDenied),
-    }
-}
-
-/// The fixed rules for topics of the system.
-fn system_rule(system: SystemTopic, asks: Party<'_>, answers: Party<'_>) -> bool {
-    let to_server = answers.is(CellKind::Server);
-    let by_parent =
-        matches!(asks.kind, Some(CellKind::Server | CellKind::Relay | CellKind::Client));
-    match system {
-        well_known::PING | well_known::CANCEL => {
-            !asks.is(CellKind::Job) || is_family(asks, answers)
-        }
-        well_known::CHALLENGE_CHILD
-        | well_known::REGISTER_CHILD
-        | well_known::RENEW_CHILD
-        | well_known::DETACH_CHILD => to_server && by_parent,
-        well_known::QUIT => to_server && !asks.is(CellKind::Job),
-        well_known::JOB_START | well_known::JOB_STOP => {
-            asks.is(CellKind::Server) && answers.is(CellKind::Client)
-        }
-        well_known::JOB_ENDED => to_server && asks.is(CellKind::Client),
-        _ => false,
-    }
-}
-
-/// Whether both cells belong to one job, or one is a job cell and the other its parent.
-fn is_family(a: Party<'_>, b: Party<'_>) -> bool {
-    let is_parent = |parent: &Fqcn, child: &Fqcn| child.parent().as_ref() == Some(parent);
-    match (a.is(CellKind::Job), b.is(CellKind::Job)) {
-        (true, true) => a.name.base() == b.name.base(),
-        (true, false) => is_parent(b.name, a.name),
-        (false, true) => is_parent(a.name, b.name),
-        (false, false) => false,
-    }
+fn is_probe_only(flags: Flags) -> bool {
+    flags.contains(Flags::PROBE) && !flags.contains(Flags::RECEIPT)
 }
 
 /// Challenge, register and bye: without a token, but only from the neighbour itself to this cell.
@@ -493,6 +479,14 @@ impl Admitted {
         self.permit
     }
 
+    /// Where it goes next, by the links that there were when it was let in.
+    ///
+    /// # Errors
+    /// The status that it is to be returned with.
+    pub fn next(&self) -> Result<Hop, Status> {
+        self.next
+    }
+
     /// Where it came from.
     #[must_use]
     pub fn arrived(&self) -> Hop {
@@ -517,13 +511,18 @@ impl Admitted {
         self.envelope
     }
 
+    /// Puts what a sealed payload contained in its place.
+    pub fn open(&mut self, payload: bytes::Bytes) {
+        self.envelope.payload = payload;
+    }
+
     pub(crate) fn set_fan(&mut self, fan: Vec<FanTarget>) {
         self.envelope.header.extras.get_or_insert_default().fan = fan;
     }
 
     pub(crate) fn take_apart(self) -> (Envelope, Verdict) {
-        let Self { envelope, verified, permit, arrived, at } = self;
-        (envelope, Verdict { verified, permit, arrived, at })
+        let Self { envelope, verified, permit, arrived, next, at } = self;
+        (envelope, Verdict { verified, permit, arrived, next, at })
     }
 
     /// Notes that this cell let the message in by `rule`, where the message asks for that.
@@ -534,8 +533,7 @@ impl Admitted {
     /// Whether the message only asks how it would come here, and is not to be delivered.
     #[must_use]
     pub fn is_probe_only(&self) -> bool {
-        let flags = self.envelope.header.flags;
-        flags.contains(Flags::PROBE) && !flags.contains(Flags::RECEIPT)
+        is_probe_only(self.envelope.header.flags)
     }
 
     /// Completes this cell's note at `now`: how long the message was here, and how far it is to the

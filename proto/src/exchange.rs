@@ -1,7 +1,8 @@
 //! Requests that wait for their one end.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
     sync::Arc,
     time::Instant,
 };
@@ -13,17 +14,25 @@ use crate::{
 };
 
 mod copies;
+mod deadlines;
 
+use self::deadlines::Deadlines;
 pub use self::copies::{Copies, RetryPolicy, Verdict, retry_after, retry_after_detail};
 
 /// The outstanding requests of one cell; `T` is whoever waits.
 #[derive(Debug)]
 pub struct Exchange<T> {
-    slots: BTreeMap<u64, Slot<T>>,
-    deadlines: BTreeSet<(Instant, u64)>,
+    slots: Slots<T>,
+    deadlines: Deadlines,
     max: usize,
     /// One above the highest sequence number that was waited for.
     next: u64,
+}
+
+type Slots<T> = HashMap<u64, Slot<T>, BuildHasherDefault<Spread>>;
+
+fn is_due_at<T>(slots: &Slots<T>, at: Instant, sequence: u64) -> bool {
+    slots.get(&sequence).is_some_and(|slot| slot.deadline == at)
 }
 
 #[derive(Debug)]
@@ -32,6 +41,26 @@ struct Slot<T> {
     via: Hop,
     deadline: Instant,
     waiter: T,
+}
+
+/// Spreads numbers that count.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(29) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 /// An answer has found its request.
@@ -59,7 +88,7 @@ impl<T> Exchange<T> {
     /// An exchange for at most `max` requests at once.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { slots: BTreeMap::new(), deadlines: BTreeSet::new(), max, next: 1 }
+        Self { slots: HashMap::default(), deadlines: Deadlines::default(), max, next: 1 }
     }
 
     /// Waits for the answer to the request `sequence`, which leaves by `via`.
@@ -78,7 +107,7 @@ impl<T> Exchange<T> {
             return Err(waiter);
         }
         self.next = self.next.max(sequence + 1);
-        self.deadlines.insert((deadline, sequence));
+        self.deadlines.insert(deadline, sequence);
         self.slots.insert(sequence, Slot { to, via, deadline, waiter });
         Ok(())
     }
@@ -135,25 +164,28 @@ impl<T> Exchange<T> {
     /// When [`Self::expire`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(at, _)| *at)
+        self.deadlines.first().map(|(at, _)| at)
     }
 
     /// Ends every request whose deadline has come.
     pub fn expire(&mut self, now: Instant) -> Vec<T> {
         let mut expired = Vec::new();
-        while let Some((at, sequence)) = self.deadlines.first().copied()
-            && at <= now
-        {
-            expired.extend(self.remove(sequence));
+        while let Some((at, sequence)) = self.deadlines.pop_due(now) {
+            let is_due = is_due_at(&self.slots, at, sequence);
+            let slot = if is_due { self.slots.remove(&sequence) } else { None };
+            expired.extend(slot.map(|slot| slot.waiter));
         }
+        let slots = &self.slots;
+        self.deadlines.tidy(|at, sequence| is_due_at(slots, at, sequence));
         expired
     }
 
     /// Ends every request that went by `via`, which is no more, and gives their sequence numbers and
     /// waiters; the caller tells them the status, [`Status::PeerLost`].
     pub fn fail_hop(&mut self, via: Hop) -> Vec<(u64, T, Status)> {
-        let lost: Vec<u64> =
+        let mut lost: Vec<u64> =
             self.slots.iter().filter(|(_, slot)| slot.via == via).map(|(seq, _)| *seq).collect();
+        lost.sort_unstable();
         lost.into_iter()
             .filter_map(|sequence| Some((sequence, self.remove(sequence)?, Status::PeerLost)))
             .collect()
@@ -162,7 +194,9 @@ impl<T> Exchange<T> {
     /// Ends everything.
     pub fn drain(&mut self) -> Vec<T> {
         self.deadlines.clear();
-        std::mem::take(&mut self.slots).into_values().map(|slot| slot.waiter).collect()
+        let mut slots: Vec<(u64, Slot<T>)> = std::mem::take(&mut self.slots).into_iter().collect();
+        slots.sort_unstable_by_key(|(sequence, _)| *sequence);
+        slots.into_iter().map(|(_, slot)| slot.waiter).collect()
     }
 
     /// Requests that are outstanding.
@@ -179,7 +213,9 @@ impl<T> Exchange<T> {
 
     fn remove(&mut self, sequence: u64) -> Option<T> {
         let slot = self.slots.remove(&sequence)?;
-        self.deadlines.remove(&(slot.deadline, sequence));
+        let slots = &self.slots;
+        let is_live = |at, sequence| is_due_at(slots, at, sequence);
+        self.deadlines.forget(slot.deadline, sequence, is_live);
         Some(slot.waiter)
     }
 }
@@ -346,5 +382,40 @@ mod tests {
             ended.sort_unstable();
             prop_assert_eq!(ended, (0..begun).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn what_has_ended_leaves_no_deadline_behind() {
+        let mut exchange = Exchange::new(100_000);
+        let to = Address::any("b".parse().unwrap());
+        let asked = |exchange: &mut Exchange<u64>, sequence: u64, seconds| {
+            exchange.begin(sequence, Arc::clone(&to), WAY, at(seconds), sequence).unwrap();
+        };
+        asked(&mut exchange, 1, 40);
+        for sequence in 2..50_000 {
+            // Now and then one that is in more of a hurry.
+            asked(&mut exchange, sequence, if sequence % 7 == 0 { 20 } else { 50 });
+            if sequence > 100 {
+                assert_eq!(exchange.give_up(sequence - 90), Some(sequence - 90));
+            }
+        }
+        assert!(exchange.deadlines.len() < 600, "{}", exchange.deadlines.len());
+        let mut hurried: Vec<u64> = exchange.expire(at(30));
+        assert!(hurried.iter().all(|sequence| sequence % 7 == 0) && hurried.len() > 10);
+        assert_eq!(exchange.poll_timeout(), Some(at(40)));
+        hurried.extend(exchange.expire(at(60)));
+        assert!(exchange.is_empty() && exchange.poll_timeout().is_none());
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_has_its_new_deadline() {
+        let mut exchange = Exchange::new(8);
+        let to = Address::any("b".parse().unwrap());
+        exchange.begin(1, Arc::clone(&to), WAY, at(9), 1).unwrap();
+        exchange.begin(2, Arc::clone(&to), WAY, at(10), 2).unwrap();
+        exchange.give_up(2).unwrap();
+        exchange.begin(2, Arc::clone(&to), WAY, at(30), 3).unwrap();
+        assert_eq!(exchange.expire(at(20)), [1]);
+        assert_eq!(exchange.expire(at(30)), [3]);
     }
 }

@@ -106,6 +106,8 @@ statuses! {
     StaleId = 40, "STALE_ID", Refused;
     /// The id has been seen before.
     Duplicate = 41, "DUPLICATE", Refused;
+    /// The message was signed too long ago, or in the future, by this cell's clock.
+    ClockSkew = 42, "CLOCK_SKEW", Refused;
 
     /// Something came before HELLO.
     NoHello = 48, "NO_HELLO", Refused;
@@ -155,6 +157,12 @@ statuses! {
     DestNotLocal = 70, "DEST_NOT_LOCAL", Refused;
     /// The peer is not authenticated.
     Unauthenticated = 71, "UNAUTHENTICATED", Refused;
+    /// Only sealed messages are taken here.
+    NotSealed = 72, "NOT_SEALED", Refused;
+    /// The sealed message is not what its origin sealed for this cell.
+    SealBroken = 73, "SEAL_BROKEN", Refused;
+    /// No key is at hand that the message can be sealed or opened with.
+    SealKey = 74, "SEAL_KEY", Refused;
 
     /// The frame cannot be decoded.
     BadFrame = 96, "BAD_FRAME", Refused;

@@ -7,16 +7,19 @@
 mod addresses;
 mod diff;
 mod draft;
+mod judged;
 mod limits;
+mod metrics;
 mod parse;
 mod problem;
 mod raw;
+mod review;
 mod rules;
 mod secret;
 #[cfg(test)]
 mod tests;
 mod validate;
-mod wording;
+pub(crate) mod wording;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,6 +37,7 @@ pub use self::{
 };
 use self::{
     draft::Draft,
+    judged::PolicyTest,
     limits::RawLimits,
     parse::{Table, Tables},
     problem::Problems,
@@ -42,8 +46,9 @@ use self::{
     validate::Tree,
 };
 use crate::{
+    directory::Directory,
     identity::CellKind,
-    name::{Fqcn, Segment},
+    name::{Channel, Fqcn, Segment},
     policy::{Policy, Rule},
 };
 
@@ -63,8 +68,16 @@ pub struct Topology {
     pub dev: bool,
     /// The message rules, in the order of the file.
     pub rules: Vec<Rule>,
+    /// Channels on which every message must be sealed.
+    pub sealed: BTreeSet<Channel>,
+    /// How many tests of its own rules the file has; the rules pass them all.
+    pub tests: usize,
     /// The limits.
     pub limits: Limits,
+    /// Where the figures of a process can be fetched from, on loopback. Port 0 is any free one.
+    pub metrics: Option<SocketAddr>,
+    /// Lines in which the rules stand, from 1.
+    lines: Vec<u32>,
     cells: Vec<CellSpec>,
     by_name: BTreeMap<Segment, usize>,
     server: usize,
@@ -137,7 +150,33 @@ impl Topology {
     /// The rules as a policy.
     #[must_use]
     pub fn policy(&self, revision: u64) -> Policy {
-        Policy::new(revision, self.rules.clone())
+        let rules = Policy::new(revision, self.rules.clone());
+        rules.sealing(self.sealed.iter().cloned()).on_lines(self.lines.clone())
+    }
+
+    /// The cells of the file, by path.
+    #[must_use]
+    pub fn directory(&self) -> Directory {
+        let cells = self.cells.iter();
+        cells.map(|cell| (cell.fqcn.clone(), cell.kind, cell.org.clone())).collect()
+    }
+
+    /// This topology with the rules of `other`, and with everything else as it is.
+    #[must_use]
+    pub fn with_rules_of(&self, other: &Self) -> Self {
+        Self {
+            rules: other.rules.clone(),
+            sealed: other.sealed.clone(),
+            tests: other.tests,
+            lines: other.lines.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether both state the same rules, each in the same place of its file.
+    #[must_use]
+    pub fn has_rules_of(&self, other: &Self) -> bool {
+        self.rules == other.rules && self.sealed == other.sealed && self.lines == other.lines
     }
 }
 
@@ -178,7 +217,7 @@ pub fn parse(text: &str) -> Result<Parsed, Vec<Problem>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let is_toml = errors.is_empty();
     let tables = Tables::read(document.into_inner(), &mut problems);
-    let topology = read(tables, is_toml, &mut problems);
+    let topology = read(text, tables, is_toml, &mut problems);
     if !is_toml {
         report_syntax(text, errors, &mut problems);
     }
@@ -225,7 +264,12 @@ fn clamp(text: &str, span: Range<usize>) -> Range<usize> {
     start..text.ceil_char_boundary(span.end.clamp(start, text.len()))
 }
 
-fn read(tables: Tables, is_toml: bool, problems: &mut Problems) -> Option<Topology> {
+fn read(
+    text: &str,
+    tables: Tables,
+    is_toml: bool,
+    problems: &mut Problems,
+) -> Option<Topology> {
     let top = tables.project.as_ref().map_or(0..0, |table| table.span.clone());
     let project_is_broken = tables.is_broken("project");
     let cells_are_complete = is_toml && !tables.is_broken("cell");
@@ -234,6 +278,7 @@ fn read(tables: Tables, is_toml: bool, problems: &mut Problems) -> Option<Topolo
         Some(table) => Limits::settle(&table.raw, table.span, problems),
         None => Limits::settle(&RawLimits::default(), 0..0, problems),
     };
+    let metrics = metrics::settle(tables.metrics.as_ref(), problems);
     if tables.cells.len() > CELLS_MAX {
         let span = tables.cells[CELLS_MAX].span.clone();
         let message =
@@ -243,16 +288,77 @@ fn read(tables: Tables, is_toml: bool, problems: &mut Problems) -> Option<Topolo
     }
     let drafts: Vec<Draft> =
         tables.cells.into_iter().map(|table| Draft::read(table, problems)).collect();
-    let known = Cells::of(&drafts, cells_are_complete);
-    let rules: Option<Vec<Rule>> = tables
-        .rules
-        .iter()
-        .map(|(effect, table)| rules::rule(*effect, table, &known, problems))
-        .collect::<Vec<_>>()
-        .into_iter()
-        .collect();
+    let known = Cells::of(&drafts, project.as_ref(), cells_are_complete);
+    let rules = Rules {
+        rules: tables
+            .rules
+            .iter()
+            .map(|(effect, table)| rules::rule(*effect, table, &known, problems))
+            .collect::<Vec<_>>(),
+        lines: lines_of(text, tables.rules.iter().map(|(_, table)| table.span.start)),
+        sealed: sealed_channels(&tables.channels, problems),
+        tests: tables
+            .policy_tests
+            .into_iter()
+            .filter_map(|table| PolicyTest::read(table, problems))
+            .collect(),
+    };
     let paths = Tree::of(&drafts, cells_are_complete).check(dev, top, problems);
-    assemble(project?, dev, drafts.into_iter().zip(paths), rules?, limits)
+    let cells = drafts.into_iter().zip(paths);
+    let (topology, tests) = assemble(project?, dev, cells, rules, limits)?;
+    let topology = Topology { metrics, ..topology };
+    // What the rules say is known once all of them, and all cells, are.
+    if is_toml && !problems.has_errors() {
+        let spans: Vec<Range<usize>> =
+            tables.rules.iter().map(|(_, table)| table.span.clone()).collect();
+        review::rules(&topology, &spans, problems);
+        judged::run(&topology, &tests, problems);
+    }
+    Some(topology)
+}
+
+/// Everything about rules that a file states.
+struct Rules {
+    rules: Vec<Option<Rule>>,
+    lines: Vec<u32>,
+    sealed: BTreeSet<Channel>,
+    tests: Vec<PolicyTest>,
+}
+
+fn sealed_channels(
+    tables: &[Table<raw::RawChannel>],
+    problems: &mut Problems,
+) -> BTreeSet<Channel> {
+    let mut found: BTreeMap<Channel, Range<usize>> = BTreeMap::new();
+    for table in tables {
+        let Some(channel) = rules::sealed_channel(table, problems) else { continue };
+        let (span, channel) = (channel.span(), channel.into_inner());
+        let Some(first) = found.get(&channel) else {
+            found.insert(channel, span);
+            continue;
+        };
+        let message = format!("two tables are about the channel `{channel}`");
+        problems.add(
+            Problem::new(Code::RepeatedChannel, span, message, "again here")
+                .also(first.clone(), "first here")
+                .help("remove one of them"),
+        );
+    }
+    found.into_keys().collect()
+}
+
+/// The lines of these places, which ascend, from 1.
+fn lines_of(text: &str, places: impl Iterator<Item = usize>) -> Vec<u32> {
+    let (mut line, mut seen) = (1, 0);
+    places
+        .map(|at| {
+            let at = at.clamp(seen, text.len());
+            let ends = text.as_bytes()[seen..at].iter().filter(|byte| **byte == b'\n').count();
+            seen = at;
+            line += u32::try_from(ends).unwrap_or(u32::MAX);
+            line
+        })
+        .collect()
 }
 
 fn project(
@@ -283,9 +389,9 @@ fn assemble(
     project: Segment,
     dev: bool,
     cells: impl Iterator<Item = (Draft, Option<Fqcn>)>,
-    rules: Vec<Rule>,
+    rules: Rules,
     limits: Limits,
-) -> Option<Topology> {
+) -> Option<(Topology, Vec<PolicyTest>)> {
     let spec = |(cell, fqcn): (Draft, Option<Fqcn>)| {
         let kind = cell.kind?.into_inner();
         let parent = match cell.parent {
@@ -307,5 +413,20 @@ fn assemble(
     let by_name =
         cells.iter().enumerate().map(|(index, cell)| (cell.name.clone(), index)).collect();
     let server = cells.iter().position(|cell| cell.kind == CellKind::Server)?;
-    Some(Topology { project, dev, rules, limits, cells, by_name, server })
+    let Rules { rules, lines, sealed, tests } = rules;
+    let rules = rules.into_iter().collect::<Option<_>>()?;
+    let topology = Topology {
+        project,
+        dev,
+        rules,
+        sealed,
+        tests: tests.len(),
+        limits,
+        metrics: None,
+        lines,
+        cells,
+        by_name,
+        server,
+    };
+    Some((topology, tests))
 }

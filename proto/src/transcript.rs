@@ -18,6 +18,12 @@ pub enum Purpose {
     TokenKey,
     /// The server issues a session token.
     Token,
+    /// A cell asks another to act, on a topic of the system.
+    ControlMessage,
+    /// A cell vouches for what it has sealed to another.
+    SealedMessage,
+    /// What a sealed message is bound to. Nothing is signed for it: it is associated data.
+    SealedHeader,
 }
 
 /// Collects the fields of one signature.
@@ -32,8 +38,16 @@ pub type Signable = Vec<u8>;
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 5] =
-        [Self::Register, Self::RegisterAck, Self::RegisterEndToEnd, Self::TokenKey, Self::Token];
+    pub const ALL: [Self; 8] = [
+        Self::Register,
+        Self::RegisterAck,
+        Self::RegisterEndToEnd,
+        Self::TokenKey,
+        Self::Token,
+        Self::ControlMessage,
+        Self::SealedMessage,
+        Self::SealedHeader,
+    ];
 
     /// The label on the wire.
     #[must_use]
@@ -44,6 +58,9 @@ impl Purpose {
             Self::RegisterEndToEnd => "cellbus/v1/register-e2e",
             Self::TokenKey => "cellbus/v1/token-key",
             Self::Token => "cellbus/v1/token",
+            Self::ControlMessage => "cellbus/v1/control",
+            Self::SealedMessage => "cellbus/v1/sealed",
+            Self::SealedHeader => "cellbus/v1/sealed-header",
         }
     }
 }

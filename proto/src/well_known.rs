@@ -35,6 +35,8 @@ pub const DETACH_CHILD: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic
 pub const QUIT: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "quit" };
 /// Answered by every cell with its own payload.
 pub const PING: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "ping" };
+/// Answered by every cell with its certificate, for whoever is about to seal a message to it.
+pub const CERTIFICATE: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "certificate" };
 /// Whoever sent requests waits for their answers no longer: what handles them may stop.
 pub const CANCEL: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "cancel" };
 /// The server tells a site to start a job.
@@ -48,7 +50,7 @@ pub const JOB_ENDED: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "
 pub const EXEMPT: [SystemTopic; 3] = [CHALLENGE, REGISTER, BYE];
 
 /// Every topic of the system.
-pub const ALL: [SystemTopic; 13] = [
+pub const ALL: [SystemTopic; 14] = [
     CHALLENGE,
     REGISTER,
     BYE,
@@ -62,6 +64,7 @@ pub const ALL: [SystemTopic; 13] = [
     JOB_START,
     JOB_STOP,
     JOB_ENDED,
+    CERTIFICATE,
 ];
 
 impl SystemTopic {

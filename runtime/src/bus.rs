@@ -14,26 +14,31 @@ use cellbus_channels::{
     filter::Filters,
     replies::{self, Buffer},
 };
-use cellbus_proto::name::Fqcn;
+use cellbus_proto::{envelope::Kind, name::Fqcn, status::Status};
 use futures_util::{Stream, stream};
 use tokio::sync::{broadcast::error::RecvError, mpsc, oneshot, watch};
 
 use crate::{
     cell::{
-        Answer, Ask, AskMany, Below, Cell, CellState, GiveUp, GiveUpMany, HandlerTable, Submit,
-        SubmitMany,
+        Answer, Ask, AskMany, Below, Cell, CellState, GiveUp, GiveUpMany, HandlerTable, LeaseFor,
+        SubmitMany, TakeAsks, check_outgoing, millis,
     },
+    clock,
+    ingress::{self, Leases, NotPushed},
     own::Own,
-    seam::post,
+    seam::{Gone, post},
 };
 
+mod protected;
+
 /// Carries the messages of a bus through a cell of this process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct CellTransport {
     pub(crate) own: Arc<Own>,
     pub(crate) cell: watch::Receiver<Option<Addr<Cell>>>,
     pub(crate) handlers: HandlerTable,
     pub(crate) state: watch::Receiver<CellState>,
+    pub(crate) leases: Arc<Leases>,
 }
 
 /// Tells the cell when nobody waits for a request any more.
@@ -99,7 +104,61 @@ impl Drop for Collecting {
     }
 }
 
+/// Hands a request to the cell.
+fn tell(own: &Arc<Own>, cell: &Addr<Cell>, ask: Ask) -> Result<(), Gone> {
+    if own.asks.push(ask) { post(cell, TakeAsks::of(own)) } else { Ok(()) }
+}
+
 impl CellTransport {
+    /// Publishes where the way is known and has room.
+    fn publish_now(&self, to: &Fqcn, outgoing: &Outgoing) -> Option<Result<(), PublishError>> {
+        let generation = self.own.generation();
+        let pushed = self.leases.with(to, &outgoing.target, generation, |lease| {
+            let budget = outgoing.budget.unwrap_or(lease.budget);
+            let sendable = check_outgoing(outgoing, lease.payload_max).is_ok()
+                && millis(budget) > 0
+                && lease.has_room(outgoing.lane)
+                && self.own.ingress.has_room();
+            if !sendable {
+                return None;
+            }
+            let sequence = self.own.next_sequence();
+            let kind = Kind::Publish;
+            let envelope = self.own.envelope(kind, sequence, to, outgoing, millis(budget));
+            Some(ingress::push(&self.own, envelope, &lease.filter))
+        })??;
+        match pushed {
+            Ok(()) => Some(Ok(())),
+            Err(NotPushed::Full) => None,
+            Err(NotPushed::Gone) => Some(Err(PublishError::Closed)),
+        }
+    }
+
+    /// Publishes when the way is known and has room, within the message's budget.
+    async fn publish_later(self, to: Fqcn, outgoing: Outgoing) -> Result<(), PublishError> {
+        let mut end = None;
+        loop {
+            let cell = self.current().ok_or(PublishError::Closed)?;
+            let asked = LeaseFor { to: to.clone(), outgoing: outgoing.clone() };
+            let by = || self.own.name.clone();
+            let lease = cell.send(asked).await.map_err(|_| PublishError::Closed)?;
+            let lease = lease.map_err(|status| PublishError::Refused { by: by(), status })?;
+            let budget = outgoing.budget.unwrap_or(lease.budget);
+            let end = *end.get_or_insert_with(|| tokio::time::Instant::now() + budget);
+            self.leases.insert(to.clone(), outgoing.target.clone(), lease.clone());
+            if let Some(outcome) = self.publish_now(&to, &outgoing) {
+                return outcome;
+            }
+            let room = async {
+                lease.wait_room(outgoing.lane).await;
+                self.own.ingress.wait_room().await;
+            };
+            if tokio::time::timeout_at(end, room).await.is_err() {
+                return Err(PublishError::Refused { by: by(), status: Status::Overloaded });
+            }
+        }
+    }
+
     fn current(&self) -> Option<Addr<Cell>> {
         self.cell.borrow().clone()
     }
@@ -112,13 +171,15 @@ impl CellTransport {
         answer: fn(oneshot::Sender<T>) -> Answer,
     ) -> BoxFuture<Option<T>> {
         let Some(cell) = self.current() else { return Box::pin(std::future::ready(None)) };
-        let sequence = self.own.next_sequence();
+        let (own, sequence) = (Arc::clone(&self.own), self.own.next_sequence());
         Box::pin(async move {
             let (sender, result) = oneshot::channel();
             let ask = Ask { sequence, to, outgoing, answer: answer(sender) };
-            post(&cell, ask).ok()?;
+            let begun = clock::now();
+            tell(&own, &cell, ask).ok()?;
             let mut waiting = Waiting { cell, sequence, done: false };
             let outcome = result.await.ok();
+            own.stats.asked(begun);
             waiting.done = true;
             outcome
         })
@@ -131,23 +192,32 @@ impl Transport for CellTransport {
     }
 
     fn request(&self, to: Fqcn, outgoing: Outgoing) -> BoxFuture<Result<Reply, RequestError>> {
+        if self.protects(std::slice::from_ref(&to), &outgoing) {
+            return Box::pin(self.clone().ask_protected(to, outgoing));
+        }
         let Some(cell) = self.current() else {
             return Box::pin(std::future::ready(Err(RequestError::Closed)));
         };
-        let sequence = self.own.next_sequence();
+        let (own, sequence) = (Arc::clone(&self.own), self.own.next_sequence());
         Box::pin(async move {
             let (answer, result) = oneshot::channel();
-            if post(&cell, Ask { sequence, to, outgoing, answer: Answer::Once(answer) }).is_err() {
+            let ask = Ask { sequence, to, outgoing, answer: Answer::Once(answer) };
+            let begun = clock::now();
+            if tell(&own, &cell, ask).is_err() {
                 return Err(RequestError::Closed);
             }
             let mut waiting = Waiting { cell, sequence, done: false };
             let outcome = result.await.unwrap_or(Err(RequestError::Closed));
+            own.stats.asked(begun);
             waiting.done = true;
             outcome
         })
     }
 
     fn publish(&self, to: Fqcn, outgoing: Outgoing) -> BoxFuture<Result<(), PublishError>> {
+        if self.protects(std::slice::from_ref(&to), &outgoing) {
+            return Box::pin(self.clone().publish_protected(to, outgoing));
+        }
         if outgoing.flags.contains(Flags::RECEIPT) {
             let receipt = self.ask(to, outgoing, Answer::Once);
             return Box::pin(async move {
@@ -155,13 +225,10 @@ impl Transport for CellTransport {
                 receipt.map(|_empty| ()).map_err(PublishError::from)
             });
         }
-        let (cell, by) = (self.current(), self.own.name.clone());
-        Box::pin(async move {
-            let cell = cell.ok_or(PublishError::Closed)?;
-            let submit = Submit { to, outgoing };
-            let taken = cell.send(submit).await.map_err(|_| PublishError::Closed)?;
-            taken.map_err(|status| PublishError::Refused { by, status })
-        })
+        match self.publish_now(&to, &outgoing) {
+            Some(outcome) => Box::pin(std::future::ready(outcome)),
+            None => Box::pin(self.clone().publish_later(to, outgoing)),
+        }
     }
 
     fn register(
@@ -199,11 +266,14 @@ impl Transport for CellTransport {
     }
 
     fn replies(&self, to: Fqcn, outgoing: Outgoing) -> BoxStream<Result<Reply, RequestError>> {
+        if self.protects(std::slice::from_ref(&to), &outgoing) {
+            return self.clone().replies_protected(to, outgoing);
+        }
         let sequence = self.own.next_sequence();
         let (sink, buffer) = replies::buffer();
         let ask = Ask { sequence, to, outgoing, answer: Answer::Replies(sink) };
         match self.current() {
-            Some(cell) if post(&cell, ask).is_ok() => {
+            Some(cell) if tell(&self.own, &cell, ask).is_ok() => {
                 Box::pin(Taking { buffer, waiting: Waiting { cell, sequence, done: false } })
             }
             Some(_) | None => Box::pin(stream::iter([Err(RequestError::Closed)])),
@@ -211,6 +281,9 @@ impl Transport for CellTransport {
     }
 
     fn multicast(&self, to: Vec<Fqcn>, outgoing: Outgoing) -> BoxStream<OneOfMany> {
+        if self.protects(&to, &outgoing) {
+            return self.each_protected(to, &outgoing);
+        }
         let (sender, answers) = mpsc::unbounded_channel();
         let numbered: Vec<(u64, Fqcn)> =
             to.into_iter().map(|to| (self.own.next_sequence(), to)).collect();
@@ -231,6 +304,9 @@ impl Transport for CellTransport {
         to: Vec<Fqcn>,
         outgoing: Outgoing,
     ) -> BoxFuture<Result<(), PublishError>> {
+        if self.protects(&to, &outgoing) {
+            return Box::pin(self.clone().publish_each_protected(to, outgoing));
+        }
         let (cell, by) = (self.current(), self.own.name.clone());
         Box::pin(async move {
             let cell = cell.ok_or(PublishError::Closed)?;
@@ -241,6 +317,9 @@ impl Transport for CellTransport {
     }
 
     fn probe(&self, to: Fqcn, outgoing: Outgoing) -> BoxFuture<Probe> {
+        if self.protects(std::slice::from_ref(&to), &outgoing) {
+            return self.clone().probe_protected(to, outgoing);
+        }
         let asked = self.ask(to, outgoing, Answer::Probe);
         Box::pin(async move {
             let closed = || Probe { path: Vec::new(), outcome: Err(RequestError::Closed) };

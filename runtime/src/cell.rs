@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use actix::{Actor, ActorContext, Addr, Context, Handler, Message, SpawnHandle};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
 use cellbus_channels::{Event, RequestError};
 use cellbus_proto::{
     admission::Admitted,
@@ -31,17 +31,21 @@ mod handlers;
 mod inspect;
 mod notices;
 mod ping;
+mod protect;
+mod probe;
 mod registrar;
 mod root;
 
 use self::{
     ask::{Asking, Waiter},
     handlers::Handlers,
+    protect::Protector,
     registrar::Registrar,
 };
 pub use self::{
     ask::{
-        Answer, Ask, AskMany, Below, FailOwn, GRACE, GiveUp, GiveUpMany, Submit, SubmitMany,
+        Answer, Ask, AskMany, Below, FailOwn, GRACE, GiveUp, GiveUpMany, LeaseFor, SubmitMany,
+        TakeAsks,
     },
     handlers::{HandlerDone, HandlerLimits, HandlerReply, HandlerTable, Resume},
     inspect::{InspectCell, InspectReport, LinkReport, PeerReport},
@@ -50,7 +54,12 @@ pub use self::{
     registrar::{ChallengeFor, LinkLeft, RegisterPeer, RegisteredPeer, RenewPeer},
     root::{JobTable, Root, RootError},
 };
-pub(crate) use self::{registrar::random_nonce, root::announcement_signable};
+pub(crate) use self::{
+    ask::{check_outgoing, millis},
+    protect::{KeyOf, SubmitProtected},
+    registrar::random_nonce,
+    root::announcement_signable,
+};
 
 /// The actor that is a cell.
 #[derive(Debug)]
@@ -64,6 +73,7 @@ pub struct Cell {
     asking: Asking,
     expiry: Option<(std::time::Instant, SpawnHandle)>,
     handlers: Handlers,
+    protector: Protector,
     /// What the message in hand has emitted.
     gathered: std::cell::RefCell<Option<Vec<Envelope>>>,
     root: Option<Root>,
@@ -259,6 +269,7 @@ impl Cell {
             asking: Asking::default(),
             expiry: None,
             handlers: Handlers::new(handlers, settings.handlers),
+            protector: Protector::new(&own),
             gathered: std::cell::RefCell::default(),
             own,
             filter,
@@ -281,7 +292,8 @@ impl Cell {
         });
     }
 
-    fn publish_routes(&self) {
+    fn publish_routes(&mut self) {
+        self.asking.ways.clear();
         self.to_filter(SetRoutes(Arc::new(self.routes.clone())));
     }
 
@@ -298,7 +310,8 @@ impl Cell {
     }
 
     /// Sends a message of this cell itself: through the filter, as everybody's.
-    fn emit(&self, envelope: Envelope) {
+    fn emit(&self, mut envelope: Envelope) {
+        self.sign(&mut envelope);
         if let Some(gathered) = &mut *self.gathered.borrow_mut() {
             gathered.push(envelope);
             return;
@@ -326,6 +339,13 @@ impl Cell {
 
     fn take(&mut self, admitted: Admitted, ctx: &mut Context<Self>) {
         self.own.counters.deliver();
+        if let Some(admitted) = self.protect_in(admitted, ctx) {
+            self.take_clear(admitted, ctx);
+        }
+    }
+
+    /// Takes a message that is what its origin sent, as far as that can be told.
+    fn take_clear(&mut self, mut admitted: Admitted, ctx: &mut Context<Self>) {
         if admitted.header().kind.is_answer() {
             self.take_answer(admitted, ctx);
             return;
@@ -335,15 +355,17 @@ impl Cell {
         if meant.is_some() && meant != here {
             return self.refuse_delivered(admitted, Status::PeerRestarted);
         }
-        let Some(budget_ms) = admitted.budget_left(clock::now()) else {
+        let now = clock::now();
+        let Some(budget_ms) = admitted.budget_left(now) else {
             return self.refuse_delivered(admitted, Status::ExpiredInQueue);
         };
+        admitted.stamp_departure(now, || 0);
         if admitted.is_probe_only() {
-            self.answer(admitted.header(), bytes::Bytes::new(), None);
-            return;
+            return self.answer_probe(admitted.header());
         }
         match admitted.header().target.system() {
             Some(well_known::CANCEL) => self.take_cancel(&admitted, ctx),
+            Some(well_known::CERTIFICATE) => self.answer_certificate(admitted.header()),
             Some(well_known::PING) => {
                 let envelope = admitted.into_envelope();
                 self.answer(&envelope.header, envelope.payload, None);
@@ -368,7 +390,7 @@ impl Cell {
             if content_type.is_some() {
                 header.extras.get_or_insert_default().content_type = content_type;
             }
-            self.emit(Envelope { header, payload });
+            self.emit_answer(request, Envelope { header, payload });
         }
     }
 
@@ -378,7 +400,7 @@ impl Cell {
         if let Some(mut header) = request.answer(&self.own.address, kind, self.own.next_sequence())
         {
             header.token = self.own.token();
-            self.emit(Envelope { header, payload: detail });
+            self.emit_answer(request, Envelope { header, payload: detail });
         } else {
             self.own.counters.refuse(status);
         }
@@ -389,6 +411,8 @@ impl Actor for Cell {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        // What waited for an actor before this one.
+        ctx.notify(TakeAsks::of(&self.own));
         self.publish_routes();
         if self.own.is_root() {
             self.start_root(ctx);
@@ -493,7 +517,7 @@ impl Handler<Busy> for Cell {
     type Result = usize;
 
     fn handle(&mut self, _: Busy, _: &mut Self::Context) -> usize {
-        self.outstanding() + self.handlers.running()
+        self.outstanding() + self.handlers.running() + self.protector.len()
     }
 }
 

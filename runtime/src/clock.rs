@@ -12,7 +12,7 @@ pub fn now() -> Instant {
 /// clock revives no token and ends none.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock {
-    base_unix: u64,
+    base_ms: u64,
     base: Instant,
 }
 
@@ -21,18 +21,24 @@ impl WallClock {
     #[must_use]
     pub fn system() -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Self::starting_at(since.map_or(0, |since| since.as_secs()))
+        Self { base_ms: since.map_or(0, |since| since.as_millis() as u64), base: now() }
     }
 
     /// A clock that says `unix` now.
     #[must_use]
     pub fn starting_at(unix: u64) -> Self {
-        Self { base_unix: unix, base: now() }
+        Self { base_ms: unix * 1000, base: now() }
     }
 
     /// Seconds since 1970.
     #[must_use]
     pub fn unix(&self) -> u64 {
-        self.base_unix + now().saturating_duration_since(self.base).as_secs()
+        self.unix_ms() / 1000
+    }
+
+    /// Milliseconds since 1970.
+    #[must_use]
+    pub fn unix_ms(&self) -> u64 {
+        self.base_ms + now().saturating_duration_since(self.base).as_millis() as u64
     }
 }

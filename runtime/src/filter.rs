@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use actix::{Actor, ActorContext, Addr, Context, Handler, Message};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message};
 use cellbus_proto::{
     admission::{Admitted, Arrival, Consequence, Gate, Peer, Permit, Refused},
     envelope::{Envelope, Header, Kind},
@@ -22,7 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::{
     cell::{Cell, Deliver, Halt},
     clock,
-    ingress::Lease,
+    ingress::Way,
     link::{Exempted, Link, Misbehaved},
     outbox::Outbox,
     own::Own,
@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod departures;
+mod observed;
 
 use self::departures::Departures;
 
@@ -80,14 +81,28 @@ pub struct Inbound {
 #[rtype(result = "Result<(), Status>")]
 pub struct Pass(pub Envelope);
 
-/// Something waits in the cell's own ingress.
+/// Something waits in the cell's own ingress. Dropped by an actor that ends, it drops that too.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct TakeIngress;
+pub struct TakeIngress(Option<Arc<Own>>);
+
+impl TakeIngress {
+    pub(crate) fn of(own: &Arc<Own>) -> Self {
+        Self(Some(Arc::clone(own)))
+    }
+}
+
+impl Drop for TakeIngress {
+    fn drop(&mut self) {
+        if let Some(own) = self.0.take() {
+            drop(own.ingress.take());
+        }
+    }
+}
 
 /// Whether messages like this one of this cell itself would pass now, and which way they would take.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Lease, Status>")]
+#[rtype(result = "Result<Way, Status>")]
 pub struct AskLease(pub Envelope);
 
 /// What a link tells the filter about its other end, at every change of phase.
@@ -234,6 +249,7 @@ impl AuthFilter {
         match self.gate.admit(now, unix, envelope, arrival) {
             Ok(admitted) => {
                 self.own.counters.accept();
+                self.observe(&admitted);
                 self.pass(admitted, out)
             }
             Err(refused) => {
@@ -272,7 +288,7 @@ impl AuthFilter {
         if let Hop::Link(link) = arrived {
             self.in_flight.answered(admitted.header(), link);
         }
-        let next = self.routes.next_hop(&admitted.header().destination.name, arrived);
+        let next = admitted.next();
         // What handlers that still run ask of others is a part of what was accepted before.
         let is_new = admitted.header().wants_answer()
             && (arrived != Hop::Local || next == Ok(Hop::Local));
@@ -300,14 +316,20 @@ impl AuthFilter {
     }
 
     fn refuse(&mut self, refused: Refused, from: Hop, out: &mut Departures) {
-        let Refused { mut envelope, status, consequence } = refused;
-        envelope.header.note(&self.own.name, || format!("refused: {}", status.code()));
+        let Refused { mut envelope, status, consequence, ruling } = refused;
+        let why = ruling.map(|ruling| ruling.to_string()).unwrap_or_default();
+        envelope.header.note(&self.own.name, || match ruling {
+            Some(_) => format!("refused: {}: {why}", status.code()),
+            None => format!("refused: {}", status.code()),
+        });
         self.count_refusal(status, &envelope, from);
         if consequence != Consequence::Answer || !envelope.header.wants_answer() {
             self.own.dead_letters.bury(&envelope.header, envelope.payload.len(), status, from);
         }
         match consequence {
-            Consequence::Answer => self.give_back(&envelope.header, from, status, out),
+            Consequence::Answer => {
+                self.give_back_with(&envelope.header, from, status, why.into(), out);
+            }
             Consequence::Silence => {}
             Consequence::Close => {
                 if let Hop::Link(link) = from
@@ -322,6 +344,7 @@ impl AuthFilter {
 
     fn count_refusal(&mut self, status: Status, envelope: &Envelope, from: Hop) {
         let count = self.own.counters.refuse(status);
+        self.observe_refused(status, envelope, from);
         let Some(suppressed) = self.throttle.allow(status, clock::now()) else { return };
         let header = &envelope.header;
         // What a rule forbids, or comes by a link that has just ended, is everyday business; what no
@@ -358,6 +381,18 @@ impl AuthFilter {
         status: Status,
         out: &mut Departures,
     ) {
+        self.give_back_with(request, arrived, status, bytes::Bytes::new(), out);
+    }
+
+    /// As [`Self::give_back`], with what people want to know about it.
+    fn give_back_with(
+        &mut self,
+        request: &Header,
+        arrived: Hop,
+        status: Status,
+        detail: bytes::Bytes,
+        out: &mut Departures,
+    ) {
         let to = request.sequence;
         let kind = Kind::Return { to, status, by: self.own.name.clone() };
         let sequence = self.own.next_sequence();
@@ -373,7 +408,7 @@ impl AuthFilter {
                 return;
             }
         }
-        let answer = Envelope { header, payload: bytes::Bytes::new() };
+        let answer = Envelope { header, payload: detail };
         let (now, unix) = (clock::now(), self.own.wall.unix());
         match self.gate.admit(now, unix, answer, Arrival::Local) {
             Ok(admitted) => {
@@ -403,6 +438,11 @@ impl AuthFilter {
 
 impl Actor for AuthFilter {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // What waited for a filter before this one.
+        ctx.notify(TakeIngress::of(&self.own));
+    }
 }
 
 impl Handler<Inbound> for AuthFilter {
@@ -439,7 +479,8 @@ impl Handler<Pass> for AuthFilter {
 impl Handler<TakeIngress> for AuthFilter {
     type Result = ();
 
-    fn handle(&mut self, _: TakeIngress, ctx: &mut Self::Context) {
+    fn handle(&mut self, mut told: TakeIngress, ctx: &mut Self::Context) {
+        told.0 = None;
         let batch = self.own.ingress.take();
         let weight = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         let mut out = self.departures();
@@ -453,21 +494,23 @@ impl Handler<TakeIngress> for AuthFilter {
 }
 
 impl Handler<AskLease> for AuthFilter {
-    type Result = Result<Lease, Status>;
+    type Result = Result<Way, Status>;
 
     fn handle(&mut self, AskLease(envelope): AskLease, _: &mut Self::Context) -> Self::Result {
         let unix = self.own.wall.unix();
         let judged = self.gate.judge(unix, &envelope, Arrival::Local);
         judged.map_err(|(status, _)| status)?;
-        let address = Arc::clone(&envelope.header.destination);
-        let outbox = match self.routes.next_hop(&address.name, Hop::Local)? {
+        if self.draining {
+            return Err(Status::Draining);
+        }
+        let outbox = match self.routes.next_hop(&envelope.header.destination.name, Hop::Local)? {
             Hop::Local => None,
             Hop::Link(link) => {
                 let neighbour = self.neighbours.get(&link).ok_or(Status::NoRoute)?;
                 Some(Arc::clone(&neighbour.outbox))
             }
         };
-        Ok(Lease { generation: self.own.generation(), address, outbox })
+        Ok(Way { generation: self.own.generation(), outbox })
     }
 }
 
@@ -535,7 +578,7 @@ impl Handler<SetPolicy> for AuthFilter {
 
     fn handle(&mut self, SetPolicy(policy): SetPolicy, _: &mut Self::Context) {
         self.own.advance_generation();
-        self.gate.set_policy(policy);
+        self.gate.set_policy(policy, self.own.wall.unix());
     }
 }
 

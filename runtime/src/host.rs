@@ -4,7 +4,7 @@
 //! trusted any more: every link is closed and all three start afresh, the filter knowing nobody.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use cellbus_proto::{
     route::Hop,
     status::Status,
     token::TokenVerifier,
-    well_known::SystemTopic,
+    well_known::{SystemTopic, is_reserved},
 };
 use tokio::sync::{oneshot, watch};
 
@@ -80,6 +80,39 @@ pub struct RunningCell {
     cell: watch::Receiver<Option<Addr<Cell>>>,
     stop: Arc<Mutex<Option<oneshot::Sender<()>>>>,
     accept: Option<Arc<dyn Accept>>,
+    policy: LatestPolicy,
+}
+
+/// The policy that holds now: what a cell that starts again starts with.
+#[derive(Clone, Debug)]
+struct LatestPolicy(Arc<Mutex<Arc<Policy>>>);
+
+impl LatestPolicy {
+    fn new(policy: &Arc<Policy>) -> Self {
+        Self(Arc::new(Mutex::new(Arc::clone(policy))))
+    }
+
+    fn get(&self) -> Arc<Policy> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, policy: &Arc<Policy>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(policy);
+    }
+}
+
+/// A handler that is registered for as long as this is kept.
+#[derive(Debug)]
+#[must_use = "dropping it takes the handler away"]
+pub struct Serving {
+    handlers: HandlerTable,
+    selector: Selector,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.handlers.remove(&self.selector);
+    }
 }
 
 /// Starts a cell on this thread, which must be one of actix.
@@ -93,6 +126,7 @@ pub fn start(start: CellStart) -> Result<RunningCell, RootError> {
     let (stop_tx, stop) = oneshot::channel();
     let handlers = HandlerTable::default();
     let jobs = JobTable::default();
+    let policy = LatestPolicy::new(&start.policy);
     let first = Group::start(&start, &handlers, &jobs, &state_tx)?;
     let running = RunningCell {
         own: Arc::clone(&start.own),
@@ -103,19 +137,21 @@ pub fn start(start: CellStart) -> Result<RunningCell, RootError> {
         cell,
         stop: Arc::new(Mutex::new(Some(stop_tx))),
         accept: start.accept.clone(),
+        policy: policy.clone(),
     };
     let publish = move |group: Option<Group>| {
         cell_tx.send_replace(group.as_ref().map(|group| group.cell.clone()));
         group_tx.send_replace(group);
     };
     publish(Some(first.0.clone()));
-    actix::spawn(supervise(start, (handlers, jobs), state_tx, first, publish, stop));
+    actix::spawn(supervise(start, policy, (handlers, jobs), state_tx, first, publish, stop));
     Ok(running)
 }
 
 /// Keeps the group running until it is told to stop, or ends too often.
 async fn supervise(
-    start: CellStart,
+    mut start: CellStart,
+    policy: LatestPolicy,
     (handlers, jobs): (HandlerTable, JobTable),
     state: watch::Sender<CellState>,
     mut current: (Group, [Ended; 3]),
@@ -149,6 +185,7 @@ async fn supervise(
         }
         tokio::time::sleep(Duration::from_millis(100 << restarts.len().min(6))).await;
         start.own.set_token(None);
+        start.policy = policy.get();
         current = match Group::start(&start, &handlers, &jobs, &state) {
             Ok(next) => next,
             Err(error) => {
@@ -157,6 +194,13 @@ async fn supervise(
             }
         };
         publish(Some(current.0.clone()));
+        // What was set before the new group could be told.
+        let latest = policy.get();
+        if !Arc::ptr_eq(&latest, &start.policy) {
+            start.own.protection.set_policy(Arc::clone(&latest));
+            // Fails only when the filter has ended, which the next round sees.
+            let _ = post(&current.0.filter, SetPolicy(latest));
+        }
     }
     publish(None);
     state.send_replace(CellState::Stopped);
@@ -178,6 +222,7 @@ impl Group {
         let tokens = TokenVerifier::new(own.identity.project.clone());
         let mut gate = Gate::new(Arc::clone(&start.policy), Arc::clone(&start.directory), tokens);
         gate.set_hops_max(start.hops_max);
+        own.protection.set_policy(Arc::clone(&start.policy));
         let filter = AuthFilter::new(Arc::clone(own), gate, filter_notice).start();
         let cell = Cell::new(CellParts {
             own: Arc::clone(own),
@@ -237,6 +282,7 @@ impl RunningCell {
             cell: self.cell.clone(),
             handlers: self.handlers.clone(),
             state: self.state.clone(),
+            leases: Arc::default(),
         }))
     }
 
@@ -274,6 +320,28 @@ impl RunningCell {
         self.handlers.add(Selector::Exact(topic.into()), options, Arc::new(handler))
     }
 
+    /// Registers a handler until what is returned is dropped.
+    ///
+    /// # Errors
+    /// [`HandleError::Taken`], and [`HandleError::Reserved`] for a channel of the system.
+    pub fn serve(
+        &self,
+        selector: Selector,
+        options: HandlerOptions,
+        handler: impl Handler,
+    ) -> Result<Serving, HandleError> {
+        let channel = match &selector {
+            Selector::Exact(target) => Some(target.channel()),
+            Selector::Channel(channel) => Some(channel),
+            Selector::All => None,
+        };
+        if let Some(channel) = channel.filter(|channel| is_reserved(channel)) {
+            return Err(HandleError::Reserved(channel.to_string()));
+        }
+        self.handlers.add(selector.clone(), options, Arc::new(handler))?;
+        Ok(Serving { handlers: self.handlers.clone(), selector })
+    }
+
     fn group(&self) -> Option<Group> {
         self.group.borrow().clone()
     }
@@ -288,11 +356,21 @@ impl RunningCell {
         self.jobs.allow(at, job, allow);
     }
 
-    /// Takes a new message policy.
+    /// Takes a new message policy, which also holds should the cell start again.
     pub fn set_policy(&self, policy: Arc<Policy>) {
+        self.policy.set(&policy);
+        self.own.protection.set_policy(Arc::clone(&policy));
         if let Some(group) = self.group() {
             // Fails only when the filter has ended.
             let _ = post(&group.filter, SetPolicy(policy));
+        }
+    }
+
+    /// Waits until every message from now on is decided by the policy that was set last.
+    pub async fn policy_in_force(&self) {
+        if let Some(group) = self.group() {
+            // Messages to an actor keep their order; one that has ended decides on nothing.
+            let _ = group.filter.send(InTransit).await;
         }
     }
 

@@ -6,57 +6,74 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use actix::Addr;
 use cellbus_proto::{
-    envelope::{Address, Envelope, Lane, cost},
+    envelope::{Envelope, Lane, cost},
     name::{ChannelTopic, Fqcn},
 };
+use tokio::sync::Notify;
 
 use crate::{
     filter::{AuthFilter, TakeIngress},
     outbox::Outbox,
-    seam::{Gone, post},
+    own::Own,
+    seam::{Gone, Inbox, post},
 };
 
 /// What waits for the filter.
 #[derive(Debug, Default)]
 pub struct Ingress {
-    state: Mutex<State>,
+    waiting: Inbox<Envelope>,
+    bytes: AtomicUsize,
+    taken: Notify,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    waiting: Vec<Envelope>,
-    bytes: usize,
-    /// Whether the filter has been told.
-    told: bool,
-}
-
-/// The filter's word that messages from this cell to one place would pass now.
+/// Which way messages from this cell to one place take.
 #[derive(Clone, Debug)]
-pub struct Lease {
+pub struct Way {
     /// Good while the cell's own generation is this.
     pub generation: u64,
-    /// The destination, the same allocation for every message.
-    pub address: Arc<Address>,
     /// Where the messages wait for their link; none for this cell itself.
     pub outbox: Option<Arc<Outbox>>,
 }
 
-/// Leases by destination and target, found by where the caller's names live.
-#[derive(Debug, Default)]
-pub struct Leases {
-    known: HashMap<(usize, usize), (Lease, Fqcn, ChannelTopic)>,
+/// The filter's word that messages from this cell to one place would pass now, and what a sender needs to
+/// put them together.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// The way.
+    pub way: Way,
+    /// Who decides on the messages.
+    pub filter: Addr<AuthFilter>,
+    /// Budget of a message that states none.
+    pub budget: Duration,
+    /// Largest payload, in bytes.
+    pub payload_max: usize,
 }
 
-/// The filter has not yet taken what waits, and that is as much as may.
+/// Leases by destination and target, found by where the caller's names live.
+#[derive(Debug, Default)]
+pub struct Leases(Mutex<HashMap<(usize, usize), Held>>);
+
+/// A lease, and the names that it is found by.
 #[derive(Debug)]
+struct Held {
+    lease: Lease,
+    _names: (Fqcn, ChannelTopic),
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotPushed {
-    /// Try again when others have run.
-    Full(Box<Envelope>),
+    /// As much waits as may: try again when the filter has taken it.
+    Full,
     /// The filter has ended.
     Gone,
 }
@@ -65,43 +82,68 @@ impl Ingress {
     /// Bytes that may wait.
     const MAX: usize = 1 << 20;
 
-    /// Adds a message, and tells the filter where it does not know yet that something waits.
-    ///
-    /// # Errors
-    /// [`NotPushed`]; the message was not taken.
-    pub fn push(&self, envelope: Envelope, filter: &Addr<AuthFilter>) -> Result<(), NotPushed> {
-        let size = cost(&envelope);
-        let mut state = self.lock();
-        if state.bytes + size > Self::MAX {
-            return Err(NotPushed::Full(Box::new(envelope)));
+    /// Whether a message more may wait.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) < Self::MAX
+    }
+
+    /// Waits until the filter has taken what waits, where that is as much as may.
+    pub async fn wait_room(&self) {
+        loop {
+            let mut taken = std::pin::pin!(self.taken.notified());
+            taken.as_mut().enable();
+            if self.has_room() {
+                return;
+            }
+            taken.await;
         }
-        state.bytes += size;
-        state.waiting.push(envelope);
-        if std::mem::replace(&mut state.told, true) {
-            return Ok(());
-        }
-        drop(state);
-        post(filter, TakeIngress).map_err(|Gone| NotPushed::Gone)
     }
 
     /// Takes everything.
     pub(crate) fn take(&self) -> Vec<Envelope> {
-        let mut state = self.lock();
-        (state.bytes, state.told) = (0, false);
-        let room = state.waiting.len();
-        std::mem::replace(&mut state.waiting, Vec::with_capacity(room))
+        let waiting = self.waiting.take();
+        let bytes = waiting.iter().map(cost).sum();
+        let before = self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if before >= Self::MAX {
+            self.taken.notify_waiters();
+        }
+        waiting
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+/// Adds a message to what waits, and tells the filter where it does not know yet that something does.
+///
+/// # Errors
+/// [`NotPushed`]; the message was not taken.
+pub fn push(
+    own: &Arc<Own>,
+    envelope: Envelope,
+    filter: &Addr<AuthFilter>,
+) -> Result<(), NotPushed> {
+    let ingress = &own.ingress;
+    if !ingress.has_room() {
+        return Err(NotPushed::Full);
     }
+    ingress.bytes.fetch_add(cost(&envelope), Ordering::Relaxed);
+    if ingress.waiting.push(envelope) {
+        return post(filter, TakeIngress::of(own)).map_err(|Gone| NotPushed::Gone);
+    }
+    Ok(())
 }
 
 impl Lease {
     /// Whether the way has room for best-effort messages, or leads nowhere but to this cell.
     #[must_use]
     pub fn has_room(&self, lane: Lane) -> bool {
-        self.outbox.as_ref().is_none_or(|outbox| outbox.has_room(lane))
+        self.way.outbox.as_ref().is_none_or(|outbox| outbox.has_room(lane))
+    }
+
+    /// Waits for that.
+    pub async fn wait_room(&self, lane: Lane) {
+        if let Some(outbox) = &self.way.outbox {
+            outbox.wait_room(lane).await;
+        }
     }
 }
 
@@ -109,18 +151,30 @@ impl Leases {
     /// Leases kept; when there would be more, all are forgotten.
     const MAX: usize = 1024;
 
-    /// The lease for these names, if it is still good.
-    #[must_use]
-    pub fn find(&self, to: &Fqcn, target: &ChannelTopic, generation: u64) -> Option<&Lease> {
-        let (lease, ..) = self.known.get(&(to.allocation(), target.allocation()))?;
-        (lease.generation == generation).then_some(lease)
+    /// What `take` makes of the lease for these names, if there is one that is still good.
+    pub fn with<R>(
+        &self,
+        to: &Fqcn,
+        target: &ChannelTopic,
+        generation: u64,
+        take: impl FnOnce(&Lease) -> R,
+    ) -> Option<R> {
+        let leases = self.lock();
+        let held = leases.get(&(to.allocation(), target.allocation()))?;
+        (held.lease.way.generation == generation).then(|| take(&held.lease))
     }
 
     /// Keeps a lease.
-    pub fn insert(&mut self, to: Fqcn, target: ChannelTopic, lease: Lease) {
-        if self.known.len() >= Self::MAX {
-            self.known.clear();
+    pub fn insert(&self, to: Fqcn, target: ChannelTopic, lease: Lease) {
+        let mut leases = self.lock();
+        if leases.len() >= Self::MAX {
+            leases.clear();
         }
-        self.known.insert((to.allocation(), target.allocation()), (lease, to, target));
+        let key = (to.allocation(), target.allocation());
+        leases.insert(key, Held { lease, _names: (to, target) });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(usize, usize), Held>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -256,6 +256,12 @@ impl Health {
         self.connection.stats()
     }
 
+    /// The neighbour's organisation, as its certificate says.
+    #[must_use]
+    pub fn org(&self) -> &str {
+        self.connection.peer().identity.org.as_str()
+    }
+
     /// End of the neighbour's certificate, in seconds since 1970.
     #[must_use]
     pub fn cert_expires_unix(&self) -> u64 {

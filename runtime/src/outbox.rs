@@ -242,7 +242,13 @@ impl Outbox {
     /// Bytes that wait or are being written, on all lanes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.lanes.iter().map(|queue| queue.lock().bytes).sum()
+        self.bytes_by_lane().into_iter().sum()
+    }
+
+    /// The same for each lane.
+    #[must_use]
+    pub fn bytes_by_lane(&self) -> [usize; 3] {
+        self.lanes.each_ref().map(|queue| queue.lock().bytes)
     }
 
     /// Whether everything has been written.

@@ -22,7 +22,12 @@ use crate::{
     clock::WallClock,
     counters::Counters,
     dead_letters::DeadLetterOffice,
+    cell::Ask,
     ingress::Ingress,
+    seal::Protection,
+    seam::Inbox,
+    stats::Stats,
+    tap::Taps,
     tls::{LeafSigner, Roots},
 };
 
@@ -51,14 +56,22 @@ pub struct Own {
     pub wall: WallClock,
     /// What it has counted.
     pub counters: Arc<Counters>,
+    /// What it has measured.
+    pub stats: Arc<Stats>,
+    /// Who looks at what passes its filter.
+    pub taps: Taps,
     /// What its messages pass at the ends of their way.
     pub filters: Filters,
     /// Who wants to know of its links and neighbours is told here.
     pub notices: Notices,
+    /// What it knows for the protection of messages from end to end.
+    pub protection: Protection,
     /// What ended here without anybody being told.
     pub dead_letters: DeadLetterOffice,
     /// What its senders publish, on the way to its filter.
     pub ingress: Ingress,
+    /// What its senders ask, on the way to the cell.
+    pub(crate) asks: Inbox<Ask>,
     sequence: AtomicU64,
     epoch: AtomicU64,
     generation: AtomicU64,
@@ -83,10 +96,14 @@ impl Own {
             identity: certificate.identity().clone(),
             signer: LeafSigner::new(&certificate),
             counters: Arc::new(Counters::default()),
+            stats: Arc::default(),
+            taps: Taps::default(),
             filters: Filters::default(),
             notices: Notices::default(),
+            protection: Protection::default(),
             dead_letters: DeadLetterOffice::new(wall),
             ingress: Ingress::default(),
+            asks: Inbox::default(),
             generation: AtomicU64::new(0),
             addresses: Mutex::default(),
             sequence: AtomicU64::new(1),

@@ -4,6 +4,8 @@
 //! counts on it: what a peer can cause is bounded by permits taken before a message is posted. An actor
 //! that is flooded starves its arbiter, so every actor that takes outside traffic yields.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, dev::ToEnvelope};
 use tokio::sync::oneshot;
 
@@ -55,6 +57,45 @@ impl Pacer {
             self.handled = 0;
             ctx.wait(actix::fut::wrap_future::<_, A>(tokio::task::yield_now()));
         }
+    }
+}
+
+/// A list that an actor takes as a whole: whoever adds to it tells the actor only when it does not know
+/// yet that something waits. A mailbox would cost an allocation and a turn for every item.
+#[derive(Debug)]
+pub struct Inbox<T>(Mutex<Waiting<T>>);
+
+#[derive(Debug)]
+struct Waiting<T> {
+    items: Vec<T>,
+    is_told: bool,
+}
+
+impl<T> Default for Inbox<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Waiting { items: Vec::new(), is_told: false }))
+    }
+}
+
+impl<T> Inbox<T> {
+    /// Adds an item, which must be bounded as what [`post`] takes; `true` when the actor is to be told.
+    #[must_use]
+    pub fn push(&self, item: T) -> bool {
+        let mut waiting = self.lock();
+        waiting.items.push(item);
+        !std::mem::replace(&mut waiting.is_told, true)
+    }
+
+    /// Takes everything; the actor is to be told of what comes next.
+    #[must_use]
+    pub fn take(&self) -> Vec<T> {
+        let mut waiting = self.lock();
+        waiting.is_told = false;
+        std::mem::take(&mut waiting.items)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -246,7 +246,7 @@ fn the_schema_beside_the_examples_is_that_of_the_code() {
     let stored = fs::read_to_string(docs().join("cellbus-topology.schema.json")).unwrap();
     let stored: serde_json::Value = serde_json::from_str(&stored).unwrap();
     assert_eq!(stored, schema(), "write `cellbus schema topology` to the file");
-    for key in ["project", "cell", "allow", "deny", "limits"] {
+    for key in ["project", "cell", "allow", "deny", "channel", "policy_test", "limits"] {
         assert!(schema()["properties"][key].is_object(), "{key}");
     }
 }
@@ -263,7 +263,7 @@ fn the_reference_states_every_key_limit_and_code() {
         assert!(reference.contains(&row), "no line\n{row}");
     }
     let schema = schema();
-    for table in ["Project", "Cell", "Rule"] {
+    for table in ["Project", "Cell", "Rule", "Channel", "PolicyTest"] {
         for (key, _) in schema["$defs"][table]["properties"].as_object().unwrap() {
             assert!(reference.contains(&format!("| `{key}` |")), "no line for {key}");
         }

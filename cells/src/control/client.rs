@@ -8,11 +8,17 @@ use std::{
 
 use cellbus_proto::status::Status;
 use rustix::process::geteuid;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::timeout,
+};
 
 use super::{
-    ControlError, ErrorClass, LocalCode, Reply, Request, VERSION, WrongReply,
-    line::{Answer, Ask, LineError, Outcome, read_line, to_line, write_line},
+    ControlError, ErrorClass, Event, LocalCode, Reply, Request, Say, VERSION, WrongReply,
+    line::{Answer, Ask, LineError, Lines, Outcome, read_line, to_line, write_line},
     path::{address, open_dir},
 };
 
@@ -23,6 +29,56 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 pub struct ControlClient {
     stream: UnixStream,
     path: PathBuf,
+}
+
+/// A request that goes on. Dropping it hangs up.
+#[derive(Debug)]
+pub struct Conversation {
+    reading: OwnedReadHalf,
+    writing: OwnedWriteHalf,
+    lines: Lines,
+    path: PathBuf,
+}
+
+/// What comes next in a conversation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Something that the cell tells.
+    Event(Event),
+    /// The cell has ended it.
+    End(Reply),
+}
+
+impl Conversation {
+    /// What the cell tells next, however long that takes.
+    ///
+    /// # Errors
+    /// What the cell says, or that it says nothing that can be understood. Nothing comes after an error.
+    ///
+    /// # Cancellation
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<Next, ControlError> {
+        let line = match self.lines.next(&mut self.reading).await {
+            Ok(Some(line)) => line,
+            Ok(None) => return Err(bad_reply(&self.path, &LineError::Cut)),
+            Err(error) => return Err(bad_reply(&self.path, &error)),
+        };
+        match understood(&self.path, &line)? {
+            Outcome::Event(event) => Ok(Next::Event(event)),
+            Outcome::Ok(reply) => Ok(Next::End(reply)),
+            Outcome::Error(error) => Err(error),
+        }
+    }
+
+    /// Says something.
+    ///
+    /// # Errors
+    /// `TOO_LARGE` when it fits into no line; when the cell has hung up.
+    pub async fn say(&mut self, say: &Say) -> Result<(), ControlError> {
+        let line = to_line(say).map_err(|error| too_large(&error))?;
+        let written = write_line(&mut self.writing, &line).await;
+        written.map_err(|error| bad_reply(&self.path, &error))
+    }
 }
 
 impl ControlClient {
@@ -68,15 +124,28 @@ impl ControlClient {
     pub async fn ask_any(mut self, request: Request) -> Result<Reply, ControlError> {
         request.check()?;
         let patience = request.patience();
-        let line = to_line(&Ask { version: VERSION, request }).map_err(|error| {
-            ControlError::status(Status::TooLarge, format!("the request cannot be sent: {error}"))
-        })?;
+        let line =
+            to_line(&Ask { version: VERSION, request }).map_err(|error| too_large(&error))?;
         let answered = timeout(patience, self.exchange(&line)).await;
         answered.unwrap_or_else(|_| {
             let path = self.path.display();
             let text = format!("no answer on {path} within {patience:?}");
             Err(ControlError::status(Status::Deadline, text))
         })
+    }
+
+    /// Asks `request`, which goes on, and leaves it to the caller to hear what comes.
+    ///
+    /// # Errors
+    /// When the request cannot be sent.
+    pub async fn converse(mut self, request: Request) -> Result<Conversation, ControlError> {
+        request.check()?;
+        let line =
+            to_line(&Ask { version: VERSION, request }).map_err(|error| too_large(&error))?;
+        // A cell that refuses early closes its end while we still write; why comes with the first event.
+        let _ = write_line(&mut self.stream, &line).await;
+        let (reading, writing) = self.stream.into_split();
+        Ok(Conversation { reading, writing, lines: Lines::default(), path: self.path })
     }
 
     async fn exchange(&mut self, line: &[u8]) -> Result<Reply, ControlError> {
@@ -90,18 +159,26 @@ impl ControlClient {
             }
             Err(error) => return Err(bad_reply(&self.path, &error)),
         };
-        let answer: Answer =
-            serde_json::from_slice(&answer).map_err(|error| bad_reply(&self.path, &error))?;
-        if answer.version != VERSION {
-            let Answer { version, .. } = answer;
-            let text = format!("the cell answers with version {version} instead of {VERSION}");
-            return Err(ControlError::status(Status::Version, text));
-        }
-        match answer.outcome {
+        match understood(&self.path, &answer)? {
             Outcome::Ok(reply) => Ok(reply),
             Outcome::Error(error) => Err(error),
+            Outcome::Event(_) => Err(bad_reply(&self.path, &WrongReply)),
         }
     }
+}
+
+fn understood(path: &Path, answer: &[u8]) -> Result<Outcome, ControlError> {
+    let answer: Answer = serde_json::from_slice(answer).map_err(|error| bad_reply(path, &error))?;
+    if answer.version != VERSION {
+        let Answer { version, .. } = answer;
+        let text = format!("the cell answers with version {version} instead of {VERSION}");
+        return Err(ControlError::status(Status::Version, text));
+    }
+    Ok(answer.outcome)
+}
+
+fn too_large(error: &LineError) -> ControlError {
+    ControlError::status(Status::TooLarge, format!("the request cannot be sent: {error}"))
 }
 
 async fn open(path: &Path) -> io::Result<UnixStream> {

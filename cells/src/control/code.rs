@@ -42,6 +42,8 @@ local_codes! {
     ControlBadRequest = "CONTROL_BAD_REQUEST";
     /// The request to the control socket was not sent in time.
     ControlSlow = "CONTROL_SLOW";
+    /// Something answers these messages of the cell already.
+    ControlTaken = "CONTROL_TAKEN";
     /// What answered on the control socket did not answer as a cell does; the work may have been done.
     ControlBadReply = "CONTROL_BAD_REPLY";
 }

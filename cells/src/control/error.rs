@@ -54,6 +54,7 @@ impl ControlError {
             LocalCode::CellNotRunning
             | LocalCode::ControlDenied
             | LocalCode::ControlBadRequest
+            | LocalCode::ControlTaken
             | LocalCode::ControlSlow => Some(ErrorClass::Refused),
             LocalCode::ControlBadReply | LocalCode::ControlIo => Some(ErrorClass::Unknown),
         };

@@ -5,7 +5,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{ControlError, Reply, Request};
+use super::{ControlError, Event, Reply, Request};
 
 /// Bytes in the longest line, the end of the line included.
 pub(super) const MAX_LINE: usize = 2 * 1024 * 1024;
@@ -38,6 +38,8 @@ pub(super) struct Answer {
 pub(super) enum Outcome {
     Ok(Reply),
     Error(ControlError),
+    /// One of those that come before the end of a request that goes on.
+    Event(Event),
 }
 
 /// Why no line was read.
@@ -83,6 +85,43 @@ pub(super) async fn read_line(
     }
 }
 
+/// Reads one line after the other.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    read: Vec<u8>,
+    looked_at: usize,
+}
+
+impl Lines {
+    /// The next line, without its end. `None` when the other side sends nothing more.
+    ///
+    /// # Cancellation
+    /// Dropping the future loses nothing.
+    pub(super) async fn next(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+    ) -> Result<Option<Vec<u8>>, LineError> {
+        loop {
+            let fresh = &self.read[self.looked_at..];
+            if let Some(end) = fresh.iter().position(|byte| *byte == b'\n') {
+                let rest = self.read.split_off(self.looked_at + end + 1);
+                let mut line = std::mem::replace(&mut self.read, rest);
+                line.pop();
+                self.looked_at = 0;
+                return Ok(Some(line));
+            }
+            self.looked_at = self.read.len();
+            if self.read.len() >= MAX_LINE {
+                return Err(LineError::TooLong);
+            }
+            self.read.reserve(CHUNK);
+            if (&mut *stream).take(CHUNK as u64).read_buf(&mut self.read).await? == 0 {
+                return if self.read.is_empty() { Ok(None) } else { Err(LineError::Cut) };
+            }
+        }
+    }
+}
+
 /// The line of `value`, with its end.
 pub(super) fn to_line(value: &impl Serialize) -> Result<Vec<u8>, LineError> {
     let mut line = serde_json::to_vec(value).map_err(io::Error::from)?;
@@ -114,6 +153,21 @@ mod tests {
         assert_eq!(read(b"abc\n").await.unwrap(), Some(b"abc".to_vec()));
         assert!(matches!(read(b"abc").await, Err(LineError::Cut)));
         assert!(matches!(read(b"abc\nd").await, Err(LineError::Trailing)));
+    }
+
+    #[tokio::test]
+    async fn lines_come_one_by_one_however_they_are_cut() {
+        let mut bytes: &[u8] = b"one\n\ntwo\nthr";
+        let mut lines = Lines::default();
+        for want in ["one", "", "two"] {
+            let line = lines.next(&mut bytes).await.unwrap();
+            assert_eq!(line.as_deref(), Some(want.as_bytes()));
+        }
+        assert!(matches!(lines.next(&mut bytes).await, Err(LineError::Cut)));
+        let long = vec![b'x'; MAX_LINE + CHUNK];
+        let read = Lines::default().next(&mut &long[..]).await;
+        assert!(matches!(read, Err(LineError::TooLong)));
+        assert_eq!(Lines::default().next(&mut &b""[..]).await.unwrap(), None);
     }
 
     #[tokio::test]

@@ -5,10 +5,16 @@ use std::time::Duration;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use cellbus_channels::BoxFuture;
-use cellbus_proto::name::{Channel, Fqcn, Topic};
+use cellbus_proto::{
+    name::{Channel, Fqcn, Topic},
+    status::Status,
+};
 use serde::{Deserialize, Serialize};
 
-use super::{ControlError, LocalCode, Reply};
+use super::{
+    ControlError, DeadLettersAsk, LocalCode, MAX_DEAD_LETTERS, MAX_SAMPLE, MAX_SERVED, ReloadAsk, Reply,
+    SendAsk, ServeAsk, Talk, TapAsk, TraceAsk, selector,
+};
 
 /// Version of these messages. Another version is refused with `VERSION`.
 pub const VERSION: u32 = 1;
@@ -26,6 +32,14 @@ pub trait Controlled: Send + Sync + 'static {
     ///
     /// The future is dropped when the socket is closed, not when the asking side hangs up.
     fn handle(&self, request: Request) -> BoxFuture<Result<Reply, ControlError>>;
+
+    /// Answers one request that goes on ([`Request::goes_on`]), which has passed [`Request::check`].
+    ///
+    /// The future is dropped when the asking side hangs up. Default: as [`Self::handle`], with no events.
+    fn converse(&self, request: Request, talk: Talk) -> BoxFuture<Result<Reply, ControlError>> {
+        drop(talk);
+        self.handle(request)
+    }
 }
 
 /// One request.
@@ -42,8 +56,32 @@ pub enum Request {
     Ping(PingAsk),
     /// Asks what this cell would do with a message, without sending one.
     Explain(ExplainAsk),
+    /// Asks which rules decide about a message, and which nearly would.
+    Policy(ExplainAsk),
+    /// Reads the topology file again and decides by its rules from then on.
+    Reload(ReloadAsk),
     /// Sends a request from this cell and waits for its end.
     Request(RequestAsk),
+    /// The links of this cell, with all that is known of them.
+    Links,
+    /// Where messages go from here.
+    Routes,
+    /// What this cell has counted and measured.
+    Stats,
+    /// Messages whose end nobody could be told.
+    DeadLetters(DeadLettersAsk),
+    /// The figures of this cell for Prometheus.
+    Metrics,
+    /// Sends a message from this cell that asks every cell on its way what it does.
+    Trace(TraceAsk),
+    /// Sends a message from this cell and waits for no reply.
+    Send(SendAsk),
+    /// Sends a request from this cell and tells its replies as they come.
+    Replies(RequestAsk),
+    /// Tells what passes this cell, until the asking side hangs up.
+    Tap(TapAsk),
+    /// Has the asking side answer messages for this cell, until it hangs up.
+    Serve(ServeAsk),
     /// Everything the cell knows about itself, for tools and tests.
     Inspect,
     /// Takes no new work, finishes what is there, then ends.
@@ -93,6 +131,12 @@ pub struct RequestAsk {
     /// Media type of the payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
+    /// Headers of the application.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<String>,
+    /// Whether it is sent again, with the same id, while nothing is heard of it.
+    #[serde(default)]
+    pub retry: bool,
     /// Milliseconds until it is given up, from 1 to [`MAX_BUDGET_MS`].
     pub budget_ms: u64,
 }
@@ -113,57 +157,101 @@ pub enum Payload {
 pub struct PayloadError;
 
 impl Request {
-    /// Whether its numbers are within their bounds.
+    /// Whether its numbers are within their bounds, and its texts are what they have to be.
     ///
     /// # Errors
     /// [`LocalCode::ControlBadRequest`] naming the field.
     pub fn check(&self) -> Result<(), ControlError> {
-        let in_bounds = |field: &str, value: u64, max: u64| {
-            if (1..=max).contains(&value) {
-                return Ok(());
-            }
-            let text = format!("`{field}` is {value}; it must be from 1 to {max}");
-            Err(ControlError::local(LocalCode::ControlBadRequest, text))
-        };
         match self {
             Self::Ping(ask) => {
                 in_bounds("count", u64::from(ask.count), u64::from(MAX_PINGS))?;
                 in_bounds("budget_ms", ask.budget_ms, MAX_BUDGET_MS)
             }
-            Self::Request(ask) => {
-                in_bounds("budget_ms", ask.budget_ms, MAX_BUDGET_MS)?;
-                let bad = |error| ControlError::local(LocalCode::ControlBadRequest, error);
-                ask.payload
-                    .to_bytes()
-                    .map(|_| ())
-                    .map_err(|error: PayloadError| bad(error.to_string()))
+            Self::Request(ask) | Self::Replies(ask) => is_sendable(ask.budget_ms, &ask.payload),
+            Self::Send(ask) => is_sendable(ask.budget_ms, &ask.payload),
+            Self::Trace(ask) => is_sendable(ask.budget_ms, &ask.payload),
+            Self::DeadLetters(ask) => {
+                in_bounds("limit", u64::from(ask.limit), u64::from(MAX_DEAD_LETTERS))?;
+                let code = ask.code.as_deref();
+                match code.filter(|code| Status::from_code(code).is_none()) {
+                    Some(code) => Err(bad(format!("`code` is {code:?}, which is no code"))),
+                    None => Ok(()),
+                }
+            }
+            Self::Tap(ask) => {
+                in_bounds("sample", u64::from(ask.sample), u64::from(MAX_SAMPLE))?;
+                selector(&ask.of).map(|_| ()).map_err(|error| bad(error.to_string()))
+            }
+            Self::Serve(ask) => {
+                in_bounds("concurrency", u64::from(ask.concurrency), u64::from(MAX_SERVED))?;
+                selector(&ask.of).map(|_| ()).map_err(|error| bad(error.to_string()))
             }
             Self::Status
             | Self::Cells
             | Self::Peers
+            | Self::Links
+            | Self::Routes
+            | Self::Stats
+            | Self::Metrics
             | Self::Explain(_)
+            | Self::Policy(_)
+            | Self::Reload(_)
             | Self::Inspect
             | Self::Drain
             | Self::Stop => Ok(()),
         }
     }
 
-    /// How long an answer can take at most, other cells included.
+    /// Whether events come before the reply, and the asking side may say more.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        matches!(self, Self::Replies(_) | Self::Tap(_) | Self::Serve(_))
+    }
+
+    /// How long an answer can take at most, other cells included; for a request that goes on, until the
+    /// first event.
     #[must_use]
     pub fn patience(&self) -> Duration {
         let others = match self {
             Self::Ping(ask) => Duration::from_millis(ask.budget_ms).saturating_mul(ask.count),
-            Self::Request(ask) => Duration::from_millis(ask.budget_ms),
+            Self::Request(ask) | Self::Replies(ask) => Duration::from_millis(ask.budget_ms),
+            Self::Send(ask) => Duration::from_millis(ask.budget_ms),
+            Self::Trace(ask) => Duration::from_millis(ask.budget_ms),
             Self::Status
             | Self::Cells
             | Self::Peers
+            | Self::Links
+            | Self::Routes
+            | Self::Stats
+            | Self::DeadLetters(_)
+            | Self::Metrics
             | Self::Explain(_)
+            | Self::Policy(_)
+            | Self::Reload(_)
+            | Self::Tap(_)
+            | Self::Serve(_)
             | Self::Inspect
             | Self::Drain
             | Self::Stop => Duration::ZERO,
         };
         others.saturating_add(OWN_TIME)
     }
+}
+
+fn bad(text: String) -> ControlError {
+    ControlError::local(LocalCode::ControlBadRequest, text)
+}
+
+fn in_bounds(field: &str, value: u64, max: u64) -> Result<(), ControlError> {
+    if (1..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(bad(format!("`{field}` is {value}; it must be from 1 to {max}")))
+}
+
+fn is_sendable(budget_ms: u64, payload: &Payload) -> Result<(), ControlError> {
+    in_bounds("budget_ms", budget_ms, MAX_BUDGET_MS)?;
+    payload.to_bytes().map(|_| ()).map_err(|error| bad(error.to_string()))
 }
 
 impl Payload {

@@ -8,7 +8,10 @@ use cellbus_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::Payload;
+use super::{
+    DeadLettersReply, Ended, HopRow, LinkRow, MetricsReply, Payload, PolicyReply, ReloadReply, RouteRow, SendReply, StatsReply,
+    TraceReply,
+};
 
 /// One answer; the variant is that of the request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,8 +27,28 @@ pub enum Reply {
     Ping(PingReply),
     /// To [`Request::Explain`](super::Request::Explain).
     Explain(ExplainReply),
+    /// To [`Request::Policy`](super::Request::Policy).
+    Policy(Box<PolicyReply>),
+    /// To [`Request::Reload`](super::Request::Reload).
+    Reload(ReloadReply),
     /// To [`Request::Request`](super::Request::Request).
     Request(RequestReply),
+    /// To [`Request::Links`](super::Request::Links), sorted by name.
+    Links(Vec<LinkRow>),
+    /// To [`Request::Routes`](super::Request::Routes).
+    Routes(Vec<RouteRow>),
+    /// To [`Request::Stats`](super::Request::Stats).
+    Stats(Box<StatsReply>),
+    /// To [`Request::DeadLetters`](super::Request::DeadLetters).
+    DeadLetters(DeadLettersReply),
+    /// To [`Request::Metrics`](super::Request::Metrics).
+    Metrics(MetricsReply),
+    /// To [`Request::Trace`](super::Request::Trace).
+    Trace(TraceReply),
+    /// To [`Request::Send`](super::Request::Send).
+    Send(SendReply),
+    /// To a request that goes on, where the cell ends it.
+    Ended(Ended),
     /// To [`Request::Inspect`](super::Request::Inspect).
     Inspect(serde_json::Value),
     /// To [`Request::Drain`](super::Request::Drain) and [`Request::Stop`](super::Request::Stop): it has begun.
@@ -113,6 +136,8 @@ pub struct PeerRow {
     pub name: Fqcn,
     /// Its kind.
     pub kind: CellKind,
+    /// Its organisation, as its certificate says.
+    pub org: String,
     /// Which way it lies.
     pub direction: Direction,
     /// How far the link is.
@@ -163,6 +188,8 @@ pub struct PingRow {
     pub status: Option<String>,
     /// The cell that gave the status.
     pub by: Option<Fqcn>,
+    /// What each cell on the way did, in order.
+    pub hops: Vec<HopRow>,
 }
 
 /// What a cell would do with a message.
@@ -243,7 +270,17 @@ answers!(
     Peers(Vec<PeerRow>),
     Ping(PingReply),
     Explain(ExplainReply),
+    Policy(Box<PolicyReply>),
+    Reload(ReloadReply),
     Request(RequestReply),
+    Links(Vec<LinkRow>),
+    Routes(Vec<RouteRow>),
+    Stats(Box<StatsReply>),
+    DeadLetters(DeadLettersReply),
+    Metrics(MetricsReply),
+    Trace(TraceReply),
+    Send(SendReply),
+    Ended(Ended),
     Inspect(serde_json::Value),
     Accepted(Accepted),
 );

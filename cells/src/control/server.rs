@@ -26,15 +26,18 @@ use rustix::{
 };
 use tokio::{
     net::{UnixListener, UnixStream},
+    sync::Semaphore,
     task::JoinSet,
     time::{sleep, timeout},
 };
 
 use super::{
-    ControlError, Controlled, LocalCode, Reply, SOCKET_FILE, VERSION,
+    ControlError, Controlled, LocalCode, Reply, Request, SOCKET_FILE, VERSION,
     line::{Answer, Ask, AskVersion, LineError, Outcome, read_line, to_line, write_line},
     path::{address, open_dir},
 };
+
+mod conversation;
 
 const LOCK_FILE: &str = "control.lock";
 const NEW_SOCKET_FILE: &str = ".control.sock.new";
@@ -88,6 +91,8 @@ pub struct ControlSocket {
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     connections: usize,
+    /// Of these, requests that go on.
+    conversations: usize,
     send: Duration,
 }
 
@@ -124,7 +129,7 @@ impl ControlSocket {
         let stat = statat(&fd, SOCKET_FILE, AtFlags::SYMLINK_NOFOLLOW).map_err(at(&path))?;
         let device_and_inode = (stat.st_dev, stat.st_ino);
         let file = SocketFile { dir: fd, path, device_and_inode, _lock: lock };
-        let limits = Limits { connections: 32, send: Duration::from_secs(5) };
+        let limits = Limits { connections: 32, conversations: 16, send: Duration::from_secs(5) };
         Ok(Self { listener, file, limits })
     }
 
@@ -136,8 +141,9 @@ impl ControlSocket {
 
     /// Answers with what `cell` says, until the future is dropped.
     ///
-    /// At most 32 requests are worked on at a time; more are told `OVERLOADED`. Each has 5 s to
-    /// arrive and each reply 5 s to be taken. Worst-case memory: 32 lines of 2 MiB each way.
+    /// At most 32 requests are worked on at a time, 16 of them such that go on; more are told
+    /// `OVERLOADED`. Each has 5 s to arrive and each reply and event 5 s to be taken. Worst-case memory: 32
+    /// lines of 2 MiB each way, and for each conversation 64 events and 64 lines that wait.
     ///
     /// # Errors
     /// When the socket cannot be handed to the runtime. A failing accept is tried again.
@@ -145,12 +151,14 @@ impl ControlSocket {
         let Self { listener, file: _file, limits } = self;
         let listener = UnixListener::from_std(listener)?;
         let mut connections = JoinSet::new();
+        let conversations = Arc::new(Semaphore::new(limits.conversations));
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) if connections.len() >= limits.connections => turn_away(stream),
                     Ok((stream, _)) => {
-                        connections.spawn(answer(stream, Arc::clone(&cell), limits));
+                        let cell = Arc::clone(&cell);
+                        connections.spawn(answer(stream, cell, limits, Arc::clone(&conversations)));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the control socket cannot accept; trying again");
@@ -239,8 +247,7 @@ fn may_ask(peer: u32, own: u32) -> bool {
 }
 
 fn turn_away(stream: UnixStream) {
-    let text = "too many control requests are being worked on";
-    let error = ControlError::status(Status::Overloaded, text).hint("try again in a moment");
+    let error = overloaded();
     // Does not block: one short line fits into the empty buffer of a new connection.
     let told = stream.into_std().and_then(|mut stream| stream.write(&answer_line(Err(error))));
     if let Err(error) = told {
@@ -248,11 +255,29 @@ fn turn_away(stream: UnixStream) {
     }
 }
 
-async fn answer(mut stream: UnixStream, cell: Arc<dyn Controlled>, limits: Limits) {
+fn overloaded() -> ControlError {
+    let text = "too many control requests are being worked on";
+    ControlError::status(Status::Overloaded, text).hint("try again in a moment")
+}
+
+async fn answer(
+    mut stream: UnixStream,
+    cell: Arc<dyn Controlled>,
+    limits: Limits,
+    conversations: Arc<Semaphore>,
+) {
     let outcome = match stream.peer_cred() {
         Ok(peer) if may_ask(peer.uid(), geteuid().as_raw()) => {
             match timeout(limits.send, read_ask(&mut stream)).await {
-                Ok(Ok(Some(ask))) => cell.handle(ask.request).await,
+                Ok(Ok(Some(ask))) if ask.request.goes_on() => {
+                    match conversations.try_acquire() {
+                        Ok(_place) => return converse(stream, cell, ask.request, limits).await,
+                        Err(_taken) => Err(overloaded()),
+                    }
+                }
+                Ok(Ok(Some(ask))) => {
+                    cell.handle(ask.request.asked_by(peer.uid(), peer.pid())).await
+                }
                 Ok(Ok(None)) => return,
                 Ok(Err(error)) => Err(error),
                 Err(_) => {
@@ -273,6 +298,17 @@ async fn answer(mut stream: UnixStream, cell: Arc<dyn Controlled>, limits: Limit
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a control reply was not taken"),
         Err(_) => tracing::debug!("a control reply was not taken in time"),
+    }
+}
+
+async fn converse(
+    stream: UnixStream,
+    cell: Arc<dyn Controlled>,
+    request: Request,
+    limits: Limits,
+) {
+    if let Err(ended) = conversation::run(stream, &*cell, request, limits.send).await {
+        tracing::debug!(error = %ended, "a conversation on the control socket was broken off");
     }
 }
 
@@ -300,8 +336,11 @@ async fn read_ask(stream: &mut UnixStream) -> Result<Option<Ask>, ControlError> 
 }
 
 fn answer_line(outcome: Result<Reply, ControlError>) -> Vec<u8> {
+    outcome_line(outcome.map_or_else(Outcome::Error, Outcome::Ok))
+}
+
+fn outcome_line(outcome: Outcome) -> Vec<u8> {
     let line = |outcome| to_line(&Answer { version: VERSION, outcome });
-    let outcome = outcome.map_or_else(Outcome::Error, Outcome::Ok);
     line(outcome).unwrap_or_else(|error| {
         let text = format!("the answer cannot be sent: {error}");
         let error = ControlError::status(Status::TooLarge, text);

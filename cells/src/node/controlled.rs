@@ -2,13 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cellbus_channels::{BoxFuture, Bus, RequestError};
+use cellbus_channels::{BoxFuture, Bus, Probe, RequestError};
 use cellbus_proto::{
     admission::Permit,
     directory::Directory,
     identity::CellKind,
     name::{ChannelTopic, Fqcn},
-    policy::Policy,
     route::Hop,
     status::Status,
     topology::Topology,
@@ -18,24 +17,26 @@ use cellbus_runtime::{
     cell::{CellState as Running, InspectReport},
     clock,
     host::RunningCell,
+    stats::LoopDelay,
 };
 use tokio::sync::Notify;
 
-use super::{Node, NodeCell};
+use super::{LiveRules, Node, NodeCell, observed::bad, rules::explained};
 use crate::control::{
     Accepted, CellRow, CellState, ControlError, Controlled, Direction, ExplainAsk, ExplainReply,
-    LinkState, LocalCode, Payload, PeerRow, PingAsk, PingReply, PingRow, Reply, Request,
-    RequestAsk, RequestReply, StatusReport, Verdict,
+    LinkState, LocalCode, Payload, PeerRow, PingAsk, PingReply, PingRow, PolicyReply, Reply, Request,
+    RequestAsk, RequestReply, StatusReport, Talk, Verdict,
 };
 
 /// A cell of this process, for its control socket.
 #[derive(Clone)]
 pub(super) struct ControlledCell {
-    running: RunningCell,
-    bus: Bus,
-    topology: Arc<Topology>,
-    directory: Arc<Directory>,
-    policy: Arc<Policy>,
+    pub(super) running: RunningCell,
+    pub(super) bus: Bus,
+    pub(super) topology: Arc<Topology>,
+    pub(super) directory: Arc<Directory>,
+    pub(super) event_loop: Arc<LoopDelay>,
+    rules: Arc<LiveRules>,
     leave: Arc<Notify>,
     started: std::time::Instant,
 }
@@ -47,17 +48,22 @@ impl ControlledCell {
             bus: cell.running.bus(),
             topology: Arc::clone(&node.topology),
             directory: Arc::clone(&node.directory),
-            policy: Arc::new(node.topology.policy(1)),
+            rules: Arc::clone(&node.rules),
+            event_loop: LoopDelay::of_this_thread(),
             leave: Arc::clone(&cell.leave),
             started: clock::now(),
         }
     }
 
-    fn name(&self) -> Fqcn {
+    pub(super) fn name(&self) -> Fqcn {
         self.running.own().name.clone()
     }
 
-    fn state(&self) -> CellState {
+    pub(super) fn uptime_ms(&self) -> u64 {
+        millis(clock::now().saturating_duration_since(self.started))
+    }
+
+    pub(super) fn state(&self) -> CellState {
         match self.running.state() {
             Running::Starting => CellState::Starting,
             Running::Connecting => CellState::Connecting,
@@ -66,7 +72,7 @@ impl ControlledCell {
         }
     }
 
-    async fn report(&self) -> Result<InspectReport, ControlError> {
+    pub(super) async fn report(&self) -> Result<InspectReport, ControlError> {
         self.running.inspect().await.ok_or_else(|| {
             ControlError::status(Status::ShuttingDown, format!("{} is stopping", self.name()))
         })
@@ -92,7 +98,7 @@ impl ControlledCell {
             project: own.identity.project.clone(),
             incarnation: report.incarnation,
             state: self.state(),
-            uptime_ms: millis(clock::now().saturating_duration_since(self.started)),
+            uptime_ms: self.uptime_ms(),
             parent: own.parent.clone(),
             uplink_state: own
                 .parent
@@ -124,7 +130,7 @@ impl ControlledCell {
                 kind,
                 state,
                 since_ms: if is_self {
-                    millis(clock::now().saturating_duration_since(self.started))
+                    self.uptime_ms()
                 } else {
                     link.map(|link| link.since_ms)
                         .or(record.map(|record| record.since_ms))
@@ -151,6 +157,7 @@ impl ControlledCell {
             Some(PeerRow {
                 name: link.peer.parse().ok()?,
                 kind: link.kind.parse().ok()?,
+                org: link.org.clone(),
                 direction: if link.is_parent { Direction::Up } else { Direction::Down },
                 state: LinkState::Active,
                 rtt_us: Some(link.rtt_us),
@@ -167,29 +174,32 @@ impl ControlledCell {
 
     async fn ping(&self, ask: PingAsk) -> Result<Reply, ControlError> {
         let target = ChannelTopic::from(well_known::PING);
+        let to = self.full_name(ask.to);
         let mut rows = Vec::new();
         for seq in 1..=ask.count {
             let begun = clock::now();
             let budget = Duration::from_millis(ask.budget_ms);
-            let request = self.bus.request(ask.to.clone(), target.clone()).budget(budget);
-            let outcome = request.payload(seq.to_be_bytes().to_vec()).send().await;
+            let request = self.bus.request(to.clone(), target.clone()).budget(budget);
+            let request = request.payload(seq.to_be_bytes().to_vec());
+            let Probe { path, outcome } = request.probe(false).await;
             let rtt_us = micros(clock::now().saturating_duration_since(begun));
-            rows.push(match outcome {
-                Ok(_) => PingRow { seq, rtt_us: Some(rtt_us), status: None, by: None },
-                Err(error) => PingRow {
-                    seq,
-                    rtt_us: None,
-                    status: Some(error.status().code().to_owned()),
-                    by: error.by().cloned(),
-                },
+            let error = outcome.as_ref().err();
+            rows.push(PingRow {
+                seq,
+                rtt_us: error.is_none().then_some(rtt_us),
+                status: error.map(|error| error.status().code().to_owned()),
+                by: error.and_then(RequestError::by).cloned(),
+                hops: self.hops(path, error),
             });
         }
-        Ok(Reply::Ping(PingReply { to: ask.to, rows }))
+        Ok(Reply::Ping(PingReply { to, rows }))
     }
 
     /// What this cell would do with a message of its own, or with one of another cell as far as the
     /// policy alone decides.
     async fn explain(&self, ask: ExplainAsk) -> Result<Reply, ControlError> {
+        let (from, to) = (self.full_name(ask.from), self.full_name(ask.to));
+        let ask = ExplainAsk { from, to, ..ask };
         let target = ChannelTopic::new(ask.channel, ask.topic);
         let at = self.name();
         if ask.from != at {
@@ -220,8 +230,9 @@ impl ControlledCell {
         to: &Fqcn,
         target: &ChannelTopic,
     ) -> Result<Reply, ControlError> {
+        let policy = self.rules.policy();
         let judged =
-            cellbus_proto::admission::judge_names(&self.policy, &self.directory, from, to, target);
+            cellbus_proto::admission::judge_names(&policy, &self.directory, from, to, target);
         let (verdict, code, rule) = match judged {
             Ok(permit) => (Verdict::Admit, None, self.name_permit(permit)),
             Err(status) => {
@@ -232,6 +243,18 @@ impl ControlledCell {
         Ok(Reply::Explain(ExplainReply { verdict, code, rule: Some(rule), next_hop: None, at }))
     }
 
+    /// Which rules of this process decide about a message, whoever sends it.
+    fn explain_rules(&self, ask: ExplainAsk) -> Reply {
+        let (from, to) = (self.full_name(ask.from), self.full_name(ask.to));
+        let target = ChannelTopic::new(ask.channel, ask.topic);
+        let policy = self.rules.policy();
+        let is_here = |cell: &Fqcn| self.rules.is_here(cell);
+        let message = (&from, &to, &target);
+        let revision = Some(policy.revision);
+        let said = PolicyReply::of(&policy, &self.directory, message, revision, is_here);
+        Reply::Policy(Box::new(said))
+    }
+
     fn name_permit(&self, permit: Permit) -> String {
         match permit {
             Permit::Exempt(topic) => format!("exempt: {}/{}", topic.channel, topic.topic),
@@ -239,7 +262,7 @@ impl ControlledCell {
                 format!("built-in rule of {}/{}", topic.channel, topic.topic)
             }
             Permit::Job => "cells of one job, or a job cell and its parent".to_owned(),
-            Permit::Rule { rule, .. } => match self.policy.rules().get(rule) {
+            Permit::Rule { rule, .. } => match self.rules.policy().rules().get(rule) {
                 Some(text) => format!("rule {}: {text}", rule + 1),
                 None => "an answer on its way back".to_owned(),
             },
@@ -258,42 +281,48 @@ impl ControlledCell {
     }
 
     async fn request(&self, ask: RequestAsk) -> Result<Reply, ControlError> {
-        let payload = ask.payload.to_bytes().map_err(|error| {
-            ControlError::local(LocalCode::ControlBadRequest, error.to_string())
-        })?;
-        let target = ChannelTopic::new(ask.channel, ask.topic);
-        let mut request = self
-            .bus
-            .request(ask.to.clone(), target)
-            .payload(payload)
-            .budget(Duration::from_millis(ask.budget_ms));
-        if let Some(content_type) = &ask.content_type {
-            request = request.content_type(content_type);
-        }
+        let from = self.full_name(ask.to.clone());
+        let target = ChannelTopic::new(ask.channel.clone(), ask.topic.clone());
+        let request = self.message(ask)?;
         let begun = clock::now();
-        let reply =
-            request.send().await.map_err(|error: RequestError| ControlError::from(error))?;
+        let sent = request.send().await;
+        let reply = sent.map_err(|error| explained(error, &self.name(), &from, &target))?;
         Ok(Reply::Request(RequestReply {
             payload: Payload::from_bytes(&reply.payload),
             content_type: reply.content_type.map(|text| text.to_string()),
-            from: ask.to,
+            from,
             elapsed_us: micros(clock::now().saturating_duration_since(begun)),
         }))
     }
 
-    async fn answer(self, request: Request) -> Result<Reply, ControlError> {
+    pub(super) async fn answer(self, request: Request) -> Result<Reply, ControlError> {
         match request {
             Request::Status => self.status().await,
             Request::Cells => self.cells().await,
             Request::Peers => self.peers().await,
+            Request::Links => self.links().await,
+            Request::Routes => self.routes().await,
+            Request::Stats => self.stats().await,
+            Request::DeadLetters(ask) => Ok(self.dead_letters(&ask)),
+            Request::Metrics => self.metrics().await,
+            Request::Trace(ask) => self.trace(ask).await,
+            Request::Send(ask) => self.send(ask).await,
             Request::Ping(ask) => self.ping(ask).await,
             Request::Explain(ask) => self.explain(ask).await,
+            Request::Policy(ask) => Ok(self.explain_rules(ask)),
+            Request::Reload(ask) => {
+                let by = ask.by.as_deref().unwrap_or("a control socket");
+                self.rules.reload(by, ask.dry_run).await.map(Reply::Reload)
+            }
             Request::Request(ask) => self.request(ask).await,
             Request::Inspect => {
                 let report = self.report().await?;
                 serde_json::to_value(report).map(Reply::Inspect).map_err(|error| {
                     ControlError::local(LocalCode::ControlBadRequest, error.to_string())
                 })
+            }
+            Request::Replies(_) | Request::Tap(_) | Request::Serve(_) => {
+                Err(bad("this request goes on".to_owned()))
             }
             Request::Drain => {
                 self.leave.notify_one();
@@ -312,12 +341,16 @@ impl Controlled for ControlledCell {
     fn handle(&self, request: Request) -> BoxFuture<Result<Reply, ControlError>> {
         Box::pin(self.clone().answer(request))
     }
+
+    fn converse(&self, request: Request, talk: Talk) -> BoxFuture<Result<Reply, ControlError>> {
+        Box::pin(self.clone().go_on(request, talk))
+    }
 }
 
-fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn micros(span: Duration) -> u64 {
+pub(super) fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use cellbus_channels::{Bus, ChannelTopic, Delivery, Failure, Fqcn, Reply, from_fn};
+use cellbus_channels::{
+    Bus, ChannelTopic, Delivery, Failure, Fqcn, HandlerOptions, Reply, from_fn,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -197,9 +199,12 @@ pub(super) async fn serve(bus: &Bus, parameters: &[u8]) -> Result<(), ProgramErr
         standing,
         informed,
     });
+    // Who waits for the next round must not keep the same cell's other questions waiting.
+    let at_once = HandlerOptions::concurrent(8);
     let at = Arc::clone(&server);
-    bus.handle(
+    bus.handle_with(
         topic(FETCH),
+        at_once,
         from_fn(move |delivery| {
             let server = Arc::clone(&at);
             async move { server.fetch(delivery).await }
@@ -207,8 +212,9 @@ pub(super) async fn serve(bus: &Bus, parameters: &[u8]) -> Result<(), ProgramErr
     )
     .await?;
     let at = Arc::clone(&server);
-    bus.handle(
+    bus.handle_with(
         topic(SUBMIT),
+        at_once,
         from_fn(move |delivery| {
             let outcome = at.submit(&delivery);
             async move { outcome }
@@ -216,8 +222,9 @@ pub(super) async fn serve(bus: &Bus, parameters: &[u8]) -> Result<(), ProgramErr
     )
     .await?;
     let at = Arc::clone(&server);
-    bus.handle(
+    bus.handle_with(
         topic(PROGRESS),
+        at_once,
         from_fn(move |delivery| {
             let server = Arc::clone(&at);
             async move { server.progress(delivery).await }
@@ -225,8 +232,9 @@ pub(super) async fn serve(bus: &Bus, parameters: &[u8]) -> Result<(), ProgramErr
     )
     .await?;
     let at = Arc::clone(&server);
-    bus.handle(
+    bus.handle_with(
         topic(RESULT),
+        at_once,
         from_fn(move |_| {
             let outcome = at.result();
             async move { outcome }

@@ -16,7 +16,7 @@ use tokio::{
     sync::mpsc::{Sender, channel},
 };
 
-use super::{StopSignals, UpEnd, UpEvent, tree_order};
+use super::{StopSignals, UpEnd, UpEvent, hangups, next_hangup, tree_order};
 
 /// Events that wait to be told. A process that says more waits with the next one; all that it has said are
 /// in front of its end.
@@ -64,6 +64,7 @@ pub async fn run(
     mut tell: impl FnMut(UpEvent),
 ) -> io::Result<UpEnd> {
     let mut signals = StopSignals::listen()?;
+    let mut hangups = hangups();
     let mut cells: Vec<Started> = Vec::new();
     let mut ending = FuturesUnordered::new();
     let (told, mut events) = channel(EVENTS_MAX);
@@ -99,6 +100,9 @@ pub async fn run(
                     end = UpEnd::Aborted;
                     cells.iter().for_each(|cell| signal(cell, Signal::KILL));
                 }
+            }
+            () = next_hangup(&mut hangups) => {
+                cells.iter().for_each(|cell| signal(cell, Signal::HUP));
             }
             Some((index, status)) = ending.next() => {
                 cells[index].alive = false;

@@ -13,6 +13,7 @@ use super::job_side::JobSide;
 use crate::{
     call::{Call, Outcome},
     handler::{Delivery, Failure, Handler, Line, Origin, Reply},
+    passage,
 };
 
 /// Starts the handler for a delivery, or answers that there is none.
@@ -51,13 +52,23 @@ async fn work(unanswered: Unanswered, handler: Arc<dyn Handler>, delivery: local
     let Unanswered { side, id } = &unanswered;
     let budget = Duration::from_millis(delivery.budget_ms.into());
     let is_awaited = delivery.expects_reply;
-    let call = Call::new(&*handler, from_wire(delivery), Line::for_one_reply());
+    let (peer, target) = (delivery.origin.name.clone(), delivery.target.clone());
+    let delivery = match passage::inward(&side.filters, from_wire(delivery)) {
+        Ok(delivery) => delivery,
+        Err(stopped) => {
+            let (id, status, detail) = (*id, stopped.status(), stopped.detail());
+            let frame = ToCell::DeliverFail { id, status, detail };
+            return side.answer(id, |outbox| outbox.push_small(&frame));
+        }
+    };
+    let call = Call::new(&*handler, delivery, Line::for_one_reply());
     let ended = async {
-        match call.end().await {
+        let answer = match call.end().await {
             Outcome::Replied(reply) => Ok(reply),
             Outcome::Failed(failure) => Err(failure),
             Outcome::Panicked => Err(Failure::Unknown(Status::HandlerPanic)),
-        }
+        };
+        passage::outward(&side.filters, &peer, &target, answer)
     };
     let outcome = if is_awaited {
         timeout(budget, ended).await.unwrap_or(Err(Failure::Unknown(Status::Deadline)))

@@ -9,6 +9,8 @@ use crate::{
     token::{ServerKey, TokenSigner},
 };
 
+mod rules;
+
 const NOW: u64 = 1_800_000_000;
 const SERVER: Incarnation = Incarnation { counter: 1, nonce: 7 };
 
@@ -61,13 +63,13 @@ fn directory() -> Directory {
 /// The gate of `relay`, between the server and two sites, with one rule: sites may `task/fetch` at the
 /// server.
 fn gate() -> Gate {
-    let rule = Rule {
-        effect: crate::policy::Effect::Allow,
-        from: Pattern::Prefix("site-".into()),
-        to: Pattern::Name("server".parse().unwrap()),
-        channel: "task".parse().unwrap(),
-        topics: vec!["fetch".parse().unwrap()],
-    };
+    let rule = Rule::new(
+        crate::policy::Effect::Allow,
+        Pattern::Prefix("site-".into()),
+        Pattern::Name("server".parse().unwrap()),
+        "task".parse().unwrap(),
+        vec!["fetch".parse().unwrap()],
+    );
     let policy = Policy::new(3, vec![rule]);
     let mut tokens = TokenVerifier::new("study".parse().unwrap());
     tokens.set_server(ServerKey {

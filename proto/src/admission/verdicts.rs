@@ -11,11 +11,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{Arrival, Permit};
+use super::{Arrival, Permit, is_covered};
 use crate::{
-    envelope::{Address, Header, Kind},
+    envelope::{Address, Envelope, Kind},
     name::ChannelTopic,
     route::Hop,
+    status::Status,
     token::{Claims, Token},
 };
 
@@ -33,6 +34,7 @@ struct Key {
     target: usize,
     token: usize,
     role: Role,
+    covered: bool,
 }
 
 /// What of a kind is decided on.
@@ -47,6 +49,7 @@ enum Role {
 struct Entry {
     claims: Arc<Claims>,
     permit: Permit,
+    next: Result<Hop, Status>,
     _held: (Arc<Address>, Arc<Address>, ChannelTopic, Token),
 }
 
@@ -78,7 +81,8 @@ impl Hasher for Folded {
 }
 
 impl Key {
-    fn of(header: &Header, arrival: Arrival<'_>) -> Option<Self> {
+    fn of(envelope: &Envelope, arrival: Arrival<'_>) -> Option<Self> {
+        let header = &envelope.header;
         if let Arrival::Link(peer) = arrival
             && !peer.phase.carries_messages()
         {
@@ -95,6 +99,7 @@ impl Key {
                 Kind::Reply { .. } => Role::Replies,
                 Kind::Return { .. } => Role::Returns,
             },
+            covered: is_covered(envelope),
         })
     }
 }
@@ -108,29 +113,30 @@ impl Verdicts {
     pub(super) fn recall(
         &self,
         now_unix: u64,
-        header: &Header,
+        envelope: &Envelope,
         arrival: Arrival<'_>,
-    ) -> Option<(Arc<Claims>, Permit)> {
-        let entry = self.known.get(&Key::of(header, arrival)?)?;
+    ) -> Option<(Arc<Claims>, Permit, Result<Hop, Status>)> {
+        let entry = self.known.get(&Key::of(envelope, arrival)?)?;
         let current = entry.claims.is_current(now_unix);
-        current.then(|| (Arc::clone(&entry.claims), entry.permit))
+        current.then(|| (Arc::clone(&entry.claims), entry.permit, entry.next))
     }
 
     /// Remembers a verdict that was just made.
     pub(super) fn remember(
         &mut self,
-        header: &Header,
+        envelope: &Envelope,
         arrival: Arrival<'_>,
-        claims: &Arc<Claims>,
-        permit: Permit,
+        (claims, permit): (&Arc<Claims>, Permit),
+        next: Result<Hop, Status>,
     ) {
-        let (Some(key), Some(token)) = (Key::of(header, arrival), &header.token) else { return };
+        let header = &envelope.header;
+        let (Some(key), Some(token)) = (Key::of(envelope, arrival), &header.token) else { return };
         if self.known.len() >= Self::MAX {
             self.known.clear();
         }
         let (origin, destination) = (Arc::clone(&header.origin), Arc::clone(&header.destination));
         let held = (origin, destination, header.target.clone(), token.clone());
-        self.known.insert(key, Entry { claims: Arc::clone(claims), permit, _held: held });
+        self.known.insert(key, Entry { claims: Arc::clone(claims), permit, next, _held: held });
     }
 
     /// Forgets everything: something that was decided on has changed.

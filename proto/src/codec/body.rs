@@ -263,6 +263,16 @@ pub struct DetachChild {
     pub incarnation: WireIncarnation,
 }
 
+/// A cell's word on which certificate is its own; good only as far as it verifies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The cell's certificate chain, leaf first, DER. At most [`CHAIN_MAX`].
+    #[serde(deserialize_with = "at_most::<CHAIN_MAX, _, _>")]
+    pub chain: Vec<Blob>,
+    /// The cell's session token, in which the server names the leaf.
+    pub token: Blob,
+}
+
 /// Says that nobody waits for these requests of the sender any longer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cancel {

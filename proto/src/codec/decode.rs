@@ -239,6 +239,10 @@ impl Decoder {
     /// The elements that not every header has.
     fn rest(&mut self, r: &mut &[u8], len: u32, whole: &Bytes) -> Result<Rest, CodecError> {
         let to = optional(r, uint)?;
+        if len == ELEMENTS_MIN + 1 && to.is_some() {
+            // Most answers.
+            return Ok(Rest { to, ..Rest::default() });
+        }
         let failure = if len > 11 { optional(r, failure)? } else { None };
         let content_type =
             if len > 12 { optional(r, |r| text(r, Extras::CONTENT_TYPE_MAX))? } else { None };

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr};
 use super::{CellSpec, Topology};
 use crate::{
     identity::CellKind,
-    name::Segment,
+    name::{Channel, Segment},
     policy::{Effect, Rule},
 };
 
@@ -88,6 +88,20 @@ pub enum Change {
     RuleAdded(Rule),
     /// A rule that is no longer there.
     RuleRemoved(Rule),
+    /// Every message on a channel must be sealed, or no longer for the channel's sake.
+    SealChanged {
+        /// The channel.
+        channel: Channel,
+        /// Whether it must, now.
+        now: bool,
+    },
+    /// Figures are given at another address.
+    MetricsChanged {
+        /// Old address.
+        from: Option<SocketAddr>,
+        /// New address.
+        to: Option<SocketAddr>,
+    },
     /// A limit has another value.
     LimitChanged {
         /// The key; figures are in its unit.
@@ -113,6 +127,12 @@ pub fn diff(old: &Topology, new: &Topology) -> Vec<Change> {
     }
     diff_cells(old, new, &mut changes);
     diff_rules(&old.rules, &new.rules, &mut changes);
+    for (now, these, others) in
+        [(false, &old.sealed, &new.sealed), (true, &new.sealed, &old.sealed)]
+    {
+        let changed = these.difference(others).cloned();
+        changes.extend(changed.map(|channel| Change::SealChanged { channel, now }));
+    }
     for ((key, from), (_, to)) in old.limits.figures().zip(new.limits.figures()) {
         if from != to {
             let (from, to) = (from.to_string(), to.to_string());
@@ -122,6 +142,13 @@ pub fn diff(old: &Topology, new: &Topology) -> Vec<Change> {
     if old.limits.congestion != new.limits.congestion {
         let (from, to) = (old.limits.congestion.to_string(), new.limits.congestion.to_string());
         changes.push(Change::LimitChanged { key: "congestion", from, to });
+    }
+    if old.limits.tap_payload != new.limits.tap_payload {
+        let (from, to) = (old.limits.tap_payload.to_string(), new.limits.tap_payload.to_string());
+        changes.push(Change::LimitChanged { key: "tap_payload", from, to });
+    }
+    if old.metrics != new.metrics {
+        changes.push(Change::MetricsChanged { from: old.metrics, to: new.metrics });
     }
     changes
 }
@@ -202,8 +229,16 @@ impl Change {
             | Self::Dev { .. }
             | Self::RuleAdded(_)
             | Self::RuleRemoved(_)
+            | Self::SealChanged { .. }
+            | Self::MetricsChanged { .. }
             | Self::LimitChanged { .. } => None,
         }
+    }
+
+    /// Whether a running cell can take this change; every other one needs a restart.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        matches!(self, Self::RuleAdded(_) | Self::RuleRemoved(_) | Self::SealChanged { .. })
     }
 
     /// Whether more messages may pass after this change than before it.
@@ -212,6 +247,7 @@ impl Change {
         match self {
             Self::RuleAdded(rule) => rule.effect == Effect::Allow,
             Self::RuleRemoved(rule) => rule.effect == Effect::Deny,
+            Self::SealChanged { now, .. } => !now,
             Self::CellAdded { .. } | Self::KindChanged { .. } => true,
             Self::Project { .. }
             | Self::Dev { .. }
@@ -221,6 +257,7 @@ impl Change {
             | Self::DialChanged { .. }
             | Self::HostsChanged { .. }
             | Self::OrgChanged { .. }
+            | Self::MetricsChanged { .. }
             | Self::LimitChanged { .. } => false,
         }
     }
@@ -253,6 +290,14 @@ impl fmt::Display for Change {
             Self::OrgChanged { cell, from, to } => write!(f, "{cell}: org {from} -> {to}"),
             Self::RuleAdded(rule) => write!(f, "rule added: {rule}"),
             Self::RuleRemoved(rule) => write!(f, "rule removed: {rule}"),
+            Self::SealChanged { channel, now: true } => write!(f, "channel {channel}: sealed"),
+            Self::SealChanged { channel, now: false } => {
+                write!(f, "channel {channel}: not sealed for its own sake")
+            }
+            Self::MetricsChanged { from, to } => {
+                let (from, to) = (or_none(from.as_ref()), or_none(to.as_ref()));
+                write!(f, "metrics: listen {from} -> {to}")
+            }
             Self::LimitChanged { key, from, to } => write!(f, "{key}: {from} -> {to}"),
         }
     }

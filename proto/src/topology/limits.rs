@@ -124,6 +124,8 @@ macro_rules! limits {
             $(#[doc = $about] pub $field: $type,)*
             /// How links answer loss.
             pub congestion: Congestion,
+            /// Whether taps on a cell may show payloads.
+            pub tap_payload: bool,
         }
 
         impl Limits {
@@ -153,6 +155,7 @@ macro_rules! limits {
                         figure(specs.next().expect("one entry per field")),
                     ),)*
                     congestion,
+                    tap_payload: false,
                 }
             }
         }
@@ -171,6 +174,9 @@ macro_rules! limits {
             /// How links answer loss.
             #[schemars(with = "Option<Congestion>")]
             pub congestion: Option<Spanned<String>>,
+            /// Whether taps on a cell may show payloads.
+            #[schemars(with = "Option<bool>", extend("default" = false))]
+            pub tap_payload: Option<Spanned<bool>>,
         }
 
         impl RawLimits {
@@ -278,6 +284,8 @@ impl Limits {
             },
             congestion,
         );
+        let tap_payload = raw.tap_payload.as_ref().is_some_and(|given| *given.get_ref());
+        let limits = Self { tap_payload, ..limits };
         let relations = Relations { limits: &limits, raw, section, bad };
         relations.check(problems);
         limits

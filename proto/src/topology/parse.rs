@@ -10,8 +10,9 @@ use toml::{
 
 use super::{
     limits::RawLimits,
+    metrics::RawMetrics,
     problem::{Code, Problem, Problems},
-    raw::{RawCell, RawProject, RawRule, RawTopology, keys_of},
+    raw::{RawCell, RawChannel, RawPolicyTest, RawProject, RawRule, RawTopology, keys_of},
     secret,
     wording::{listed, nearest, quoted},
 };
@@ -35,7 +36,10 @@ pub(super) struct Tables {
     pub cells: Vec<Table<RawCell>>,
     /// In the order of the text.
     pub rules: Vec<(Effect, Table<RawRule>)>,
+    pub channels: Vec<Table<RawChannel>>,
+    pub policy_tests: Vec<Table<RawPolicyTest>>,
     pub limits: Option<Table<RawLimits>>,
+    pub metrics: Option<Table<RawMetrics>>,
     /// Whole sections that are there and could not be read.
     broken: BTreeSet<String>,
 }
@@ -67,15 +71,17 @@ impl Tables {
                     Some(table) => tables.limits = Some(read(table, span, "[limits]", problems)),
                     None => tables.note_broken("limits"),
                 },
-                "cell" => {
-                    let (list, complete) = list_of_tables("cell", value, problems);
-                    let cells = list
-                        .into_iter()
-                        .map(|(span, table)| read(table, span, "[[cell]]", problems));
-                    tables.cells = cells.collect();
-                    if !complete {
-                        tables.note_broken("cell");
-                    }
+                "metrics" => match one_table("metrics", value, problems) {
+                    Some(table) => tables.metrics = Some(read(table, span, "[metrics]", problems)),
+                    None => tables.note_broken("metrics"),
+                },
+                "cell" => tables.cells = tables.read_list("cell", "[[cell]]", value, problems),
+                "channel" => {
+                    tables.channels = tables.read_list("channel", "[[channel]]", value, problems);
+                }
+                "policy_test" => {
+                    let place = "[[policy_test]]";
+                    tables.policy_tests = tables.read_list("policy_test", place, value, problems);
                 }
                 "allow" => tables.read_rules(Effect::Allow, value, problems),
                 "deny" => tables.read_rules(Effect::Deny, value, problems),
@@ -95,13 +101,25 @@ impl Tables {
             Effect::Allow => ("allow", "[[allow]]"),
             Effect::Deny => ("deny", "[[deny]]"),
         };
+        let rules = self.read_list(section, place, value, problems);
+        self.rules.extend(rules.into_iter().map(|rule| (effect, rule)));
+    }
+
+    fn read_list<T>(
+        &mut self,
+        section: &str,
+        place: &str,
+        value: Spanned<DeValue<'_>>,
+        problems: &mut Problems,
+    ) -> Vec<Table<T>>
+    where
+        T: Default + for<'de> Deserialize<'de>,
+    {
         let (list, complete) = list_of_tables(section, value, problems);
-        for (span, table) in list {
-            self.rules.push((effect, read(table, span, place, problems)));
-        }
         if !complete {
             self.note_broken(section);
         }
+        list.into_iter().map(|(span, table)| read(table, span, place, problems)).collect()
     }
 
     fn note_broken(&mut self, section: &str) {

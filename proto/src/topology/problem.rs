@@ -77,6 +77,7 @@ codes! {
     BadHost = "CBT036", Error, "Neither a DNS name nor an IP address.";
     BadDial = "CBT037", Error, "A dial address that is not `host:port`.";
     NotDialable = "CBT038", Warning, "Children cannot know where to dial this cell.";
+    MetricsNotLoopback = "CBT039", Error, "Metrics on an address that others can reach.";
     BadPattern = "CBT040", Error, "A text that is not a pattern for cells.";
     DenyUnknownCell = "CBT041", Error, "A deny rule names a cell that is not in the file.";
     AllowUnknownCell = "CBT042", Warning, "An allow rule names a cell that is not in the file.";
@@ -85,6 +86,8 @@ codes! {
     NoTopics = "CBT045", Error, "A rule without topics.";
     BadAddress = "CBT046", Error, "A text that is not a channel or topic.";
     RepeatedTopic = "CBT047", Warning, "A topic stands twice in one rule.";
+    DenyUnknownOrg = "CBT048", Error, "A deny rule names an organisation that runs no cell of the file.";
+    SealOnDeny = "CBT049", Error, "A deny rule demands sealing, and lets nothing pass that could be sealed.";
     LimitRange = "CBT050", Error, "A limit below its floor or above its ceiling.";
     LaneRule = "CBT051", Error, "Windows that would let bulk data silence the control lane.";
     LimitOrder = "CBT052", Error, "Two limits that do not go together.";
@@ -93,6 +96,14 @@ codes! {
     Unreadable = "CBT061", Error, "The file cannot be read.";
     NotUtf8 = "CBT062", Error, "The file is not UTF-8 text.";
     NotAFile = "CBT063", Error, "The path leads to something that is not a regular file.";
+    ShadowedRule = "CBT070", Warning, "An allow rule of which deny rules leave nothing.";
+    Contradiction = "CBT071", Warning, "An allow rule and a deny rule that say the same.";
+    SuperfluousRule = "CBT072", Warning, "A rule that says nothing that another one does not say.";
+    WayNeverTaken = "CBT073", Warning, "No two cells of the file that a rule is about lie in its direction.";
+    JobsDoNotAsk = "CBT074", Warning, "A rule about what job cells ask, which has fixed rules.";
+    RepeatedChannel = "CBT075", Error, "Two tables are about one channel.";
+    TestUnknownCell = "CBT076", Error, "A test of the rules names a cell that is not in the file.";
+    TestFails = "CBT077", Error, "The rules say otherwise than a test of the file expects.";
     More = "CBT099", Error, "There are more problems than are shown.";
 }
 
@@ -108,11 +119,13 @@ impl Code {
                 | Self::BadKind
                 | Self::BadListen
                 | Self::BadHost
+                | Self::MetricsNotLoopback
                 | Self::BadDial
                 | Self::BadPattern
                 | Self::ReservedChannel
                 | Self::NoTopics
                 | Self::BadAddress
+                | Self::SealOnDeny
                 | Self::LimitRange
                 | Self::BadChoice
         )

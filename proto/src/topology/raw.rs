@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::Recursiv
 use serde::{Deserialize, Deserializer, de::value::Error, forward_to_deserialize_any};
 use toml::Spanned;
 
-use super::limits::RawLimits;
+use super::{limits::RawLimits, metrics::RawMetrics};
 
 /// The cells of a project, who may say what to whom, and the limits that hold.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -25,9 +25,18 @@ pub(super) struct RawTopology {
     /// Refuses matching messages, whatever allows them.
     #[serde(default)]
     pub deny: Vec<RawRule>,
+    /// What holds for every message on one channel.
+    #[serde(default)]
+    pub channel: Vec<RawChannel>,
+    /// What the rules must say about one message; the file is refused where they say otherwise.
+    #[serde(default)]
+    pub policy_test: Vec<RawPolicyTest>,
     /// Every limit, window and timer; what is left out has its default.
     #[serde(default)]
     pub limits: RawLimits,
+    /// Where the figures of a process can be fetched from; nowhere, where it is left out.
+    #[serde(default)]
+    pub metrics: Option<RawMetrics>,
 }
 
 /// `[project]`: the project as a whole.
@@ -76,18 +85,59 @@ pub(super) struct RawCell {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Rule")]
 pub(super) struct RawRule {
-    /// Who asks: `*`, a base name, `site-*`, or `kind:client`.
+    /// Who asks: `*`, a base name, `site-*`, `kind:client`, or `org:acme`.
     #[schemars(with = "String")]
     pub from: Option<Spanned<String>>,
     /// Who is asked: as `from`.
     #[schemars(with = "String")]
     pub to: Option<Spanned<String>>,
-    /// The channel, exactly.
-    #[schemars(with = "String", extend("pattern" = "^[a-z0-9_.-]{1,64}$"))]
+    /// The channel, exactly, or `*` for every channel.
+    #[schemars(with = "String", extend("pattern" = r"^(\*|[a-z0-9_.-]{1,64})$"))]
     pub channel: Option<Spanned<String>>,
-    /// The topics on that channel, exactly.
+    /// The topics on that channel, exactly, or `*` alone for every topic.
     #[schemars(with = "Vec<String>", length(min = 1))]
     pub topics: Option<Spanned<Vec<Spanned<String>>>>,
+    /// Where the one who is asked stands in the tree, seen from the one who asks.
+    #[schemars(with = "Option<FileDirection>", extend("default" = "any"))]
+    pub direction: Option<Spanned<String>>,
+    /// Demands that every message on this channel and these topics is sealed. Allow rules only.
+    #[schemars(with = "Option<FileSeal>")]
+    pub seal: Option<Spanned<String>>,
+}
+
+/// `[[channel]]`: what holds for every message on one channel, by whatever rule it passes.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Channel")]
+pub(super) struct RawChannel {
+    /// The channel, exactly.
+    #[schemars(with = "String", extend("pattern" = "^[a-z0-9_.-]{1,64}$"))]
+    pub name: Option<Spanned<String>>,
+    /// Demands that every message on it is sealed.
+    #[schemars(with = "FileSeal")]
+    pub seal: Option<Spanned<String>>,
+}
+
+/// `[[policy_test]]`: what the rules must say about one message.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "PolicyTest")]
+pub(super) struct RawPolicyTest {
+    /// Who asks: the base name of a cell, or the path of a job cell.
+    #[schemars(with = "String")]
+    pub from: Option<Spanned<String>>,
+    /// Who is asked: as `from`.
+    #[schemars(with = "String")]
+    pub to: Option<Spanned<String>>,
+    /// The channel.
+    #[schemars(with = "String", extend("pattern" = "^[a-z0-9_.-]{1,64}$"))]
+    pub channel: Option<Spanned<String>>,
+    /// The topic.
+    #[schemars(with = "String", extend("pattern" = "^[a-z0-9_.-]{1,64}$"))]
+    pub topic: Option<Spanned<String>>,
+    /// What the rules must say.
+    #[schemars(with = "FileVerdict")]
+    pub expect: Option<Spanned<String>>,
 }
 
 /// The kinds of cell that a file can state.
@@ -101,6 +151,41 @@ enum FileKind {
     Relay,
     /// A site.
     Client,
+}
+
+/// The ways that a rule can state.
+#[derive(JsonSchema)]
+#[schemars(rename = "Direction", rename_all = "lowercase")]
+#[expect(dead_code, reason = "states the choices in the schema")]
+enum FileDirection {
+    /// The one who is asked stands above the one who asks.
+    Up,
+    /// The one who is asked stands below the one who asks.
+    Down,
+    /// Neither.
+    Across,
+    /// Wherever.
+    Any,
+}
+
+/// What can be said about sealing.
+#[derive(JsonSchema)]
+#[schemars(rename = "Seal", rename_all = "lowercase")]
+#[expect(dead_code, reason = "states the choices in the schema")]
+enum FileSeal {
+    /// A message that is not sealed is refused.
+    Required,
+}
+
+/// What a test of the rules can expect.
+#[derive(JsonSchema)]
+#[schemars(rename = "Verdict", rename_all = "lowercase")]
+#[expect(dead_code, reason = "states the choices in the schema")]
+enum FileVerdict {
+    /// The message passes.
+    Allow,
+    /// The message is refused.
+    Deny,
 }
 
 /// The JSON schema of the file, for editors.
@@ -174,8 +259,12 @@ mod tests {
 
     #[test]
     fn the_keys_are_those_of_the_types() {
-        assert_eq!(keys_of::<RawTopology>(), ["project", "cell", "allow", "deny", "limits"]);
-        assert_eq!(keys_of::<RawRule>(), ["from", "to", "channel", "topics"]);
+        assert_eq!(
+            keys_of::<RawTopology>(),
+            ["project", "cell", "allow", "deny", "channel", "policy_test", "limits", "metrics"]
+        );
+        let rule = ["from", "to", "channel", "topics", "direction", "seal"];
+        assert_eq!(keys_of::<RawRule>(), rule);
     }
 
     #[test]
@@ -187,8 +276,13 @@ mod tests {
         assert_eq!(of("/$defs/Project/required"), serde_json::json!(["name"]));
         let rule = serde_json::json!(["from", "to", "channel", "topics"]);
         assert_eq!(of("/$defs/Rule/required"), rule);
+        assert_eq!(of("/$defs/Channel/required"), serde_json::json!(["name", "seal"]));
+        let test = serde_json::json!(["from", "to", "channel", "topic", "expect"]);
+        assert_eq!(of("/$defs/PolicyTest/required"), test);
         assert!(schema.pointer("/$defs/Limits/required").is_none());
-        for table in ["", "/$defs/Project", "/$defs/Cell", "/$defs/Rule", "/$defs/Limits"] {
+        let tables = ["Project", "Cell", "Rule", "Channel", "PolicyTest", "Limits"];
+        let tables = tables.map(|table| format!("/$defs/{table}"));
+        for table in std::iter::once(String::new()).chain(tables) {
             assert_eq!(of(&format!("{table}/additionalProperties")), false, "{table}");
         }
         let beat = of("/$defs/Limits/properties/beat_deadline_ms");

@@ -110,7 +110,7 @@ pub(super) fn repaired(text: &str) -> Option<Segment> {
 }
 
 /// The candidate that `word` was probably meant to be.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {

@@ -9,6 +9,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use super::Issued;
 use crate::{
     certificate::{CertDates, CertificateError, LeafHash, identity_of, leaf_hash},
+    seal::OpeningKey,
     tls,
 };
 
@@ -19,6 +20,7 @@ pub struct OwnCertificate {
     dates: CertDates,
     hash: LeafHash,
     certified: Arc<CertifiedKey>,
+    opening: Option<Arc<OpeningKey>>,
 }
 
 /// Why a chain and a key make nobody.
@@ -51,6 +53,7 @@ impl OwnCertificate {
         let leaf = chain.first().ok_or(OwnCertificateError::Empty)?;
         let (identity, dates) = identity_of(leaf)?;
         let hash = leaf_hash(leaf);
+        let opening = OpeningKey::from_der(key).map(Arc::new);
         let key = tls::provider()
             .key_provider
             .load_private_key(key.clone_key())
@@ -60,7 +63,7 @@ impl OwnCertificate {
         }
         let certified = CertifiedKey::new(chain, key);
         certified.keys_match().map_err(|_| OwnCertificateError::Mismatch)?;
-        Ok(Self { identity, dates, hash, certified: Arc::new(certified) })
+        Ok(Self { identity, dates, hash, certified: Arc::new(certified), opening })
     }
 
     /// Who the certificate names.
@@ -85,6 +88,11 @@ impl OwnCertificate {
     #[must_use]
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.certified.cert
+    }
+
+    /// What opens messages that were sealed to it; none for a key that is not P-256.
+    pub(crate) fn opening(&self) -> Option<&OpeningKey> {
+        self.opening.as_deref()
     }
 
     /// The form that the TLS library takes.

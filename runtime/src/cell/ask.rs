@@ -1,7 +1,7 @@
 //! Requests of this cell itself: how they begin, and how each of them ends once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use cellbus_channels::{Outgoing, Reply, RequestError};
 use cellbus_proto::{
     admission::Admitted,
-    envelope::{Envelope, Extras, Header, Incarnation, Kind, Lane},
+    envelope::{Address, Envelope, Extras, Header, Incarnation, Kind, Lane},
     exchange::{Completed, Stray},
     name::Fqcn,
     route::{Hop, LinkId},
@@ -33,7 +33,7 @@ use self::waiter::More;
 pub(super) use self::waiter::Waiter;
 pub use self::{
     many::{AskMany, Below, GiveUpMany, SubmitMany},
-    publish::Submit,
+    publish::LeaseFor,
     waiter::Answer,
 };
 
@@ -47,13 +47,33 @@ pub(super) struct Asking {
     resends: BTreeSet<(Instant, u64)>,
     /// Which start of a cell was the latest to answer; kept for requests that are sent again.
     starts: BTreeMap<Fqcn, Incarnation>,
+    /// Which way leads to whom, by where the address lives; emptied when the routes change.
+    pub(super) ways: HashMap<usize, (Arc<Address>, Result<Hop, Status>)>,
     /// Requests that were given up on, by destination, of whom their destinations are still to be told.
     cancels: BTreeMap<Fqcn, Vec<u64>>,
 }
 
-/// A request of this cell.
+/// Requests wait in [`Own::asks`]. Dropped by an actor that ends, it ends them.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
+pub struct TakeAsks(Option<Arc<Own>>);
+
+impl TakeAsks {
+    pub(crate) fn of(own: &Arc<Own>) -> Self {
+        Self(Some(Arc::clone(own)))
+    }
+}
+
+impl Drop for TakeAsks {
+    fn drop(&mut self) {
+        if let Some(own) = self.0.take() {
+            drop(own.asks.take());
+        }
+    }
+}
+
+/// A request of this cell.
+#[derive(Debug)]
 pub struct Ask {
     /// Sequence number, from [`Own::next_sequence`].
     pub sequence: u64,
@@ -82,7 +102,7 @@ pub struct FailOwn {
 
 impl Own {
     /// A message of this cell.
-    pub(super) fn envelope(
+    pub(crate) fn envelope(
         &self,
         kind: Kind,
         sequence: u64,
@@ -124,30 +144,35 @@ fn extras(outgoing: &Outgoing) -> Option<Box<Extras>> {
     }
 }
 
+/// Checks what no other cell can be expected to check for the sender's.
+pub(crate) fn check_outgoing(outgoing: &Outgoing, payload_max: usize) -> Result<(), Status> {
+    let content_type = outgoing.content_type.as_ref().map_or("", |text| text);
+    let headers = outgoing.rare.as_ref().map_or(0, |rare| rare.headers.len());
+    if outgoing.payload.len() > payload_max
+        || content_type.len() > Extras::CONTENT_TYPE_MAX
+        || headers > Extras::HEADERS_MAX
+    {
+        return Err(Status::TooLarge);
+    }
+    if content_type.bytes().any(|byte| !(0x20..0x7f).contains(&byte)) {
+        return Err(Status::BadHeader);
+    }
+    Ok(())
+}
+
 /// Whole milliseconds, as headers carry them.
-fn millis(budget: Duration) -> u32 {
+pub(crate) fn millis(budget: Duration) -> u32 {
     u32::try_from(budget.as_millis()).unwrap_or(u32::MAX)
 }
 
 impl Cell {
     /// Checks what no other cell can be expected to check for this one.
     fn check_outgoing(&self, outgoing: &Outgoing) -> Result<(), Status> {
-        let content_type = outgoing.content_type.as_ref().map_or("", |text| text);
-        let headers = outgoing.rare.as_ref().map_or(0, |rare| rare.headers.len());
-        if outgoing.payload.len() > self.settings.payload_max
-            || content_type.len() > Extras::CONTENT_TYPE_MAX
-            || headers > Extras::HEADERS_MAX
-        {
-            return Err(Status::TooLarge);
-        }
-        if content_type.bytes().any(|byte| !(0x20..0x7f).contains(&byte)) {
-            return Err(Status::BadHeader);
-        }
-        Ok(())
+        check_outgoing(outgoing, self.settings.payload_max)
     }
 
     /// The budget of a message, where it may be sent.
-    fn check_sendable(&self, outgoing: &Outgoing) -> Result<Duration, Status> {
+    pub(super) fn check_sendable(&self, outgoing: &Outgoing) -> Result<Duration, Status> {
         self.check_outgoing(outgoing)?;
         let budget = outgoing.budget.unwrap_or(self.settings.budget);
         if millis(budget) == 0 { Err(Status::ExpiredInQueue) } else { Ok(budget) }
@@ -186,10 +211,26 @@ impl Cell {
         }
     }
 
+    /// Which way messages to `to` leave.
+    fn way_to(&mut self, to: &Arc<Address>) -> Result<Hop, Status> {
+        const MAX: usize = 4096;
+        let key = Arc::as_ptr(to).addr();
+        if let Some((_, way)) = self.asking.ways.get(&key) {
+            return *way;
+        }
+        let way = self.routes.next_hop(&to.name, Hop::Local);
+        if self.asking.ways.len() >= MAX {
+            self.asking.ways.clear();
+        }
+        // Held, so that nothing else can come to live where it is.
+        self.asking.ways.insert(key, (Arc::clone(to), way));
+        way
+    }
+
     /// Has `waiter` wait for the end of a request that is about to leave; `false` when it ends here and now.
     fn register(&mut self, waiter: Waiter, header: &Header, ctx: &mut Context<Self>) -> bool {
         let (sequence, to) = (header.sequence, Arc::clone(&header.destination));
-        let via = match self.routes.next_hop(&to.name, Hop::Local) {
+        let via = match self.way_to(&to) {
             Ok(via) => via,
             Err(status) => {
                 self.refuse_own(waiter, status);
@@ -325,12 +366,19 @@ impl Cell {
     }
 }
 
-impl Handler<Ask> for Cell {
+impl Handler<TakeAsks> for Cell {
     type Result = ();
 
-    fn handle(&mut self, ask: Ask, ctx: &mut Self::Context) {
-        self.ask(ask, ctx);
-        self.pacer.pace(1, ctx);
+    fn handle(&mut self, mut told: TakeAsks, ctx: &mut Self::Context) {
+        told.0 = None;
+        let asks = self.own.asks.take();
+        let weight = u32::try_from(asks.len()).unwrap_or(u32::MAX);
+        self.gathering(|cell| {
+            for ask in asks {
+                cell.ask(ask, ctx);
+            }
+        });
+        self.pacer.pace(weight, ctx);
     }
 }
 

@@ -17,7 +17,7 @@ use cellbus_proto::{
     dedupe::{Dedupe, DedupeLimits},
     envelope::Header,
     load::{Amount, Load},
-    name::{Channel, Fqcn},
+    name::{Channel, ChannelTopic, Fqcn},
     order::Order,
 };
 
@@ -126,6 +126,11 @@ impl Handlers {
     /// Messages that are being handled or wait for their turn.
     pub(super) fn running(&self) -> usize {
         self.running.len() + self.waiting.len()
+    }
+
+    /// Whether there is a handler for messages to `target`.
+    pub(super) fn answers(&self, target: &ChannelTopic) -> bool {
+        self.table.find(target).is_some()
     }
 
     pub(super) fn selectors(&self) -> Vec<String> {

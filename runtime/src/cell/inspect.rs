@@ -54,6 +54,8 @@ pub struct LinkReport {
     pub peer: String,
     /// Its kind.
     pub kind: String,
+    /// Its organisation.
+    pub org: String,
     /// Whether it is the parent.
     pub is_parent: bool,
     /// Counter and nonce of the other end's start.
@@ -74,6 +76,8 @@ pub struct LinkReport {
     pub mtu: u16,
     /// Bytes that wait in the outbox.
     pub queued_bytes: usize,
+    /// The same for each lane: control, interactive, bulk.
+    pub queued_by_lane: [usize; 3],
     /// Age of the link in milliseconds.
     pub since_ms: u64,
     /// End of the other end's certificate, in seconds since 1970.
@@ -107,6 +111,7 @@ impl Cell {
             link: id.0,
             peer: info.name.to_string(),
             kind: info.kind.to_string(),
+            org: info.health.org().to_owned(),
             is_parent: info.is_parent,
             incarnation: format!("{}-{:016x}", info.incarnation.counter, info.incarnation.nonce),
             rtt_us: info.health.rtt_us().unwrap_or(stats.rtt_us),
@@ -117,6 +122,7 @@ impl Cell {
             lost_packets: stats.lost_packets,
             mtu: stats.mtu,
             queued_bytes: info.outbox.bytes(),
+            queued_by_lane: info.outbox.bytes_by_lane(),
             since_ms: u64::try_from(clock::now().saturating_duration_since(info.since).as_millis())
                 .unwrap_or(u64::MAX),
             cert_expires_unix: info.health.cert_expires_unix(),

@@ -88,6 +88,7 @@ impl AuthFilter {
             self.own.counters.bury(status);
             part.note(&self.own.name, || format!("not passed on: {}", status.code()));
             let arrived = part.arrived();
+            self.observe_refused(status, part.envelope(), arrived);
             if !part.header().wants_answer() {
                 let len = part.envelope().payload.len();
                 self.own.dead_letters.bury(part.header(), len, status, arrived);

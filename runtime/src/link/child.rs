@@ -26,6 +26,7 @@ use crate::{
     clock,
     conn::CloseCode,
     filter::{SetServerKey, VerifyToken},
+    seal::Leaf,
     seam::post,
     tls::{Direction, verify_chain, verify_leaf_signature},
 };
@@ -293,7 +294,13 @@ impl Link {
             && peer.identity.project == *project;
         let signable = announcement_signable(project.as_str(), announcement, &peer.hash);
         let leaf = announcement.chain.first().map_or(&[][..], |leaf| &leaf.0);
-        is_server && verify_leaf_signature(leaf, &signable, &announcement.signature.0)
+        if !is_server || !verify_leaf_signature(leaf, &signable, &announcement.signature.0) {
+            return false;
+        }
+        let leaf = Arc::new(Leaf::verified(leaf, peer.identity, peer.dates));
+        let own = self.own.certificate.hash();
+        self.own.protection.keep(leaf, || [own].into());
+        true
     }
 
     fn check_token(&mut self, token: Vec<u8>, epoch: Option<u64>, ctx: &mut Context<Self>) {

@@ -77,6 +77,7 @@ impl Link {
             own_link: ctx.address(),
             counters: Arc::clone(&self.own.counters),
             health: Arc::clone(&self.health),
+            stats: Arc::clone(&self.own.stats),
         };
         let side = self.side();
         let open = Arc::new(self.lanes_written.sender());

@@ -24,6 +24,7 @@ use crate::{
     filter::{AuthFilter, Expired},
     outbox::{Item, Outbox},
     seam::post,
+    stats::Stats,
 };
 
 /// How long a neighbour may take nothing while something waits for it.
@@ -39,6 +40,7 @@ pub(super) struct Meters {
     pub(super) own_link: Addr<Link>,
     pub(super) counters: Arc<Counters>,
     pub(super) health: Arc<Health>,
+    pub(super) stats: Arc<Stats>,
 }
 
 /// Writes the control lane to the control stream.
@@ -119,6 +121,7 @@ async fn write(
                     };
                     messages += message.count();
                     message.stamp_departure(now, || meters.health.wire_us());
+                    meters.stats.left(|| now.saturating_duration_since(message.at()));
                     encoder.encode_message(message.envelope(), budget_ms, buffer)
                 }
             };

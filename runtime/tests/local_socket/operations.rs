@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use cellbus_channels::{
-    Bytes, Reply, RequestError, Status, Straggler,
+    Bytes, Failure, Reply, RequestError, Status, Straggler,
     filter::{Filter, FilterMessage, Point},
+    from_fn,
 };
 use cellbus_runtime::local_socket::Options;
 
-use crate::cell_and_job::{FakeCell, name, serve, target};
+use crate::cell_and_job::{FakeCell, delivery, name, serve, target};
 
 /// Answers with what was asked, and refuses what was sent to a relay.
 fn cell() -> std::sync::Arc<FakeCell> {
@@ -138,4 +139,22 @@ async fn f_03_what_a_filter_of_job_code_stops_never_leaves_it() {
     let queue = bus.queue(name("site-2"), target("task/ping")).linger(Duration::ZERO).open();
     assert_eq!(queue.push("x").await.unwrap_err().status(), Status::FilterError);
     assert_eq!((cell.requested(), cell.published().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn f_06_what_comes_to_job_code_and_what_it_answers_pass_its_filters() {
+    let cell = cell();
+    let served = serve(&cell, Options::default());
+    let bus = served.connect().await;
+    for topic in ["task/in", "task/out"] {
+        let echo = from_fn(|delivery| async move { Ok(Reply::from(delivery.payload)) });
+        bus.handle(target(topic), echo).await.unwrap();
+    }
+    assert_eq!(cell.deliver(delivery("task/in", "x")).await.unwrap().payload, "x");
+    bus.filter([Point::RequestIn], target("task/in"), Stop);
+    bus.filter([Point::ReplyOut], target("task/out"), Stop);
+    let refused = cell.deliver(delivery("task/in", "x")).await;
+    assert_eq!(refused, Err(Failure::Refused(Status::FilterError)));
+    let failed = cell.deliver(delivery("task/out", "x")).await;
+    assert!(matches!(failed, Err(Failure::Failed(_))), "{failed:?}");
 }

@@ -9,6 +9,7 @@ use cellbus_proto::{
     name::Fqcn,
     token::Token,
 };
+use cellbus_runtime::clock::WallClock;
 use quinn::{ConnectionError, Endpoint};
 use tokio::{sync::mpsc, time::timeout};
 
@@ -47,6 +48,10 @@ pub struct RawPeer {
     pub exporter: [u8; 32],
     /// The session token, once it has one.
     pub token: Option<Token>,
+    /// Whether it signs what must be signed, as an honest cell does.
+    pub signs: bool,
+    /// The clock that it signs by.
+    pub wall: WallClock,
     sequence: u64,
     beats: u64,
     control: quinn::SendStream,
@@ -160,6 +165,8 @@ impl RawPeer {
             nonce: random_nonce(),
             exporter,
             token: None,
+            signs: true,
+            wall: WallClock::system(),
             sequence: 0,
             beats: 0,
             control,
@@ -328,7 +335,7 @@ pub(crate) async fn read_frames(
     }
 }
 
-async fn read_lanes(connection: quinn::Connection, sender: mpsc::UnboundedSender<Frame>) {
+pub(crate) async fn read_lanes(connection: quinn::Connection, sender: mpsc::UnboundedSender<Frame>) {
     while let Ok(stream) = connection.accept_uni().await {
         tokio::spawn(read_frames(stream, sender.clone()));
     }

@@ -28,7 +28,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     papers::Papers,
-    peer::{Closed, PATIENCE, closed, exporter, random_nonce, read_frames},
+    peer::{Closed, PATIENCE, closed, exporter, random_nonce, read_frames, read_lanes},
 };
 
 /// Listens under any certificate.
@@ -143,6 +143,20 @@ impl Caught {
             beat_ms: 1000,
             silence_ms: 4000,
         }
+    }
+
+    /// From now on reads the child's lanes too.
+    pub fn read_lanes(&mut self) {
+        let (sender, frames) = mpsc::unbounded_channel();
+        let mut control = std::mem::replace(&mut self.frames, frames);
+        tokio::spawn(read_lanes(self.connection.clone(), sender.clone()));
+        tokio::spawn(async move {
+            while let Some(frame) = control.recv().await {
+                if sender.send(frame).is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Sends a frame on the control stream.

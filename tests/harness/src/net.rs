@@ -25,9 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cellbus_channels::{
-    ChannelTopic, Failure, Fqcn, HandlerOptions, Reply, RequestError, from_fn,
-};
+use cellbus_channels::{ChannelTopic, Failure, Fqcn, HandlerOptions, Reply, RequestError, from_fn};
 use cellbus_proto::{
     directory::Directory,
     envelope::Incarnation,
@@ -114,12 +112,10 @@ pub fn open_policy() -> Vec<Rule> {
     let topics = ["ping", "slow", "count"];
     ["task", "notes"]
         .into_iter()
-        .map(|channel| Rule {
-            effect: Effect::Allow,
-            from: Pattern::Any,
-            to: Pattern::Any,
-            channel: channel.parse().expect("a channel"),
-            topics: topics.iter().map(|topic| topic.parse().expect("a topic")).collect(),
+        .map(|channel| {
+            let topics = topics.iter().map(|topic| topic.parse().expect("a topic")).collect();
+            let channel = channel.parse().expect("a channel");
+            Rule::new(Effect::Allow, Pattern::Any, Pattern::Any, channel, topics)
         })
         .collect()
 }

@@ -15,9 +15,9 @@ use cellbus_proto::{
     identity::CellKind,
     link::Phase,
     name::Fqcn,
-    policy::{Effect, Pattern, Policy, Rule},
     route::{Hop, LinkId, Routes},
     token::{Claims, ServerKey, Token, TokenSigner, TokenVerifier},
+    topology,
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -25,6 +25,24 @@ const LINKS: [u32; 2] = [1, 1000];
 const UNIX: u64 = 1_800_000_000;
 const SERVER: Incarnation = Incarnation { counter: 1, nonce: 7 };
 const PAYLOAD: usize = 64;
+/// For its rule: sites may fetch tasks anywhere.
+const TOPOLOGY: &str = r#"
+[project]
+name = "study"
+[[cell]]
+name = "server"
+kind = "server"
+listen = "127.0.0.1:8002"
+[[cell]]
+name = "site-0"
+kind = "client"
+parent = "server"
+[[allow]]
+from = "site-*"
+to = "*"
+channel = "task"
+topics = ["fetch"]
+"#;
 
 /// One site, as the server knows it.
 struct Site {
@@ -81,20 +99,14 @@ fn leaf(number: u32) -> [u8; 32] {
 impl Scene {
     fn new(links: u32) -> Self {
         let signer = TokenSigner::new(&[1; 32]);
-        let rule = Rule {
-            effect: Effect::Allow,
-            from: Pattern::Prefix("site-".to_owned()),
-            to: Pattern::Any,
-            channel: "task".parse().expect("a channel"),
-            topics: vec!["fetch".parse().expect("a topic")],
-        };
+        let policy = topology::parse(TOPOLOGY).expect("a topology").topology.policy(1);
         let mut tokens = TokenVerifier::new("study".parse().expect("a name"));
         let key = signer.public_key();
         tokens.set_server(ServerKey { server: name("server"), incarnation: SERVER, key });
         // The last destination is one that nothing comes from, so that there are two sites at least.
         let kinds = (0..=links).map(|number| (site(number), CellKind::Client));
         let directory: Directory = kinds.chain([(name("server"), CellKind::Server)]).collect();
-        let mut gate = Gate::new(Arc::new(Policy::new(1, vec![rule])), Arc::new(directory), tokens);
+        let mut gate = Gate::new(Arc::new(policy), Arc::new(directory), tokens);
         let mut routes = Routes::new(name("server"), true);
         for number in 0..=links {
             routes.insert_child(site(number), LinkId(number.into()));

@@ -1,7 +1,8 @@
 //! What the kernel says about processor time and memory of processes.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     time::{Duration, Instant},
 };
 
@@ -54,7 +55,8 @@ impl Accounts {
 /// # Errors
 /// When the process has ended, or belongs to another user.
 pub fn reset_peak(pid: u32) -> io::Result<()> {
-    fs::write(format!("/proc/{pid}/clear_refs"), "5")
+    let mut refs = fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/clear_refs"))?;
+    refs.write_all(b"5")
 }
 
 /// Peak of a process's resident memory since it was reset, in bytes.

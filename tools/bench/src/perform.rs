@@ -18,8 +18,6 @@ use crate::{
 
 /// Bytes of the request whose reply ends a start.
 const START_SIZE: u32 = 64;
-/// Starts that one row measures.
-const STARTS: u32 = 10;
 const MIB: f64 = 1_048_576.0;
 
 /// Why there is no row.
@@ -243,7 +241,7 @@ impl Stage {
         let begun = self.begin()?;
         let mut all = Duration::ZERO;
         let to = self.scene.to.first().cloned().unwrap_or_default();
-        for _ in 0..STARTS {
+        for _ in 0..self.scene.callers.len() {
             let spawned = Instant::now();
             self.start(measure, peer, setting, Part::Caller).await?;
             let caller = self.process(Part::Caller)?;
@@ -252,6 +250,7 @@ impl Stage {
             let took = spawned.elapsed();
             times.add(took);
             all += took;
+            self.scene.callers.rotate_left(1);
             if let Some(caller) = self.processes.pop() {
                 caller.end().await;
             }

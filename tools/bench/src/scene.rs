@@ -16,6 +16,9 @@ pub const TAKE: &str = "bench/take";
 /// What is counted.
 pub const COUNT: &str = "bench/count";
 
+/// Starts that one row of `start` measures. Each is one of another cell, for a cell that comes back at
+/// once, again and again, is told to wait.
+pub const STARTS: u32 = 10;
 /// Connections that one row of `connect` measures.
 pub const CONNECTIONS: u32 = 50;
 
@@ -45,6 +48,8 @@ pub struct Scene {
     pub parts: Vec<Part>,
     /// Full names of whom the caller asks.
     pub to: Vec<String>,
+    /// Base names of those that ask, one after the other: the first one is next.
+    pub callers: Vec<String>,
     crowd: Vec<String>,
     sinks: Vec<String>,
 }
@@ -59,6 +64,7 @@ impl Scene {
         let mut parts = vec![Part::Server];
         let (mut crowd, mut sinks) = (Vec::new(), Vec::new());
         let mut to = vec!["server".to_owned()];
+        let mut callers = vec!["caller".to_owned()];
         match measure.route {
             Route::Direct => {}
             Route::Relay => parts.push(Part::Relay),
@@ -75,7 +81,8 @@ impl Scene {
             }
             Load::Idle { cells } => crowd = numbered("crowd", cells),
             Load::Connect => crowd = numbered("crowd", CONNECTIONS),
-            Load::Publishes { .. } | Load::Start => {}
+            Load::Start => callers = numbered("caller", STARTS),
+            Load::Publishes { .. } => {}
         }
         if !sinks.is_empty() {
             parts.push(Part::Sink);
@@ -89,8 +96,8 @@ impl Scene {
             }
             Load::Fan { .. } | Load::Connect | Load::Idle { .. } => {}
         }
-        let topology = topology(measure, &parts, &sinks, &crowd);
-        Self { topology, parts, to, crowd, sinks }
+        let topology = topology(measure, &parts, &callers, &[&sinks, &crowd]);
+        Self { topology, parts, to, callers, crowd, sinks }
     }
 
     /// What the process with `part` is when `peer` carries the messages and the server, or what stands
@@ -108,7 +115,7 @@ impl Scene {
             Part::Relay => vec!["relay".to_owned()],
             Part::Sink => self.sinks.clone(),
             Part::Crowd => self.crowd.clone(),
-            Part::Caller => vec!["caller".to_owned()],
+            Part::Caller => self.callers.first().cloned().into_iter().collect(),
         };
         if part == Part::Crowd && measure.load == Load::Connect {
             return Role::Later { names, parent };
@@ -126,7 +133,7 @@ impl Scene {
     }
 }
 
-fn topology(measure: Measure, parts: &[Part], sinks: &[String], crowd: &[String]) -> String {
+fn topology(measure: Measure, parts: &[Part], callers: &[String], others: &[&[String]]) -> String {
     let mut text = "[project]\nname = \"bench\"\ndev = true\n".to_owned();
     let mut cell = |name: &str, kind: &str, parent: Option<&str>| {
         let parent = parent.map(|parent| format!("parent = \"{parent}\"\n")).unwrap_or_default();
@@ -139,8 +146,10 @@ fn topology(measure: Measure, parts: &[Part], sinks: &[String], crowd: &[String]
     if relay {
         cell("relay", "relay", Some("server"));
     }
-    cell("caller", "client", Some(if relay { "relay" } else { "server" }));
-    for name in sinks.iter().chain(crowd) {
+    for name in callers {
+        cell(name, "client", Some(if relay { "relay" } else { "server" }));
+    }
+    for name in others.iter().copied().flatten() {
         cell(name, "client", Some("server"));
     }
     text.push_str(

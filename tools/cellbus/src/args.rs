@@ -11,6 +11,15 @@ use crate::{
     bench::{self, Bench},
     exit,
     output::Format,
+    policy::Policy,
+    reload::Reload,
+};
+
+mod observe;
+
+use self::observe::header;
+pub use self::observe::{
+    DeadLetters, Look, LookAt, Send, Serve, Tap, Trace, Watch, joined,
 };
 
 /// Runs cells and asks running ones.
@@ -49,11 +58,31 @@ pub enum Command {
     /// Runs the cells of a topology file until a signal comes
     Up(Up),
     /// Says who and how a running cell is
-    Status(OneCell),
+    Status(Look),
     /// Lists the cells that a running cell knows of
-    Cells(Target),
+    Cells(LookAt),
     /// Lists the direct neighbours of a running cell
-    Peers(OneCell),
+    Peers(Look),
+    /// Lists the links of a running cell, with all that is known of them
+    Links(Look),
+    /// Says where messages go from a running cell
+    Routes(Look),
+    /// Shows what a running cell has counted and measured
+    Stats(Look),
+    /// Lists messages that ended at a running cell and nobody could be told about
+    DeadLetters(DeadLetters),
+    /// Prints the figures of a running cell for Prometheus
+    Metrics(OneCell),
+    /// Shows a running cell while it works: rates, queues, refusals; q ends it
+    Top(OneCell),
+    /// Shows what every cell on the way does with a message, without delivering it
+    Trace(Trace),
+    /// Shows messages as they pass a running cell
+    Tap(Tap),
+    /// Answers messages for a running cell
+    Serve(Serve),
+    /// Sends a message from a running cell, and waits for no reply
+    Send(Send),
     /// Sends pings from a running cell to another cell
     Ping(Ping),
     /// Says what a running cell would do with a message, and which rule decides
@@ -70,6 +99,11 @@ pub enum Command {
     Graph(Graph),
     /// Prints the JSON schema of a file format
     Schema(Schema),
+    /// Says what rules allow, and why
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Has running cells decide by the rules that their topology file has now
+    Reload(Reload),
     /// Lists or explains error codes
     #[command(subcommand)]
     Errors(Errors),
@@ -155,7 +189,7 @@ pub struct Target {
 }
 
 /// One running cell.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct OneCell {
     /// The cell to ask; as --at
     #[arg(conflicts_with_all = ["at", "socket"])]
@@ -219,6 +253,15 @@ pub struct Request {
     /// Media type of the payload
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
+    /// A header of the application; they travel as lines `NAME: VALUE`
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = header)]
+    pub headers: Vec<String>,
+    /// Send it again while nothing is heard of it; it is executed once all the same
+    #[arg(long, conflicts_with = "stream")]
+    pub retry: bool,
+    /// Print the replies of a handler that gives several, as they come
+    #[arg(long)]
+    pub stream: bool,
     /// Time until it is given up: a number and ms, s or m
     #[arg(short, long, default_value = "30s", value_parser = budget)]
     pub budget: Duration,
@@ -314,14 +357,15 @@ pub fn format_of(arguments: &[OsString]) -> Format {
     format
 }
 
-fn address(text: &str) -> Result<ChannelTopic, String> {
+/// Reads `channel/topic`.
+pub fn address(text: &str) -> Result<ChannelTopic, String> {
     if !text.contains('/') {
         return Err("a channel and a topic are joined by `/`, as in `task/fetch`".to_owned());
     }
     text.parse().map_err(|error: cellbus_proto::name::NameError| error.to_string())
 }
 
-fn budget(text: &str) -> Result<Duration, String> {
+pub(crate) fn budget(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let factor = match unit {

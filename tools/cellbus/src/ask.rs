@@ -10,8 +10,8 @@ use std::{
 };
 
 use cellbus_cells::control::{
-    Accepted, CellRow, ControlError, Direction, ExplainAsk, ExplainReply, LocalCode, Payload,
-    PeerRow, PingAsk, PingReply, Request, RequestAsk, RequestReply, StatusReport, Verdict,
+    Accepted, CellRow, ControlError, ExplainAsk, ExplainReply, LocalCode, Payload,
+    PeerRow, PingAsk, PingReply, Request, RequestAsk, RequestReply, SendAsk, SendReply, StatusReport, Verdict,
 };
 use cellbus_proto::status::Status;
 use serde::Serialize;
@@ -21,8 +21,10 @@ use crate::{
     args::{self, Target},
     codes::CliCode,
     exit::Exit,
-    output::{Failure, Human, Outcome, Success, printable},
+    observe::{hops, way},
+    output::{Failure, Format, Human, Outcome, Success, printable},
     table::{Table, bytes, or_dash, round_trip, time},
+    talk,
     target::{ask, full_name},
 };
 
@@ -68,16 +70,13 @@ pub async fn cells(target: Target) -> Outcome {
 pub async fn peers(target: Target) -> Outcome {
     let rows: Vec<PeerRow> = ask(&target, Request::Peers).await?;
     let mut table =
-        Table::new(["PEER", "KIND", "WAY", "STATE", "SINCE", "RTT", "SENT", "RECEIVED"]);
+        Table::new(["PEER", "KIND", "ORG", "WAY", "STATE", "SINCE", "RTT", "SENT", "RECEIVED"]);
     for row in &rows {
-        let way = match row.direction {
-            Direction::Up => "up",
-            Direction::Down => "down",
-        };
         table.row([
             row.name.as_str(),
             row.kind.as_str(),
-            way,
+            &row.org,
+            way(row.direction),
             &word(&row.state),
             &time(row.since_ms),
             &round_trip(row.rtt_us),
@@ -99,7 +98,10 @@ pub async fn ping(args: args::Ping) -> Outcome {
         let (status, by) = (or_dash(row.status.as_ref()), or_dash(row.by.as_ref()));
         table.row([&row.seq.to_string(), &round_trip(row.rtt_us), &status, &by]);
     }
-    let human = table.render();
+    let mut human = table.render();
+    if let Some(last) = reply.rows.iter().rfind(|row| !row.hops.is_empty()) {
+        human.push_str(&format!("\nthe way of ping {}:\n{}", last.seq, hops(&last.hops).render()));
+    }
     if reply.answered() > 0 {
         return Ok(Success::new(&reply, human));
     }
@@ -137,18 +139,24 @@ pub async fn explain(args: args::Explain) -> Outcome {
 }
 
 /// `request`.
-pub async fn request(args: args::Request) -> Outcome {
-    let args::Request { cell, address, payload, content_type, budget, target } = args;
+pub async fn request(format: Format, args: args::Request) -> Outcome {
+    let args::Request { cell, address, payload, content_type, headers, retry, stream, budget, target } =
+        args;
     let payload = Payload::from_bytes(&read_payload(&payload)?);
-    let request = Request::Request(RequestAsk {
+    let request = RequestAsk {
         to: full_name(&target, cell)?,
         channel: address.channel().clone(),
         topic: address.topic().clone(),
         payload,
         content_type,
+        headers: args::joined(&headers),
+        retry,
         budget_ms: millis(budget),
-    });
-    let reply: RequestReply = ask(&target, request).await?;
+    };
+    if stream {
+        return talk::replies(format, &target, Request::Replies(request)).await;
+    }
+    let reply: RequestReply = ask(&target, Request::Request(request)).await?;
     let bytes = reply.payload.to_bytes().map_err(|error| {
         let text = format!("{} replied, and {error}", reply.from);
         ControlError::local(LocalCode::ControlBadReply, text)
@@ -159,6 +167,29 @@ pub async fn request(args: args::Request) -> Outcome {
         Human::Bytes(bytes.to_vec())
     };
     Ok(Success { human, ..Success::new(&reply, String::new()) })
+}
+
+/// `send`.
+pub async fn send(args: args::Send) -> Outcome {
+    let args::Send { cell, address, payload, content_type, headers, receipt, budget, target } = args;
+    let request = Request::Send(SendAsk {
+        to: full_name(&target, cell)?,
+        channel: address.channel().clone(),
+        topic: address.topic().clone(),
+        payload: Payload::from_bytes(&read_payload(&payload)?),
+        content_type,
+        headers: args::joined(&headers),
+        receipt,
+        budget_ms: millis(budget),
+    });
+    let reply: SendReply = ask(&target, request).await?;
+    let elapsed = round_trip(Some(reply.elapsed_us));
+    let human = if reply.accepted {
+        format!("accepted by {} after {elapsed}", reply.to)
+    } else {
+        format!("sent to {}; whether it arrived, `--receipt` would say", reply.to)
+    };
+    Ok(Success::new(&reply, human))
 }
 
 /// `inspect`.
@@ -176,7 +207,7 @@ pub async fn drain(target: Target) -> Outcome {
 }
 
 /// The answer is no, with the code of a message's status.
-fn no(code: String, message: String, by: Option<String>, human: String) -> Box<Failure> {
+pub fn no(code: String, message: String, by: Option<String>, human: String) -> Box<Failure> {
     let class = Status::from_code(&code).map(|status| status.class().into());
     let hint = Some(format!("`cellbus errors explain {code}` says what it means"));
     let exit = Exit::of_code(&code).unwrap_or(Exit::No);
@@ -185,7 +216,7 @@ fn no(code: String, message: String, by: Option<String>, human: String) -> Box<F
 }
 
 /// A text, `@FILE`, or `-` for standard input.
-fn read_payload(argument: &OsStr) -> Result<Vec<u8>, Box<Failure>> {
+pub fn read_payload(argument: &OsStr) -> Result<Vec<u8>, Box<Failure>> {
     let text = argument.as_encoded_bytes();
     let (name, source): (_, Box<dyn Read>) = match text {
         b"-" => ("standard input".to_owned(), Box::new(io::stdin())),
@@ -211,12 +242,12 @@ fn unreadable(name: &str, error: &io::Error) -> Box<Failure> {
     Failure::new(CliCode::Input, format!("{name}: {error}"))
 }
 
-fn millis(budget: Duration) -> u64 {
+pub fn millis(budget: Duration) -> u64 {
     u64::try_from(budget.as_millis()).expect("a budget has a ceiling")
 }
 
 /// The word that JSON has for a state.
-fn word(value: &impl Serialize) -> String {
+pub fn word(value: &impl Serialize) -> String {
     let word = serde_json::to_value(value).ok();
     word.as_ref().and_then(Value::as_str).unwrap_or("?").to_owned()
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -108,10 +108,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
 pub fn run(global: &Global, bench: &Bench) -> Outcome {
     let args = bench.args();
     let earlier = args.compare.as_deref().map(read).transpose()?;
-    if let Some(path) = &args.save {
+    // Opened before anything is measured: what cannot be kept is not worth the time.
+    let open = |path: &PathBuf| {
         let opened = OpenOptions::new().create(true).append(true).open(path);
-        opened.map_err(|error| file(path, &error))?;
-    }
+        opened.map(|opened| (path.clone(), opened)).map_err(|error| file(path, &error))
+    };
+    let saved = args.save.as_ref().map(open).transpose()?;
     let path = std::env::current_exe()
         .map_err(|error| Failure::new(CliCode::Input, format!("this program: {error}")))?;
     let mut arguments = vec![SIDE.to_owned()];
@@ -140,9 +142,10 @@ pub fn run(global: &Global, bench: &Bench) -> Outcome {
     if let Some(earlier) = &earlier {
         report.compare(earlier);
     }
-    if let Some(path) = &args.save {
+    if let Some((path, mut saved)) = saved {
         let text = serde_json::to_string_pretty(&report).expect("a report is plain data");
-        fs::write(path, text + "\n").map_err(|error| file(path, &error))?;
+        let written = saved.set_len(0).and_then(|()| saved.write_all((text + "\n").as_bytes()));
+        written.map_err(|error| file(&path, &error))?;
     }
     outcome(&report)
 }

@@ -8,6 +8,7 @@ use cellbus_proto::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    advice,
     exit::Exit,
     output::{Failure, Outcome, Success},
     table::Table,
@@ -30,6 +31,8 @@ pub enum CliCode {
     Start,
     /// Work that was accepted and not finished.
     Unfinished,
+    /// No terminal.
+    NoTerminal,
     /// A claim that does not hold.
     CheckFailed,
     /// A defect.
@@ -50,15 +53,18 @@ pub struct CodeRow {
     pub exit_code: u8,
     /// One sentence.
     pub meaning: String,
+    /// What to do next.
+    pub next: String,
 }
 
 impl CliCode {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Usage,
         Self::Config,
         Self::Input,
         Self::CellAmbiguous,
         Self::UnknownCode,
+        Self::NoTerminal,
         Self::Start,
         Self::Unfinished,
         Self::CheckFailed,
@@ -75,6 +81,7 @@ impl CliCode {
             Self::UnknownCode => "UNKNOWN_CODE",
             Self::Start => "START",
             Self::Unfinished => "UNFINISHED",
+            Self::NoTerminal => "NO_TERMINAL",
             Self::CheckFailed => "CHECK_FAILED",
             Self::Bug => "BUG",
         }
@@ -88,6 +95,7 @@ impl CliCode {
             | Self::Input
             | Self::CellAmbiguous
             | Self::UnknownCode
+            | Self::NoTerminal
             | Self::Start => Exit::Invalid,
             Self::CheckFailed | Self::Unfinished => Exit::No,
             Self::Bug => Exit::Bug,
@@ -105,6 +113,7 @@ impl CliCode {
             Self::Input => "A file or directory that the command line names cannot be used.",
             Self::CellAmbiguous => "More than one running cell could be meant, or none was found.",
             Self::UnknownCode => "There is no such code.",
+            Self::NoTerminal => "The command draws on a terminal, and there is none.",
             Self::CheckFailed => "A claim that the command examines does not hold.",
             Self::Bug => "This program has a defect; please report it with what was printed.",
         }
@@ -140,35 +149,36 @@ pub fn explain(code: &str) -> Outcome {
     for line in class.into_iter().chain(again) {
         text.push_str(&format!("  {line}\n"));
     }
-    text.push_str(&format!("  Commands that end with it exit with {}.", row.exit_code));
+    text.push_str(&format!("  Commands that end with it exit with {}.\n", row.exit_code));
+    text.push_str(&format!("  What to do: {}", row.next));
     Ok(Success::new(&row, text))
 }
 
 fn rows() -> Vec<CodeRow> {
-    let row = |code: &str, source: &str, class: Option<&str>, exit: Exit, meaning: &str| CodeRow {
-        code: code.to_owned(),
-        source: source.to_owned(),
-        class: class.map(str::to_owned),
-        exit_code: exit.number(),
-        meaning: meaning.to_owned(),
+    let row = |(code, source): (&str, &str), class: Option<&str>, exit: Exit, said: [&str; 2]| {
+        let [meaning, next] = said.map(str::to_owned);
+        let (code, source, class) = (code.to_owned(), source.to_owned(), class.map(str::to_owned));
+        CodeRow { code, source, class, exit_code: exit.number(), meaning, next }
     };
     let exit_of = |code: &str| Exit::of_code(code).expect("a listed code has an exit code");
     let messages = Status::ALL.iter().map(|status| {
-        let code = status.code();
-        row(code, "message", Some(class_name(status.class())), exit_of(code), status.meaning())
+        let (code, class) = (status.code(), Some(class_name(status.class())));
+        row((code, "message"), class, exit_of(code), [status.meaning(), advice::of_status(*status)])
     });
-    let control = LocalCode::ALL
-        .iter()
-        .map(|local| row(local.code(), "control", None, exit_of(local.code()), local.meaning()));
-    let command = CliCode::ALL
-        .into_iter()
-        .map(|cli| row(cli.code(), "command", None, cli.exit(), cli.meaning()));
+    let control = LocalCode::ALL.iter().map(|local| {
+        let code = local.code();
+        row((code, "control"), None, exit_of(code), [local.meaning(), advice::of_local(*local)])
+    });
+    let command = CliCode::ALL.into_iter().map(|cli| {
+        row((cli.code(), "command"), None, cli.exit(), [cli.meaning(), advice::of_command(cli)])
+    });
     let topology = topology::Code::ALL.iter().map(|code| {
         let exit = match code.severity() {
             topology::Severity::Error => Exit::Invalid,
             topology::Severity::Warning => Exit::Ok,
         };
-        row(code.as_str(), "topology", None, exit, code.meaning())
+        let said = [code.meaning(), advice::of_topology(*code)];
+        row((code.as_str(), "topology"), None, exit, said)
     });
     messages.chain(control).chain(command).chain(topology).collect()
 }
@@ -192,7 +202,9 @@ mod tests {
         let rows = rows();
         let codes: BTreeSet<&str> = rows.iter().map(|row| row.code.as_str()).collect();
         assert_eq!(codes.len(), rows.len());
-        assert!(rows.iter().all(|row| row.meaning.ends_with('.')));
+        assert!(rows.iter().all(|row| row.meaning.ends_with('.') && row.next.ends_with('.')));
+        let listed = Status::ALL.len() + LocalCode::ALL.len() + topology::Code::ALL.len();
+        assert_eq!(rows.len(), listed + CliCode::ALL.len());
     }
 
     #[test]

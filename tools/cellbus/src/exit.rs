@@ -60,7 +60,7 @@ fn of_local(code: LocalCode) -> Exit {
         }
         LocalCode::ControlBadRequest => Exit::Invalid,
         LocalCode::ControlSlow => Exit::Deadline,
-        LocalCode::ControlBadReply => Exit::No,
+        LocalCode::ControlBadReply | LocalCode::ControlTaken => Exit::No,
     }
 }
 
@@ -72,6 +72,7 @@ fn of_status(status: Status) -> Exit {
         | Status::Forbidden
         | Status::OriginMismatch
         | Status::NotDirect
+        | Status::NotSealed
         | Status::Disabled => Exit::Denied,
         Status::NoHello
         | Status::NoToken
@@ -90,6 +91,8 @@ fn of_status(status: Status) -> Exit {
         | Status::DuplicateName
         | Status::Unauthenticated
         | Status::PeerUnknown
+        | Status::ClockSkew
+        | Status::SealBroken
         | Status::Version => Exit::Unreachable,
         Status::NoRoute
         | Status::BadTarget
@@ -102,6 +105,7 @@ fn of_status(status: Status) -> Exit {
         | Status::SlowConsumer
         | Status::RateLimit
         | Status::TooLarge
+        | Status::SealKey
         | Status::Draining
         | Status::ShuttingDown
         | Status::AbortedRunning

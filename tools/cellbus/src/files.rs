@@ -24,14 +24,7 @@ pub fn load(file: &Path) -> Result<Loaded, Box<Failure>> {
 pub fn validate(args: &args::Validate) -> Outcome {
     let Loaded { topology, warnings } = load(&args.file)?;
     let file = args.file.display().to_string();
-    let mut problems: Value = json!([]);
-    if let Some(report) = &warnings {
-        if args.deny_warnings {
-            return Err(refused(report));
-        }
-        say(rendered(report).trim_end());
-        problems = report.to_json()["problems"].take();
-    }
+    let problems = show_warnings(warnings.as_ref(), args.deny_warnings)?;
     let (cells, count) = (topology.cells().len(), warnings.map_or(0, |report| report.warnings()));
     let data = json!({
         "file": file,
@@ -43,6 +36,22 @@ pub fn validate(args: &args::Validate) -> Outcome {
     });
     let human = format!("{file}: project {}, {cells} cells, {count} warnings", topology.project);
     Ok(Success::new(&data, human))
+}
+
+/// Shows what is odd about a file to people, and gives it for programs.
+///
+/// # Errors
+/// Where warnings are to count as errors, and there are some.
+pub fn show_warnings(
+    warnings: Option<&ConfigReport>,
+    deny: bool,
+) -> Result<Value, Box<Failure>> {
+    let Some(report) = warnings else { return Ok(json!([])) };
+    if deny {
+        return Err(refused(report));
+    }
+    say(rendered(report).trim_end());
+    Ok(report.to_json()["problems"].take())
 }
 
 /// `graph`.

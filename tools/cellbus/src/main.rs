@@ -1,5 +1,6 @@
 //! The command `cellbus`: reads arguments, calls cells, prints.
 
+mod advice;
 mod args;
 mod ask;
 mod bench;
@@ -8,12 +9,18 @@ mod demo;
 mod exit;
 mod files;
 mod logs;
+mod observe;
 mod output;
+mod policy;
 mod progress;
+mod reload;
 mod report;
 mod table;
+mod talk;
 mod target;
+mod top;
 mod up;
+mod watch;
 
 use std::{
     ffi::OsString,
@@ -27,10 +34,11 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde_json::json;
 
 use crate::{
-    args::{Cli, Command, Completion, Errors},
+    args::{Cli, Command, Completion, Errors, Look, LookAt, Target},
     codes::CliCode,
     exit::Exit,
-    output::{Failure, Outcome, Success, say},
+    output::{Failure, Format, Outcome, Success, say},
+    policy::Policy,
 };
 
 fn main() -> ExitCode {
@@ -53,6 +61,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Outcome {
     let Cli { global, command } = cli;
+    let format = global.format;
     let warnings = logs::start(&global)?;
     let command = command.unwrap_or_else(|| Command::Demo(args::Demo::default()));
     if command.runs_cells() {
@@ -65,21 +74,48 @@ fn run(cli: Cli) -> Outcome {
         Command::Bench(bench) => bench::run(&global, &bench),
         Command::BenchSide => process(cellbus_bench::side::run()),
         Command::Trainer => process(block_on(trainer())),
-        Command::Status(args) => block_on(ask::status(args.target())),
-        Command::Cells(target) => block_on(ask::cells(target)),
-        Command::Peers(args) => block_on(ask::peers(args.target())),
+        Command::Status(look) => looks(format, &look, ask::status),
+        Command::Cells(LookAt { target, watch }) => {
+            block_on(watch::run(format, &watch, || ask::cells(target.clone())))
+        }
+        Command::Peers(look) => looks(format, &look, ask::peers),
+        Command::Links(look) => looks(format, &look, observe::links),
+        Command::Routes(look) => looks(format, &look, observe::routes),
+        Command::Stats(look) => looks(format, &look, observe::stats),
+        Command::DeadLetters(args) => {
+            block_on(watch::run(format, &args.watch, || observe::dead_letters(args.clone())))
+        }
+        Command::Metrics(args) => block_on(observe::metrics(args.target())),
+        Command::Top(args) => block_on(top::run(args.target())),
+        Command::Trace(args) => block_on(observe::trace(args)),
+        Command::Tap(args) => block_on(talk::tap(format, args)),
+        Command::Serve(args) => block_on(talk::serve(format, args)),
+        Command::Send(args) => block_on(ask::send(args)),
         Command::Ping(args) => block_on(ask::ping(args)),
         Command::Explain(args) => block_on(ask::explain(args)),
-        Command::Request(args) => block_on(ask::request(args)),
+        Command::Request(args) => block_on(ask::request(format, args)),
         Command::Inspect(args) => block_on(ask::inspect(args.target())),
         Command::Drain(args) => block_on(ask::drain(args.target())),
         Command::Validate(args) => files::validate(&args),
         Command::Graph(args) => files::graph(&args),
         Command::Schema(args) => Ok(files::schema(&args)),
+        Command::Policy(Policy::Check(args)) => policy::check(&args),
+        Command::Policy(Policy::Test(args)) => policy::test(&args),
+        Command::Policy(Policy::Explain(args)) => block_on(policy::explain(args)),
+        Command::Reload(args) => block_on(reload::run(args)),
         Command::Errors(Errors::Ls) => Ok(codes::list()),
         Command::Errors(Errors::Explain { code }) => codes::explain(&code),
         Command::Completion(args) => Ok(completion(&args)),
     }
+}
+
+/// Looks at one running cell, once or as long as is wanted.
+fn looks<L: Future<Output = Outcome>>(
+    format: Format,
+    look: &Look,
+    at: impl Fn(Target) -> L,
+) -> Outcome {
+    block_on(watch::run(format, &look.watch, || at(look.cell.clone().target())))
 }
 
 /// Runs `work`; a panic in it becomes a failure that says that this program has a defect.

@@ -140,6 +140,22 @@ pub fn print_event(event: &impl serde::Serialize) {
     let _ = print_line(&to_value(event).to_string());
 }
 
+/// Prints a text on stdout at once.
+///
+/// # Errors
+/// When nobody reads any more, or there is no room for it.
+pub fn print_text(text: &str) -> io::Result<()> {
+    print_line(text)
+}
+
+/// Prints bytes on stdout at once, as they are.
+///
+/// # Errors
+/// As [`print_text`].
+pub fn print_raw(bytes: &[u8]) -> io::Result<()> {
+    print_bytes(bytes)
+}
+
 /// Prints a line for people on stderr. A closed stderr is nobody's problem.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");

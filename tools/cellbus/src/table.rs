@@ -42,6 +42,24 @@ pub fn time(ms: u64) -> String {
     }
 }
 
+/// How far ahead a time is, which is given in seconds since 1970.
+pub fn ahead(unix: u64) -> String {
+    match unix.checked_sub(now_unix()) {
+        Some(0) | None => "over".to_owned(),
+        Some(left) => format!("in {}", HumanDuration(Duration::from_secs(left))),
+    }
+}
+
+/// How long ago a time is, which is given in seconds since 1970.
+pub fn ago(unix: u64) -> String {
+    format!("{} ago", HumanDuration(Duration::from_secs(now_unix().saturating_sub(unix))))
+}
+
+fn now_unix() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
 /// A round trip.
 pub fn round_trip(us: Option<u64>) -> String {
     us.map_or_else(|| "-".to_owned(), |us| format!("{}.{:03} ms", us / 1000, us % 1000))
@@ -55,4 +73,18 @@ pub fn bytes(count: u64) -> String {
 /// A value, or a dash.
 pub fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_from_now() {
+        let now = now_unix();
+        assert_eq!(ahead(now + 90 * 86_400 + 5), "in 3 months");
+        assert_eq!((ahead(now - 1), ahead(now)), ("over".to_owned(), "over".to_owned()));
+        assert_eq!(ago(now - 7200), "2 hours ago");
+        assert_eq!(ago(now + 5), "0 seconds ago");
+    }
 }

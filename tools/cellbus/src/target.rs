@@ -6,7 +6,7 @@ use std::{
 };
 
 use cellbus_cells::control::{
-    ControlClient, ControlError, LocalCode, Place, Reply, Request, SOCKET_FILE, StatusReport,
+    ControlClient, ControlError, Conversation, LocalCode, Place, Reply, Request, SOCKET_FILE, StatusReport,
     WrongReply, default_root, project_root, projects_under, sockets_under,
 };
 use cellbus_proto::{
@@ -26,6 +26,15 @@ where
 {
     let socket = socket(target).await?;
     Ok(ControlClient::connect(&socket).await?.ask(request).await?)
+}
+
+/// Begins a request that goes on with the cell that `target` means.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn converse(target: &Target, request: Request) -> Result<Conversation, Box<Failure>> {
+    let socket = socket(target).await?;
+    Ok(ControlClient::connect(&socket).await?.converse(request).await?)
 }
 
 /// The full name of the cell that a person calls `name`: its base name is enough where the topology
@@ -52,6 +61,29 @@ async fn socket(target: &Target) -> Result<PathBuf, Box<Failure>> {
         (None, [place]) => Ok(place.socket.clone()),
         (None, places) => the_server(places, &state).await,
     }
+}
+
+/// The control sockets of the cells that `target` means: of one, where one is named, and else of every cell
+/// of the project, each with the base name of its cell.
+///
+/// # Errors
+/// When the project is not known, or no such cell has a socket.
+pub async fn sockets(
+    target: &Target,
+) -> Result<Vec<(Option<String>, PathBuf)>, Box<Failure>> {
+    if target.socket.is_some() || target.at.is_some() {
+        return Ok(vec![(None, socket(target).await?)]);
+    }
+    let state = state_of(target)?;
+    if state.join(SOCKET_FILE).symlink_metadata().is_ok() {
+        return Ok(vec![(None, state.join(SOCKET_FILE))]);
+    }
+    let places = sockets_under(&state).map_err(|error| unreadable(&state, &error))?;
+    if places.is_empty() {
+        return Err(not_running(format!("no cell runs under {}", state.display())));
+    }
+    let place = |place: Place| (Some(place.cell.to_string()), place.socket);
+    Ok(places.into_iter().map(place).collect())
 }
 
 /// The directory with one directory per cell.
@@ -133,7 +165,8 @@ fn names(places: &[Place]) -> String {
     places.iter().map(|place| place.cell.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-fn not_running(text: String) -> Box<Failure> {
+/// The failure of a command that finds nobody to ask.
+pub fn not_running(text: String) -> Box<Failure> {
     let error = ControlError::local(LocalCode::CellNotRunning, text);
     error.hint("say where its state is with --state DIR, --topology FILE or --socket PATH").into()
 }

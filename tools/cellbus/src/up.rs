@@ -1,6 +1,6 @@
 //! `up`: runs cells until somebody says stop.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use cellbus_cells::{
     control::{default_root, project_root},
@@ -15,6 +15,7 @@ use crate::{
     codes::CliCode,
     files,
     output::{Failure, Format, Outcome, Success, print_event, printable, say},
+    reload,
 };
 
 /// Runs the cells of a topology.
@@ -45,11 +46,19 @@ pub fn run(global: &Global, args: &Up) -> Outcome {
         crate::on_actix(running).map_err(|error| input(&error))?
     } else {
         // Only one of the two is to lose patience: the launcher, which knows them all.
+        let metrics = match args.with_launcher {
+            Some(_) => own_metrics(&topology, args.only.as_deref()),
+            None => topology.metrics,
+        };
+        let mut topology = topology;
+        topology.metrics = metrics;
         let second = match args.with_launcher {
             Some(_) => SecondSignal::SaysNothing,
             None => SecondSignal::Ends,
         };
-        let running = up::run(topology, root, args.only.as_deref(), second, tell);
+        // Not resolved: where links lead may be what changes.
+        let file = std::path::absolute(&args.file).map_err(|error| input(&error))?;
+        let running = up::run(topology, &file, root, args.only.as_deref(), second, tell);
         crate::on_actix(running).map_err(|error| failed(&error))?
     };
     match ended {
@@ -63,6 +72,18 @@ pub fn run(global: &Global, args: &Up) -> Outcome {
             Err(Failure::new(CliCode::Start, text).hint("each has said why above"))
         }
     }
+}
+
+/// Where one of several processes on this machine gives its figures: the cell that stands n-th in the file,
+/// n ports above the first.
+fn own_metrics(topology: &Topology, cell: Option<&str>) -> Option<SocketAddr> {
+    let first = topology.metrics?;
+    let place = topology.cells().iter().position(|spec| Some(spec.name.as_str()) == cell)?;
+    let port = match first.port() {
+        0 => 0,
+        port => port.checked_add(u16::try_from(place).ok()?)?,
+    };
+    Some(SocketAddr::new(first.ip(), port))
 }
 
 /// Where the state of a project lies: what was said, or the user's own place for it.
@@ -101,10 +122,17 @@ fn show(format: Format, event: &UpEvent) {
     let line = match event {
         UpEvent::Started { cell, address: Some(address) } => format!("{cell} listens on {address}"),
         UpEvent::Started { cell, address: None } => format!("{cell} started"),
+        UpEvent::Metrics { address } => format!("figures at http://{address}/metrics"),
         UpEvent::Ready { cell, after_ms } => format!("{cell} ready after {after_ms} ms"),
         UpEvent::Draining { cell } => format!("{cell} drains"),
         UpEvent::Stopped { cell, clean: true } => format!("{cell} stopped"),
         UpEvent::Stopped { cell, clean: false } => format!("{cell} stopped before it was done"),
+        UpEvent::Reloaded { by, from, to, changes, needs_restart } => {
+            reload::reloaded(by, (*from, *to), changes, needs_restart)
+        }
+        UpEvent::ReloadRefused { by, problems } => {
+            format!("the rules stay as they are ({by}):\n  {}", problems.join("\n  "))
+        }
     };
     match format {
         Format::Jsonl => print_event(event),

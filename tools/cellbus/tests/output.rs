@@ -2,6 +2,8 @@
 
 #[path = "output/fake.rs"]
 mod fake;
+#[path = "output/seen.rs"]
+mod seen;
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +16,8 @@ use std::{
 
 use cellbus_bench::report::Report;
 use cellbus_cells::control::{
-    Accepted, CellRow, ExplainReply, PeerRow, PingReply, RequestReply, StatusReport,
+    Accepted, CellRow, ExplainReply, PeerRow, PingReply, PolicyReply, ReloadReply, RequestReply,
+    RuleRow, StatusReport, TraceReply,
 };
 use cellbus_cells::learning::report::DemoReport;
 use cellbus_channels::CellKind;
@@ -117,6 +120,7 @@ struct Code {
     class: Option<String>,
     exit_code: u8,
     meaning: String,
+    next: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -124,6 +128,23 @@ struct Code {
 struct Drawing {
     format: String,
     text: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckedRules {
+    file: String,
+    rules: Vec<RuleRow>,
+    sealed_channels: Vec<String>,
+    tests: u64,
+    warnings: u64,
+    problems: Vec<Problem>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reloaded {
+    processes: Vec<ReloadReply>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -227,11 +248,22 @@ fn every_command_prints_its_schema() {
     assert_eq!(place.data::<Value>("inspect")["seed"], 7);
     assert_eq!(place.data::<Accepted>("drain relay").cell.as_str(), "relay");
 
+    seen::see_a_running_cell(&place);
+
     let checked: Validation = place.data("validate good.toml");
     assert_eq!((checked.cells, checked.problems.len()), (Some(3), 0));
     assert!(place.data::<Drawing>("graph good.toml").text.contains("flowchart"));
     assert_eq!(place.data::<Drawing>("graph good.toml --format dot").format, "dot");
     assert!(place.data::<Value>("schema topology").is_object());
+    let checked: CheckedRules = place.data("policy check good.toml");
+    assert_eq!((checked.rules.len(), checked.rules[0].line), (1, Some(17)));
+    let tested: PolicyReply =
+        place.data("policy test good.toml --from site-1 --to server task/fetch");
+    assert_eq!(tested.hops.len(), 3);
+    let explained: PolicyReply = place.data("policy explain --from relay --to server task/fetch");
+    assert_eq!(explained.revision, Some(3));
+    let reloaded: Reloaded = place.data("reload");
+    assert_eq!(reloaded.processes.len(), 2);
     let codes: Vec<Code> = place.data("errors ls");
     assert!(codes.iter().any(|code| code.code == "TOPIC_DENIED" && code.exit_code == 6));
     assert_eq!(place.data::<Code>("errors explain no-route").code, "NO_ROUTE");
@@ -256,6 +288,16 @@ fn every_command_prints_its_schema() {
         "status",
         "cells",
         "peers",
+        "links",
+        "routes",
+        "stats",
+        "dead-letters",
+        "metrics",
+        "top",
+        "trace",
+        "tap",
+        "serve",
+        "send",
         "ping",
         "explain",
         "request",
@@ -264,6 +306,8 @@ fn every_command_prints_its_schema() {
         "validate",
         "graph",
         "schema",
+        "policy",
+        "reload",
         "errors",
         "bench",
         "completion",
@@ -296,12 +340,38 @@ fn usage_errors_are_envelopes_and_exit_with_four() {
         "request site-1 Task/fetch",
         "explain --from a task/fetch",
         "status server --at relay",
+        "status --watch",
+        "stats --times 2",
+        "links --watch=0s -o jsonl",
+        "dead-letters --code nothing",
+        "dead-letters -n 0",
+        "dead-letters -n 1001",
+        "trace server relay",
+        "trace server relay task",
+        "trace server relay task/fetch --at relay",
+        "tap task",
+        "tap task/fetch",
+        "tap task/fetch --count 2 --sample 0",
+        "tap */fetch --count 1",
+        "serve task/fetch",
+        "serve task/fetch --count 1 --concurrency 33",
+        "serve task/fetch --count 1 --lines --reply x",
+        "send relay task/fetch --header nonsense",
+        "send relay task/fetch -H a=b -H =c",
+        "request relay task/fetch --stream --retry",
+        "top --at relay relay",
         "status server --socket x",
         "status --socket x --state y",
         "status --unknown",
         "graph good.toml --format svg",
         "errors",
         "schema",
+        "policy",
+        "policy check",
+        "policy test good.toml --from site-1 task/fetch",
+        "policy test good.toml --from site-1 --to server task/fetch --expect perhaps",
+        "policy explain --from site-1 --to server task",
+        "reload --at relay --socket x",
         "bench",
         "bench transfer",
         "bench request --measure rr_64",
@@ -348,6 +418,18 @@ fn failures_keep_code_class_cell_and_exit_code() {
     assert_eq!((failed.exit_code, failed.error_code.as_str()), (6, "TOPIC_DENIED"));
     exactly::<ExplainReply>("explain", failed.data.expect("the verdict"));
 
+    let failed = place.failure("trace server denied task/fetch --payload x");
+    assert_eq!((failed.exit_code, failed.error_code.as_str()), (6, "TOPIC_DENIED"));
+    assert_eq!(failed.by.as_deref(), Some("server"));
+    let traced: TraceReply = exactly("trace", failed.data.expect("the way"));
+    assert_eq!(traced.hops[1].code.as_deref(), Some("TOPIC_DENIED"));
+    let failed = place.failure("send denied task/fetch");
+    assert_eq!((failed.exit_code, failed.by.as_deref()), (6, Some("server")));
+    let failed = place.failure("tap task/fetch --payload --count 1");
+    assert_eq!((failed.exit_code, failed.error_code.as_str()), (6, "FORBIDDEN"));
+    let failed = place.failure("request slow task/fetch --stream");
+    assert_eq!((failed.exit_code, failed.error_code.as_str()), (3, "DEADLINE"));
+
     let failed = place.failure("errors explain NOTHING");
     assert_eq!((failed.exit_code, failed.error_code.as_str()), (4, "UNKNOWN_CODE"));
 }
@@ -388,6 +470,75 @@ fn the_running_cell_is_found_or_said_to_be_missing() {
     fake::serve(&place.dir.path().join("cellbus/other"), "server", CellKind::Server);
     let failed = place.failure("status");
     assert!(failed.message.contains("other, study"), "{}", failed.message);
+}
+
+#[test]
+fn what_rules_say_is_yes_or_no_and_says_why() {
+    let place = Place::new();
+    let test = |more: &str| format!("policy test good.toml --from site-1 --to server {more}");
+    let said: PolicyReply = place.data(&test("task/fetch --expect allow"));
+    assert_eq!(said.why, "rule 1 in line 17: allow site-1 -> server task/fetch");
+    let hops: Vec<&str> = said.hops.iter().map(|hop| hop.cell.as_str()).collect();
+    assert_eq!((hops, said.direction.as_str()), (vec!["relay.site-1", "relay", "server"], "up"));
+    let said: PolicyReply = place.data(&test("task/submit --expect deny"));
+    assert_eq!((said.code.as_deref(), said.near.len()), (Some("TOPIC_DENIED"), 1));
+
+    let failed = place.failure(&test("task/fetsh"));
+    assert_eq!((failed.exit_code, failed.error_code.as_str()), (6, "TOPIC_DENIED"));
+    let said: PolicyReply = exactly("policy test", failed.data.expect("what the rules say"));
+    assert_eq!(said.near[0].did_you_mean.as_deref(), Some("fetch"));
+    for (line, exit, code) in [
+        (test("task/fetch --expect deny"), 1, "CHECK_FAILED"),
+        (test("task/submit --expect allow"), 1, "CHECK_FAILED"),
+        ("policy test good.toml --from site-9 --to server task/fetch".to_owned(), 4, "CONFIG"),
+        ("policy test bad.toml --from site-1 --to server task/fetch".to_owned(), 4, "CONFIG"),
+        ("policy check odd.toml --deny-warnings".to_owned(), 4, "CONFIG"),
+        ("policy explain --from site-1 --to site-2 task/fetch".to_owned(), 6, "TOPIC_DENIED"),
+    ] {
+        let failed = place.failure(&line);
+        assert_eq!((failed.exit_code, failed.error_code.as_str()), (exit, code), "{line}");
+    }
+    let tests = format!(
+        "{GOOD}[[policy_test]]\nfrom = \"site-1\"\nto = \"server\"\nchannel = \"task\"\ntopic = \"fetch\"\nexpect = \"deny\"\n"
+    );
+    fs::write(place.dir.path().join("tests.toml"), &tests).expect("a temporary file");
+    let failed = place.failure("policy check tests.toml");
+    assert_eq!((failed.exit_code, failed.error_code.as_str()), (4, "CONFIG"));
+    let problems = failed.data.expect("the problems");
+    assert_eq!(problems["problems"][0]["code"], "CBT077");
+    fs::write(place.dir.path().join("tests.toml"), tests.replace("\"deny\"", "\"allow\""))
+        .expect("a temporary file");
+    assert_eq!(place.data::<CheckedRules>("policy check tests.toml").tests, 1);
+}
+
+#[test]
+fn a_cell_in_another_process_says_for_itself_what_it_would_do() {
+    let place = Place::new();
+    let said: PolicyReply =
+        place.data("policy explain --from relay --to server task/fetch --at relay");
+    let known: Vec<(&str, Option<u64>)> =
+        said.hops.iter().map(|hop| (hop.cell.as_str(), hop.revision)).collect();
+    assert_eq!(known, [("server", Some(3)), ("relay", Some(3)), ("elsewhere", None)]);
+}
+
+#[test]
+fn a_reload_is_of_every_process_or_of_none() {
+    let place = Place::new();
+    let reloaded: Reloaded = place.data("reload --at relay");
+    assert_eq!(reloaded.processes.len(), 1);
+    let asked: Reloaded = place.data("reload --dry-run");
+    assert!(asked.processes.iter().all(|reply| (reply.from, reply.to) == (3, 3)));
+    let told = String::from_utf8(place.run("reload").stderr).expect("text");
+    assert_eq!(told, "needs a restart: relay: hosts\n", "once, however many processes say it");
+
+    fake::serve(&place.state(), "refuses", CellKind::Client);
+    let failed = place.failure("reload");
+    assert_eq!((failed.exit_code, failed.error_code.as_str()), (4, "CONFIG"));
+    let reloaded: Reloaded = exactly("reload", failed.data.expect("the answers"));
+    assert_eq!(reloaded.processes.len(), 3);
+    assert!(reloaded.processes.iter().all(|reply| reply.to == 3), "nobody took the new rules");
+    let told = String::from_utf8(place.run("reload").stderr).expect("text");
+    assert!(told.contains("/study.toml:4:8: error CBT041: ") && !told.contains('\u{1b}'), "{told}");
 }
 
 #[test]

@@ -15,8 +15,10 @@ use tokio::{
 
 use super::*;
 use crate::control::{
-    Accepted, CellRow, CellState, ControlClient, PingAsk, Request, StatusReport, line::MAX_LINE,
+    Accepted, CellRow, CellState, ControlClient, PingAsk, Request, StatusReport, Talk, line::MAX_LINE,
 };
+
+mod conversing;
 
 /// Answers status at once, drain when `gate` opens, everything else with `FORBIDDEN`.
 struct Fake {
@@ -49,10 +51,27 @@ impl Controlled for Shared {
                 | Request::Peers
                 | Request::Ping(_)
                 | Request::Explain(_)
+                | Request::Policy(_)
+                | Request::Reload(_)
                 | Request::Request(_)
+                | Request::Links
+                | Request::Routes
+                | Request::Stats
+                | Request::DeadLetters(_)
+                | Request::Metrics
+                | Request::Trace(_)
+                | Request::Send(_)
+                | Request::Replies(_)
+                | Request::Tap(_)
+                | Request::Serve(_)
                 | Request::Stop => Err(ControlError::status(Status::Forbidden, "no").by("server")),
             }
         })
+    }
+
+    fn converse(&self, request: Request, talk: Talk) -> BoxFuture<Result<Reply, ControlError>> {
+        let cell = Arc::clone(&self.0);
+        Box::pin(conversing::run(cell, request, talk))
     }
 }
 
@@ -71,7 +90,7 @@ impl Served {
     }
 
     fn start() -> Self {
-        Self::with(Limits { connections: 32, send: Duration::from_secs(5) })
+        Self::with(Limits { connections: 32, conversations: 2, send: Duration::from_secs(5) })
     }
 
     fn path(&self) -> PathBuf {
@@ -123,6 +142,7 @@ fn code_of(answer: &str) -> String {
     match answer.outcome {
         Outcome::Ok(reply) => format!("{reply:?}"),
         Outcome::Error(error) => error.code,
+        Outcome::Event(event) => format!("{event:?}"),
     }
 }
 
@@ -208,7 +228,7 @@ async fn an_answer_too_long_is_an_error_and_not_half_an_answer() {
 
 #[tokio::test]
 async fn whoever_sends_too_slowly_is_told_so_and_keeps_nobody_waiting() {
-    let served = Served::with(Limits { connections: 2, send: Duration::from_millis(20) });
+    let served = Served::with(Limits { connections: 2, conversations: 2, send: Duration::from_millis(20) });
     assert_eq!(code_of(&served.say(b"").await), "CONTROL_SLOW");
     assert_eq!(code_of(&served.say(b"{\"version\":1,").await), "CONTROL_SLOW");
     assert_eq!(served.handled(), 0);
@@ -218,7 +238,7 @@ async fn whoever_sends_too_slowly_is_told_so_and_keeps_nobody_waiting() {
 
 #[tokio::test]
 async fn one_more_than_fit_is_told_at_once() {
-    let served = Served::with(Limits { connections: 1, send: Duration::from_secs(5) });
+    let served = Served::with(Limits { connections: 1, conversations: 2, send: Duration::from_secs(5) });
     let first = tokio::spawn(served.connect().await.ask::<Accepted>(Request::Drain));
     while served.handled() == 0 {
         tokio::task::yield_now().await;

@@ -89,6 +89,11 @@ pub(super) fn good() -> Vec<Vector> {
             "of a cell/cancel publish",
             &body::Cancel { requests: vec![1, 127, 128, u64::MAX] },
         ),
+        good_one(
+            "certificate",
+            "of the reply to a cell/certificate request",
+            &body::Certificate { chain: site(), token: example::registered().token },
+        ),
         good_one("job_start", "of a cell/job_start request", &start),
         good_one("job_stop", "of a cell/job_stop request", &body::JobStop { job: job() }),
         good_one("job_ended", "of a cell/job_ended request", &ended),

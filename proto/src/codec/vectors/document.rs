@@ -63,6 +63,9 @@ fn the_list_of_labels_is_that_of_the_code() {
             Purpose::RegisterEndToEnd => "a cell proves itself to the server, through its parent",
             Purpose::TokenKey => "the server announces the key that signs tokens",
             Purpose::Token => "the server issues a session token",
+            Purpose::ControlMessage => "a cell asks another to act, on a topic of the system",
+            Purpose::SealedMessage => "a cell vouches for what it has sealed to another",
+            Purpose::SealedHeader => "what a sealed message is bound to; nothing is signed for it",
         };
         writeln!(table, "| {words} | `{}` |", purpose.label()).unwrap();
     }

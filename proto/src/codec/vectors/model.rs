@@ -40,6 +40,7 @@ pub(super) fn fields(body: &str) -> &'static [&'static str] {
         "register_child" => &["child", "incarnation", "chain", "signature", "job"],
         "child_registered" => &["token", "server_key:server_key"],
         "renew_child" | "detach_child" => &["child", "incarnation"],
+        "certificate" => &["chain", "token"],
         "cancel" => &["requests"],
         "job_start" => &["job", "program", "parameters"],
         "job_stop" => &["job"],

@@ -4,12 +4,16 @@ use bytes::Bytes;
 use ed25519_dalek::{Signature, Signer, Verifier};
 use serde_json::{Value, json};
 
-use super::{Vector, example, model};
+use super::{Vector, example, model, name};
 use crate::{
-    envelope::Incarnation,
+    codec::body,
+    envelope::{Address, Extras, Flags, Header, Incarnation, Kind, Lane},
+    proof::control_signable,
+    sealing,
     status::Status,
     token::{Claims, ServerKey, Token, TokenSigner, TokenVerifier},
-    transcript::{Purpose, Transcript},
+    transcript::{Purpose, Transcript, sha256},
+    well_known,
 };
 
 fn bytes(bytes: &[u8]) -> Value {
@@ -80,6 +84,7 @@ pub(super) fn transcripts() -> Vec<Vector> {
         ("key", bytes(&token_public)),
         ("server_leaf", bytes(&example::leaf("server"))),
     ];
+    let [control, sealed, header] = protected();
     let claims = rmp_serde::to_vec(&example::claims()).unwrap();
     let token = Transcript::new(Purpose::Token).field(&claims).finish();
     let (site, server) = (example::SITE_SEED, example::SERVER_SEED);
@@ -91,7 +96,101 @@ pub(super) fn transcripts() -> Vec<Vector> {
         transcript(Purpose::RegisterEndToEnd, site, example::end_to_end(), &end_to_end),
         transcript(Purpose::TokenKey, server, example::token_key(), &token_key),
         transcript(Purpose::Token, example::TOKEN_SEED, token, &[("claims", bytes(&claims))]),
+        control,
+        sealed,
+        header,
     ]
+}
+
+/// What the server signs of a request to start a job, and what a site signs of a sealed reply, and binds
+/// it to.
+fn protected() -> [Vector; 3] {
+    let routing = |header: &Header, kind: u64, to: u64, content_type: Value| -> Vec<_> {
+        let start = header.origin.incarnation.unwrap();
+        vec![
+            ("project", Value::from(example::PROJECT)),
+            ("origin", header.origin.name.as_str().into()),
+            ("counter", start.counter.into()),
+            ("nonce", start.nonce.into()),
+            ("destination", header.destination.name.as_str().into()),
+            ("channel", header.target.channel().as_str().into()),
+            ("topic", header.target.topic().as_str().into()),
+            ("sequence", header.sequence.into()),
+            ("kind", kind.into()),
+            ("to", to.into()),
+            ("status", 0.into()),
+            ("by", "".into()),
+            ("flags", bytes(&[header.flags.bits()])),
+            ("content_type", content_type),
+            ("headers", bytes(&[])),
+        ]
+    };
+    let after = |fields: Vec<(&'static str, Value)>, more: &[(&'static str, Value)]| {
+        [fields, more.to_vec()].concat()
+    };
+    let unix_ms = example::NOW * 1000 + 250;
+    let address = |text: &str, start| Address::exact(name(text), start);
+    let start = Header {
+        kind: Kind::Request,
+        sequence: 300,
+        origin: address("server", example::SERVER),
+        destination: Address::any(name("site-1")),
+        target: well_known::JOB_START.into(),
+        token: None,
+        budget_ms: 5000,
+        hops_left: 16,
+        lane: Lane::Control,
+        flags: Flags::RETRY,
+        extras: None,
+    };
+    let body = body::JobStart {
+        job: "job-7".parse().unwrap(),
+        program: "train".parse().unwrap(),
+        parameters: body::Blob(b"{}".to_vec()),
+    };
+    let body = body::encode(&body);
+    let control = transcript(
+        Purpose::ControlMessage,
+        example::SERVER_SEED,
+        control_signable(example::PROJECT, &start, &body, unix_ms),
+        &after(
+            routing(&start, 1, 0, "".into()),
+            &[("payload_sha256", bytes(&sha256(&body))), ("unix_ms", unix_ms.into())],
+        ),
+    );
+    let content_type = Some("text/plain".into());
+    let reply = Header {
+        kind: Kind::Reply { to: 41 },
+        origin: address("site-1", example::SITE),
+        destination: address("server", example::SERVER),
+        target: "task/fetch".parse().unwrap(),
+        flags: Flags::SEALED.with(Flags::MORE),
+        extras: Extras { content_type, ..Extras::default() }.boxed(),
+        ..start
+    };
+    let payload = b"the weights";
+    let recipient = example::leaf("server");
+    let fields = || routing(&reply, 2, 41, bytes(b"\x01text/plain"));
+    let sealed = transcript(
+        Purpose::SealedMessage,
+        example::SITE_SEED,
+        sealing::signable(example::PROJECT, &reply, &recipient, payload, unix_ms),
+        &after(
+            fields(),
+            &[
+                ("recipient", bytes(&recipient)),
+                ("payload_sha256", bytes(&sha256(payload))),
+                ("unix_ms", unix_ms.into()),
+            ],
+        ),
+    );
+    let header = transcript(
+        Purpose::SealedHeader,
+        example::SITE_SEED,
+        sealing::associated_data(example::PROJECT, &reply),
+        &fields(),
+    );
+    [control, sealed, header]
 }
 
 fn verifier() -> TokenVerifier {

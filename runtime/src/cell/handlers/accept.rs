@@ -30,7 +30,7 @@ use super::{
 use crate::{cell::Cell, clock};
 
 /// Bytes that a message is counted as besides its payload.
-const OVERHEAD: usize = 256;
+pub(super) const OVERHEAD: usize = 256;
 
 /// One message, or one of a batch, with all that is known of it.
 pub(super) struct Incoming {

@@ -125,7 +125,7 @@ impl Cell {
         if let Answer::Failed { status, .. } = &answer
             && !ticket.request.wants_answer()
         {
-            let len = ticket.size;
+            let len = ticket.payload_len();
             self.own.dead_letters.bury(&ticket.request, len, *status, ticket.arrived);
         }
         self.send_answer(&ticket.request, &answer);
@@ -167,7 +167,7 @@ impl Cell {
             Ending::Expired => Status::ExpiredInQueue,
         };
         self.own.counters.refuse(status);
-        self.own.dead_letters.bury(&ticket.request, ticket.size, status, ticket.arrived);
+        self.own.dead_letters.bury(&ticket.request, ticket.payload_len(), status, ticket.arrived);
     }
 
     /// What a handler's outcome is on the wire.
@@ -252,7 +252,7 @@ impl Cell {
             if reply.content_type.is_some() {
                 header.extras.get_or_insert_default().content_type = reply.content_type;
             }
-            self.emit(Envelope { header, payload: reply.payload });
+            self.emit_answer(request, Envelope { header, payload: reply.payload });
         }
     }
 }

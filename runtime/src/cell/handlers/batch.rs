@@ -12,7 +12,7 @@ use cellbus_proto::{
 };
 
 use super::{
-    accept::Incoming,
+    accept::{Incoming, OVERHEAD},
     answer::Answer,
     run::{Purpose, Ticket},
 };
@@ -35,7 +35,7 @@ impl Cell {
             Err(error) => {
                 let answer = Answer::failed(Status::BadFrame, error.to_string().into());
                 let Incoming { request, payload, purpose, id, arrived, .. } = whole;
-                let ticket = Ticket::new(request, payload.len(), purpose, id, arrived);
+                let ticket = Ticket::new(request, payload.len() + OVERHEAD, purpose, id, arrived);
                 return self.refuse_ticket(ticket, answer);
             }
         };

@@ -11,11 +11,11 @@ use cellbus_channels::{
     Delivery, Line,
     call::{Call, Outcome, Step},
 };
-use cellbus_proto::{dedupe::RequestId, envelope::Header, route::Hop};
+use cellbus_proto::{dedupe::RequestId, envelope::Header, name::ChannelTopic, route::Hop};
 use tokio::sync::oneshot;
 
-use super::{LaneKey, Registration, request_key, stream::HandlerReply};
-use crate::{cell::Cell, clock, seam::post};
+use super::{LaneKey, Registration, accept::OVERHEAD, request_key, stream::HandlerReply};
+use crate::{cell::Cell, clock, seam::post, stats};
 
 /// Time that a handler has to clean up, if it has asked to be told that nobody waits.
 const CLEAN_UP: Duration = Duration::from_secs(1);
@@ -108,6 +108,10 @@ impl Ticket {
         let lane = LaneKey::of(&request);
         Self { request, lane, size, purpose, id, arrived, is_stream: false, is_answered: false }
     }
+
+    pub(super) fn payload_len(&self) -> usize {
+        self.size.saturating_sub(OVERHEAD)
+    }
 }
 
 impl Cell {
@@ -130,8 +134,12 @@ impl Cell {
             Purpose::Receipted | Purpose::Part { .. } => Line::for_one_reply(),
         };
         let mut call = Call::new(&*registration.handler, delivery, line);
-        let first = match call.poll_step(&mut Poller::from_waker(Waker::noop())) {
+        let polled = call.poll_step(&mut Poller::from_waker(Waker::noop()));
+        let spent = clock::now().saturating_duration_since(now);
+        stats::note_kept(&ticket.request.target, spent);
+        let first = match polled {
             Poll::Ready(Step::End(outcome)) => {
+                self.own.stats.handled(spent);
                 self.handlers.keep_line(call.into_line());
                 return self.end_at_once(ticket, Ending::Ended(outcome), is_held);
             }
@@ -145,9 +153,14 @@ impl Cell {
         let (nonce, sequence) = request_key(&ticket.request);
         self.handlers.by_request.insert((nonce, sequence, number));
         let (cancel, cancelled) = oneshot::channel();
+        let (stats, target) = (Arc::clone(&self.own.stats), ticket.request.target.clone());
         self.handlers.running.insert(number, Running { ticket, cancel: Some(cancel) });
         // The task, not the actor, waits: an actor's cost per message grows with what it waits for.
-        actix::spawn(drive(ctx.address(), number, call, first, deadline, cancelled));
+        let driven = drive(ctx.address(), number, call, first, deadline, cancelled, target);
+        actix::spawn(async move {
+            driven.await;
+            stats.handled(clock::now().saturating_duration_since(now));
+        });
     }
 
     fn end_at_once(&mut self, ticket: Ticket, ending: Ending, is_held: bool) {
@@ -213,13 +226,14 @@ async fn drive(
     mut first: Option<Step>,
     deadline: Instant,
     mut cancelled: oneshot::Receiver<()>,
+    target: ChannelTopic,
 ) {
     let mut too_late = std::pin::pin!(tokio::time::sleep_until(deadline.into()));
     let ending = loop {
         let work = async {
             match first.take() {
                 Some(step) => step,
-                None => call.step().await,
+                None => stats::watched(&target, |cx| call.poll_step(cx)).await,
             }
         };
         let step = tokio::select! {

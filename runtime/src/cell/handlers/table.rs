@@ -58,6 +58,16 @@ impl HandlerTable {
         Ok(())
     }
 
+    /// Takes a handler away. What it works on goes on; what comes from now on is not for it.
+    pub fn remove(&self, selector: &Selector) {
+        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        match selector {
+            Selector::Exact(target) => drop(table.exact.remove(target)),
+            Selector::Channel(channel) => drop(table.channels.remove(channel)),
+            Selector::All => table.all = None,
+        }
+    }
+
     /// The most specific handler for `target`: exact, channel, everything. A topic of the system has an
     /// exact one or none.
     pub(in crate::cell) fn find(&self, target: &ChannelTopic) -> Option<Arc<Registration>> {
@@ -121,5 +131,11 @@ mod tests {
         let taken = add(&table, exact("task/train"));
         assert_eq!(taken, Err(HandleError::Taken("task/train".to_owned())));
         assert_eq!(table.selectors(), ["task/train", "task/*", "*/*"]);
+        table.remove(&exact("task/train"));
+        assert_eq!(found("task/train"), Some(2), "the next one, when it is taken away");
+        table.remove(&Selector::Channel("task".parse().unwrap()));
+        table.remove(&Selector::All);
+        assert_eq!(found("task/train"), None);
+        add(&table, Selector::All).unwrap();
     }
 }

@@ -1,5 +1,7 @@
 //! What the server decides: the registrations that parents bring, and the tokens that it gives.
 
+use std::sync::Arc;
+
 use actix::{AsyncContext, Context, Handler, Message};
 use bytes::Bytes;
 use cellbus_channels::Event;
@@ -29,6 +31,7 @@ use crate::{
     certificate::{identity_of, leaf_hash},
     clock,
     filter::RevokeSubject,
+    seal::Leaf,
     seam::post,
     tls::{Direction, verify_chain, verify_leaf_signature},
 };
@@ -77,6 +80,12 @@ impl Cell {
         if !verify_leaf_signature(leaf, &signable, &register.end_to_end) {
             return Err(Status::BadSignature);
         }
+        let (_, dates) = identity_of(leaf).map_err(|_| Status::CertKind)?;
+        let leaf = Leaf::verified(leaf, register.identity.clone(), dates);
+        self.own.protection.keep(Arc::new(leaf), || {
+            let registered = self.registry.iter().map(|(_, record)| record.leaf);
+            registered.chain([self.own.certificate.hash()]).collect()
+        });
         let subject = Subject {
             name: &register.name,
             identity: &register.identity,

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use cellbus_proto::{
-    codec::Frame,
-    envelope::{Address, Envelope, Flags, Header, Incarnation, Kind, Lane},
+    codec::{Frame, body::Blob},
+    envelope::{Address, Envelope, Flags, Header, Incarnation, Kind, Lane, OriginProof},
+    proof::{control_signable, must_be_signed},
     status::Status,
     well_known,
 };
@@ -71,7 +72,8 @@ impl RawPeer {
     }
 
     /// Sends a message on the stream of its lane, and gives its number.
-    pub async fn send(&mut self, envelope: Envelope) -> u64 {
+    pub async fn send(&mut self, mut envelope: Envelope) -> u64 {
+        self.sign(&mut envelope);
         let (sequence, lane) = (envelope.header.sequence, envelope.header.lane);
         let frame = Frame::Message(envelope);
         if lane == Lane::Control {
@@ -86,6 +88,21 @@ impl RawPeer {
             let _ = stream.write_all(&part).await;
         }
         sequence
+    }
+
+    /// Proves that a message is its own, where honest cells do and where it has no proof yet.
+    fn sign(&self, envelope: &mut Envelope) {
+        let is_own = envelope.header.origin.name == self.me;
+        let extras = envelope.header.extras.as_ref();
+        let is_signed = extras.is_some_and(|extras| extras.proof.is_some());
+        if !self.signs || !is_own || is_signed || !must_be_signed(&envelope.header) {
+            return;
+        }
+        let unix_ms = self.wall.unix_ms();
+        let signable = control_signable("attacks", &envelope.header, &envelope.payload, unix_ms);
+        let signature = Blob(self.papers.sign(&signable));
+        let proof = Some(OriginProof { unix_ms, signature });
+        envelope.header.extras.get_or_insert_default().proof = proof;
     }
 
     /// Waits for the end of the request `to`.

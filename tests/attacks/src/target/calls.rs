@@ -81,5 +81,7 @@ pub(super) async fn handle_everything(
             Ok(Reply::from(delivery.payload))
         }
     });
-    bus.handle_with(target("task/slow"), all_at_once, slow).await.expect("nothing is registered yet");
+    bus.handle_with(target("task/slow"), all_at_once, slow)
+        .await
+        .expect("nothing is registered yet");
 }

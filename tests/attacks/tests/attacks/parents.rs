@@ -40,12 +40,12 @@ use cellbus_runtime::{
 };
 use std::sync::Arc;
 
-fn name(text: &str) -> Fqcn {
+pub(crate) fn name(text: &str) -> Fqcn {
     text.parse().expect("a name")
 }
 
 /// A rogue in the place of relay-x, and the honest site-9 that dials it.
-async fn rogue(target: &Target, papers: &Papers) -> (RogueParent, NodeCell) {
+pub(crate) async fn rogue(target: &Target, papers: &Papers) -> (RogueParent, NodeCell) {
     let parent = RogueParent::listen(papers, name("relay-x"), CellKind::Relay);
     let child = target.start_below("site-9", "relay-x", parent.address()).await;
     (parent, child)
@@ -71,12 +71,12 @@ fn message(from: &str, to: &str, target: &str, token: Option<Token>, sequence: u
     }
 }
 
-async fn refusals(cell: &RunningCell, status: Status) -> u64 {
+pub(crate) async fn refusals(cell: &RunningCell, status: Status) -> u64 {
     let report = cell.inspect().await.expect("it runs");
     report.counters.refused.get(status.code()).copied().unwrap_or(0)
 }
 
-async fn until_refused(target: &Target, cell: &RunningCell, status: Status, count: u64) {
+pub(crate) async fn until_refused(target: &Target, cell: &RunningCell, status: Status, count: u64) {
     let what = format!("{count} refusals with {status}");
     target.until(&what, async || refusals(cell, status).await == count).await;
 }
@@ -182,7 +182,7 @@ fn atk_072_a_relay_cannot_be_the_server_for_its_leaf() {
 }
 
 /// The rogue relay registers its honest child at the server, as a relay should, to be believed.
-async fn believed(
+pub(crate) async fn believed(
     target: &Target,
     upwards: &mut RawPeer,
     parent: &RogueParent,

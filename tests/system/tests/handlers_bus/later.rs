@@ -6,7 +6,12 @@ use std::{
 };
 
 use cellbus_channels::{Class, HandlerOptions, Reply, ReplyToken, Status};
-use cellbus_harness::guard::LogGuard;
+use cellbus_harness::{
+    guard::LogGuard,
+    net::{Net, Settings},
+    seeds::run_paused,
+    sim::{LinkSettings, SimNet},
+};
 
 use super::{Diary, both, both_watched, request, serve};
 
@@ -141,6 +146,40 @@ fn a_publish_that_nobody_handles_is_a_dead_letter() {
             (letter.kind, letter.origin.as_str(), letter.target.as_str(), letter.payload_len);
         assert_eq!(told, ("publish", "relay.site-1", "notes/ping", 4));
         assert!(!format!("{dead:?}").contains("four"), "never the payload");
+        net.finish().await;
+    });
+}
+
+#[test]
+fn f_16_replies_wait_for_a_slow_link_and_none_is_lost() {
+    let _log = LogGuard::start();
+    run_paused(3, |seed| async move {
+        let sim = SimNet::new(seed);
+        let mut settings = Settings::default();
+        settings.endpoint.link.outbox_max = 2 << 20;
+        let mut net = Net::prepared(seed, super::TREE, Some(sim.clone()), settings);
+        net.start_all().await;
+        let slow = LinkSettings { bits_per_second: Some(4_000_000), ..LinkSettings::default() };
+        sim.set(net.host("server"), net.host("relay"), slow);
+        serve(&net, "server", "task/count", HandlerOptions::default(), |delivery| async move {
+            let replies = delivery.replies();
+            for number in 0..500u32 {
+                replies.send(vec![number as u8; 10_000]).await.map_err(|_| Status::HandlerGone)?;
+            }
+            Ok(Reply::default())
+        })
+        .await;
+        let begun = tokio::time::Instant::now();
+        let asked = request(&net, "site-1", "server", "task/count", "");
+        let mut replies = asked.budget(Duration::from_secs(60)).replies();
+        let mut got = 0u32;
+        while let Some(reply) = replies.next().await {
+            let payload = reply.unwrap().payload;
+            assert!(got == 500 || payload[..] == vec![got as u8; 10_000], "reply {got}");
+            got += 1;
+        }
+        assert_eq!(got, 501);
+        assert!(begun.elapsed() > Duration::from_secs(8), "{:?}", begun.elapsed());
         net.finish().await;
     });
 }

@@ -93,3 +93,20 @@ fn the_most_specific_handler_is_called_and_no_other() {
         net.finish().await;
     });
 }
+
+#[test]
+fn f_41_what_waits_for_its_turn_is_finished_before_the_cell_leaves() {
+    both(|mut net| async move {
+        let diary = works(&net, "site-1", "task/slow", HandlerOptions::default()).await;
+        let sent = ["a 300", "b 300", "c 300"].map(|text| {
+            actix_rt::spawn(request(&net, "server", "relay.site-1", "task/slow", text).send())
+        });
+        net.advance(Duration::from_millis(100)).await;
+        net.drain("site-1").await;
+        for one in sent {
+            one.await.unwrap().unwrap();
+        }
+        assert_eq!(diary.read().len(), 6);
+        net.finish().await;
+    });
+}

@@ -4,11 +4,17 @@ use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, s
 
 use cellbus_cells::control::{
     Accepted, CellRow, CellState, ControlError, ControlSocket, Controlled, Direction, ExplainAsk,
-    ExplainReply, LinkState, Payload, PeerRow, PingAsk, PingReply, PingRow, Reply, Request,
-    RequestAsk, RequestReply, StatusReport, Verdict,
+    ExplainReply, LinkState, MetricsReply, NearRow, Payload, PeerRow, PingAsk, PingReply, PingRow,
+    PolicyHop, PolicyReply, ProblemRow, ReloadOutcome, ReloadReply, Reply, Request, RequestAsk,
+    RequestReply, RuleRow, StatusReport, Talk, Verdict,
 };
 use cellbus_channels::{BoxFuture, CellKind, Fqcn, Status};
 use serde_json::json;
+
+#[path = "fake/observed.rs"]
+mod observed;
+#[path = "fake/talks.rs"]
+mod talks;
 
 struct Fake {
     status: StatusReport,
@@ -29,6 +35,10 @@ pub fn serve(state: &Path, name: &str, kind: CellKind) {
 }
 
 impl Controlled for Fake {
+    fn converse(&self, request: Request, talk: Talk) -> BoxFuture<Result<Reply, ControlError>> {
+        Box::pin(talks::run(self.status.cell.clone(), request, talk))
+    }
+
     fn handle(&self, request: Request) -> BoxFuture<Result<Reply, ControlError>> {
         let cell = self.status.cell.clone();
         let answer = match request {
@@ -39,7 +49,22 @@ impl Controlled for Fake {
             Request::Peers => Ok(Reply::Peers(vec![peer()])),
             Request::Ping(ask) => Ok(Reply::Ping(pings(&ask))),
             Request::Explain(ask) => Ok(Reply::Explain(explain(&ask, cell))),
+            Request::Policy(ask) => Ok(Reply::Policy(Box::new(policy(ask, cell)))),
+            Request::Reload(ask) => Ok(Reply::Reload(reload(ask.dry_run, cell))),
             Request::Request(ask) => request_to(ask),
+            Request::Links => Ok(Reply::Links(vec![observed::link()])),
+            Request::Routes => Ok(Reply::Routes(observed::routes())),
+            Request::Stats => Ok(Reply::Stats(Box::new(observed::stats(cell)))),
+            Request::DeadLetters(ask) => Ok(Reply::DeadLetters(observed::dead_letters(cell, &ask))),
+            Request::Metrics => {
+                let text = cellbus_cells::metrics::render(vec![observed::stats(cell.clone())]);
+                Ok(Reply::Metrics(MetricsReply { cell, text }))
+            }
+            Request::Trace(ask) => Ok(Reply::Trace(observed::trace(cell, ask))),
+            Request::Send(ask) => observed::send(ask),
+            Request::Replies(_) | Request::Tap(_) | Request::Serve(_) => {
+                Err(ControlError::status(Status::Forbidden, "it goes on"))
+            }
             Request::Inspect => Ok(Reply::Inspect(json!({ "seed": 7 }))),
             Request::Drain | Request::Stop => {
                 Ok(Reply::Accepted(Accepted { cell, state: CellState::Draining }))
@@ -83,6 +108,7 @@ fn peer() -> PeerRow {
     PeerRow {
         name: name("relay"),
         kind: CellKind::Relay,
+        org: "study".to_owned(),
         direction: Direction::Down,
         state: LinkState::Active,
         rtt_us: Some(1234),
@@ -102,6 +128,7 @@ fn pings(ask: &PingAsk) -> PingReply {
         rtt_us: (!gone).then_some(900),
         status: gone.then(|| Status::NoRoute.code().to_owned()),
         by: gone.then(|| name("server")),
+        hops: observed::hops(gone.then_some(Status::NoRoute)),
     };
     PingReply { to: ask.to.clone(), rows: (1..=ask.count).map(row).collect() }
 }
@@ -115,6 +142,63 @@ fn explain(ask: &ExplainAsk, at: Fqcn) -> ExplainReply {
     let rule = Some("allow site-* -> server task/fetch".to_owned());
     let next_hop = Some(ask.to.clone());
     ExplainReply { verdict: Verdict::Admit, code: None, rule, next_hop, at }
+}
+
+fn policy(ask: ExplainAsk, at: Fqcn) -> PolicyReply {
+    let passes = ask.to != name("site-2");
+    let verdict = if passes { Verdict::Admit } else { Verdict::Refuse };
+    let text = "allow site-* -> server task/fetch".to_owned();
+    let rule = RuleRow { number: 1, line: Some(17), text };
+    let near = NearRow {
+        rule: rule.clone(),
+        fails: "to".to_owned(),
+        why: "its `to` is not about the receiver".to_owned(),
+        did_you_mean: None,
+    };
+    // Of the cells on the way only the one that is asked is known to it.
+    let hops = ["server", "relay", "elsewhere"].map(|cell| PolicyHop {
+        cell: name(cell),
+        verdict: (at == name(cell)).then_some(verdict),
+        revision: (at == name(cell)).then_some(3),
+        rule: (passes && at == name(cell)).then(|| rule.clone()),
+    });
+    PolicyReply {
+        from: ask.from,
+        to: ask.to,
+        target: format!("{}/{}", ask.channel, ask.topic),
+        direction: "up".to_owned(),
+        verdict,
+        code: (!passes).then(|| Status::TopicDenied.code().to_owned()),
+        why: "as it is".to_owned(),
+        rule: passes.then_some(rule),
+        seal: false,
+        revision: Some(3),
+        hops: hops.into(),
+        near: if passes { Vec::new() } else { vec![near] },
+    }
+}
+
+fn reload(dry_run: bool, cell: Fqcn) -> ReloadReply {
+    let applied = if dry_run { ReloadOutcome::WouldApply } else { ReloadOutcome::Applied };
+    let refuses = cell == name("refuses");
+    let problem = ProblemRow {
+        code: "CBT041".to_owned(),
+        severity: "error".to_owned(),
+        message: "\x1b[31mno such cell".to_owned(),
+        line: Some(4),
+        column: Some(8),
+        help: Some("did you mean `site-1`?".to_owned()),
+    };
+    ReloadReply {
+        file: "/study.toml".to_owned(),
+        outcome: if refuses { ReloadOutcome::Refused } else { applied },
+        from: 3,
+        to: if dry_run || refuses { 3 } else { 4 },
+        changes: vec!["rule added: allow site-* -> server task/fetch".to_owned()],
+        needs_restart: vec!["relay: hosts".to_owned()],
+        problems: if refuses { vec![problem] } else { Vec::new() },
+        cells: vec![cell],
+    }
 }
 
 fn request_to(ask: RequestAsk) -> Result<Reply, ControlError> {

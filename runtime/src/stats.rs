@@ -1,0 +1,157 @@
+//! What a running cell has measured: how long things take and how large they are, in bounded memory.
+//!
+//! Recording is a few relaxed atomic additions, without a lock and without an allocation.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use cellbus_proto::{dead_letters::ChannelClass, envelope::Lane};
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+
+mod histogram;
+mod loop_delay;
+
+pub use self::{
+    histogram::{Histogram, HistogramReport},
+    loop_delay::{LoopDelay, LoopReport},
+};
+pub(crate) use self::loop_delay::{note_kept, watched};
+
+/// One message in so many has its time in an outbox measured.
+const QUEUE_SAMPLE: u32 = 64;
+
+/// Measurements of one cell.
+#[derive(Debug, Default)]
+pub struct Stats {
+    request_us: Histogram,
+    handler_us: Histogram,
+    queue_us: Histogram,
+    payload_bytes: Histogram,
+    messages: [[AtomicU64; 3]; 2],
+    turn: AtomicU32,
+}
+
+/// What [`Stats`] said at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatsReport {
+    /// Microseconds from a request of this cell to its end, whatever that was.
+    pub request_us: HistogramReport,
+    /// Microseconds from the start of a handler to its end.
+    pub handler_us: HistogramReport,
+    /// Microseconds from the arrival of a message to the moment it was written to its next link; of one
+    /// message in 64.
+    pub queue_us: HistogramReport,
+    /// Bytes in the payloads of admitted messages.
+    pub payload_bytes: HistogramReport,
+    /// Admitted messages by lane and by whose channel it was.
+    pub messages: Vec<MessageCount>,
+}
+
+/// Admitted messages of one sort.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageCount {
+    /// Priority class: `control`, `interactive` or `bulk`.
+    pub lane: String,
+    /// Whose channel: `system` or `application`.
+    pub class: String,
+    /// How many since the start.
+    pub count: u64,
+}
+
+impl Stats {
+    /// A message was let in.
+    pub(crate) fn admitted(&self, lane: Lane, class: ChannelClass, payload_len: usize) {
+        self.messages[class as usize][lane as usize].fetch_add(1, Ordering::Relaxed);
+        self.payload_bytes.record(payload_len as u64);
+    }
+
+    /// A request of this cell that was made at `begun` has ended.
+    pub(crate) fn asked(&self, begun: Instant) {
+        self.request_us.record(micros(clock::now().saturating_duration_since(begun)));
+    }
+
+    /// A handler has ended, `span` after it was started.
+    pub(crate) fn handled(&self, span: Duration) {
+        self.handler_us.record(micros(span));
+    }
+
+    /// A message leaves that has been here for as long as `waited` says, which is asked of one in 64.
+    pub(crate) fn left(&self, waited: impl FnOnce() -> Duration) {
+        // Two writers may take the same turn; the sample is none the worse for it.
+        let turn = self.turn.load(Ordering::Relaxed);
+        self.turn.store(turn.wrapping_add(1), Ordering::Relaxed);
+        if turn.is_multiple_of(QUEUE_SAMPLE) {
+            self.queue_us.record(micros(waited()));
+        }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn report(&self) -> StatsReport {
+        let classes = [(ChannelClass::System, "system"), (ChannelClass::Application, "application")];
+        let lanes = [
+            (Lane::Control, "control"),
+            (Lane::Interactive, "interactive"),
+            (Lane::Bulk, "bulk"),
+        ];
+        let count = |class: ChannelClass, lane: Lane| {
+            self.messages[class as usize][lane as usize].load(Ordering::Relaxed)
+        };
+        let messages = classes.into_iter().flat_map(|(class, class_name)| {
+            lanes.map(|(lane, lane_name)| MessageCount {
+                lane: lane_name.to_owned(),
+                class: class_name.to_owned(),
+                count: count(class, lane),
+            })
+        });
+        StatsReport {
+            request_us: self.request_us.report(),
+            handler_us: self.handler_us.report(),
+            queue_us: self.queue_us.report(),
+            payload_bytes: self.payload_bytes.report(),
+            messages: messages.collect(),
+        }
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_message_in_sixty_four_has_its_time_in_the_queue_measured_the_first_among_them() {
+        let stats = Stats::default();
+        let mut asked = 0;
+        for _ in 0..=QUEUE_SAMPLE {
+            stats.left(|| {
+                asked += 1;
+                Duration::from_micros(7)
+            });
+        }
+        assert_eq!(asked, 2);
+        let queue = stats.report().queue_us;
+        assert_eq!((queue.count, queue.max), (2, 7));
+    }
+
+    #[test]
+    fn messages_are_counted_by_lane_and_class_and_never_by_name() {
+        let stats = Stats::default();
+        stats.admitted(Lane::Bulk, ChannelClass::Application, 100);
+        stats.admitted(Lane::Bulk, ChannelClass::Application, 0);
+        stats.admitted(Lane::Control, ChannelClass::System, 3);
+        let report = stats.report();
+        let counted: Vec<_> = report.messages.iter().filter(|row| row.count > 0).collect();
+        assert_eq!(report.messages.len(), 6, "as many rows as there are sorts");
+        assert_eq!((counted[0].class.as_str(), counted[0].lane.as_str()), ("system", "control"));
+        assert_eq!((counted[1].lane.as_str(), counted[1].count), ("bulk", 2));
+        assert_eq!((report.payload_bytes.count, report.payload_bytes.sum), (3, 103));
+    }
+}

@@ -1,0 +1,95 @@
+//! Requests that go on.
+
+use cellbus_cells::control::{
+    ControlError, DeliveryRow, Ended, Event, Payload, Reply, Request, RequestReply, Say, Talk, TapRow,
+    Verdict,
+};
+use cellbus_channels::{CellKind, Fqcn, Status};
+
+use super::name;
+
+/// A tap tells for ever; whoever serves gets messages as long as each answer is what the message carried;
+/// a stream has three replies.
+pub async fn run(cell: Fqcn, request: Request, talk: Talk) -> Result<Reply, ControlError> {
+    match request {
+        Request::Tap(ask) if ask.payload => {
+            Err(ControlError::status(Status::Forbidden, "no payloads here"))
+        }
+        Request::Tap(ask) => {
+            talk.tell(Event::Ready { cell: cell.clone(), of: ask.of }).await;
+            for sequence in 0.. {
+                talk.tell(Event::Tapped(tapped(cell.clone(), sequence))).await;
+            }
+            Err(ControlError::status(Status::ShuttingDown, "it has ended"))
+        }
+        Request::Serve(ask) => {
+            let (events, mut said) = talk.split();
+            let ready = Event::Ready { cell: cell.clone(), of: ask.of };
+            events.send(ready).await.expect("somebody hears");
+            for number in 1.. {
+                events.send(Event::Delivery(delivery(number))).await.expect("somebody hears");
+                match said.recv().await {
+                    Some(Say::Answer { number: of, payload, .. })
+                        if of == number && payload == delivery(number).payload => {}
+                    other => {
+                        let text = format!("{other:?}");
+                        return Err(ControlError::status(Status::HandlerFailed, text));
+                    }
+                }
+            }
+            Err(ControlError::status(Status::ShuttingDown, "it has ended"))
+        }
+        Request::Replies(ask) if ask.to == name("slow") => {
+            Err(ControlError::status(Status::Deadline, "no more replies").by("relay"))
+        }
+        Request::Replies(ask) => {
+            for text in ["one", "two", "three"] {
+                let reply = RequestReply {
+                    payload: Payload::Utf8(text.to_owned()),
+                    content_type: None,
+                    from: ask.to.clone(),
+                    elapsed_us: 7,
+                };
+                talk.tell(Event::Reply(reply)).await;
+            }
+            Ok(Reply::Ended(Ended { events: 3, elapsed_us: 9 }))
+        }
+        _ => Err(ControlError::status(Status::Forbidden, "that does not go on")),
+    }
+}
+
+fn tapped(at: Fqcn, sequence: u64) -> TapRow {
+    TapRow {
+        at,
+        unix: 1_700_000_000,
+        verdict: Verdict::Admit,
+        code: None,
+        rule: Some("rule 1".to_owned()),
+        from: Some(name("relay")),
+        kind: "request".to_owned(),
+        origin: name("relay.site-1"),
+        sequence,
+        destination: name("server"),
+        target: "task/fetch".to_owned(),
+        lane: "interactive".to_owned(),
+        budget_ms: 5,
+        payload_len: 9,
+        payload: None,
+        missed: 2,
+    }
+}
+
+fn delivery(number: u64) -> DeliveryRow {
+    DeliveryRow {
+        number,
+        origin: name("relay.site-1"),
+        kind: CellKind::Client,
+        org: "study".to_owned(),
+        target: "task/fetch".to_owned(),
+        payload: Payload::Utf8(format!("line {number}")),
+        content_type: None,
+        headers: None,
+        budget_ms: 5,
+        expects_reply: true,
+    }
+}
