@@ -31,8 +31,8 @@ pub use self::{
     },
     observe::{
         CounterRows, DeadCount, DeadLettersAsk, DeadLettersReply, DeadRow, HopRow, LaneBytes,
-        LinkCounts, LinkRow, MAX_DEAD_LETTERS, MetricsReply, RouteRow, SelectorError, SendAsk, SendReply,
-        StatsReply, TraceAsk, TraceReply, selector,
+        LinkCounts, LinkRow, MAX_DEAD_LETTERS, MetricsReply, RouteRow, SelectorError, SendAsk,
+        SendReply, StatsReply, TraceAsk, TraceReply, selector,
     },
     place::{
         Place, SOCKET_FILE, cell_dir, default_root, project_root, projects_under, sockets_under,

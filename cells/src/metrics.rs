@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn g_24_labels_are_of_closed_sets() {
-        let labels: BTreeSet<&str> = FAMILIES.iter().flat_map(|family| family.labels).copied().collect();
+        let labels: BTreeSet<&str> =
+            FAMILIES.iter().flat_map(|family| family.labels).copied().collect();
         assert_eq!(labels, ["class", "code", "direction", "lane"].into());
     }
 

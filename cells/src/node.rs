@@ -37,9 +37,9 @@ use crate::{
 mod all_figures;
 mod controlled;
 mod observed;
-mod talks;
 mod rules;
 mod settings;
+mod talks;
 
 pub use self::{
     rules::{LiveRules, Reload},

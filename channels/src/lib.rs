@@ -28,8 +28,8 @@ pub use self::{
     fan::Many,
     gather::{Gather, Straggler},
     handler::{
-        Cancelled, Delivery, Failure, Handler, HandlerOptions, Line, Origin, Reply, ReplyGone, ReplySender,
-        ReplyToken, Selector, from_fn,
+        Cancelled, Delivery, Failure, Handler, HandlerOptions, Line, Origin, Reply, ReplyGone,
+        ReplySender, ReplyToken, Selector, from_fn,
     },
     message::RequestBuilder,
     queue::{Pushed, Queue, QueueBuilder},

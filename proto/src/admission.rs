@@ -375,8 +375,7 @@ impl Gate {
         let origin = Party { name: &header.origin.name, kind, org };
         let destination = Party::known(&header.destination.name, &self.directory);
         let is_answer = header.kind.is_answer();
-        let (asks, answers) =
-            if is_answer { (destination, origin) } else { (origin, destination) };
+        let (asks, answers) = if is_answer { (destination, origin) } else { (origin, destination) };
         let is_covered = is_covered(envelope);
         let case = Case { asks, answers, target: &header.target, is_answer, is_covered };
         let root = self.directory.root();

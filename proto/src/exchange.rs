@@ -16,8 +16,8 @@ use crate::{
 mod copies;
 mod deadlines;
 
-use self::deadlines::Deadlines;
 pub use self::copies::{Copies, RetryPolicy, Verdict, retry_after, retry_after_detail};
+use self::deadlines::Deadlines;
 
 /// The outstanding requests of one cell; `T` is whoever waits.
 #[derive(Debug)]

@@ -264,12 +264,7 @@ fn clamp(text: &str, span: Range<usize>) -> Range<usize> {
     start..text.ceil_char_boundary(span.end.clamp(start, text.len()))
 }
 
-fn read(
-    text: &str,
-    tables: Tables,
-    is_toml: bool,
-    problems: &mut Problems,
-) -> Option<Topology> {
+fn read(text: &str, tables: Tables, is_toml: bool, problems: &mut Problems) -> Option<Topology> {
     let top = tables.project.as_ref().map_or(0..0, |table| table.span.clone());
     let project_is_broken = tables.is_broken("project");
     let cells_are_complete = is_toml && !tables.is_broken("cell");

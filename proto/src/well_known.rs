@@ -91,9 +91,8 @@ pub fn lookup(target: &ChannelTopic) -> Option<SystemTopic> {
 
 /// The system topic with these names, compared as bytes.
 pub(crate) fn find(channel: &Channel, topic: &Topic) -> Option<SystemTopic> {
-    let is = |system: &SystemTopic| {
-        system.channel == channel.as_str() && system.topic == topic.as_str()
-    };
+    let is =
+        |system: &SystemTopic| system.channel == channel.as_str() && system.topic == topic.as_str();
     ALL.into_iter().find(is)
 }
 

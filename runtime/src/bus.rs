@@ -9,8 +9,8 @@ use std::{
 
 use actix::Addr;
 use cellbus_channels::{
-    BoxFuture, BoxStream, Event, Flags, HandleError, Handler, HandlerOptions, OneOfMany, Outgoing, Probe,
-    PublishError, Reply, RequestError, Selector, Transport,
+    BoxFuture, BoxStream, Event, Flags, HandleError, Handler, HandlerOptions, OneOfMany, Outgoing,
+    Probe, PublishError, Reply, RequestError, Selector, Transport,
     filter::Filters,
     replies::{self, Buffer},
 };

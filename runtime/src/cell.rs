@@ -1,6 +1,10 @@
 //! The cell: routes, handlers, outstanding requests and the registrations of its children.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
 use cellbus_channels::{Event, RequestError};
@@ -31,17 +35,11 @@ mod handlers;
 mod inspect;
 mod notices;
 mod ping;
-mod protect;
 mod probe;
+mod protect;
 mod registrar;
 mod root;
 
-use self::{
-    ask::{Asking, Waiter},
-    handlers::Handlers,
-    protect::Protector,
-    registrar::Registrar,
-};
 pub use self::{
     ask::{
         Answer, Ask, AskMany, Below, FailOwn, GRACE, GiveUp, GiveUpMany, LeaseFor, SubmitMany,
@@ -53,6 +51,12 @@ pub use self::{
     ping::{PingAnswer, PingNeighbour},
     registrar::{ChallengeFor, LinkLeft, RegisterPeer, RegisteredPeer, RenewPeer},
     root::{JobTable, Root, RootError},
+};
+use self::{
+    ask::{Asking, Waiter},
+    handlers::Handlers,
+    protect::Protector,
+    registrar::Registrar,
 };
 pub(crate) use self::{
     ask::{check_outgoing, millis},
@@ -71,7 +75,7 @@ pub struct Cell {
     registry: Registry<Holder>,
     exchange: Exchange<Waiter>,
     asking: Asking,
-    expiry: Option<(std::time::Instant, SpawnHandle)>,
+    expiry: Option<(Instant, SpawnHandle)>,
     handlers: Handlers,
     protector: Protector,
     /// What the message in hand has emitted.
@@ -82,6 +86,8 @@ pub struct Cell {
     settings: CellSettings,
     state: watch::Sender<CellState>,
     pacer: Pacer,
+    /// When what is being done now began: asked of the clock once for many messages.
+    moment: Option<Instant>,
     _end: EndNotice,
 }
 
@@ -112,7 +118,7 @@ pub(crate) struct LinkInfo {
     pub(crate) incarnation: Incarnation,
     pub(crate) link: Addr<Link>,
     pub(crate) outbox: Arc<Outbox>,
-    pub(crate) since: std::time::Instant,
+    pub(crate) since: Instant,
     pub(crate) health: Arc<crate::link::Health>,
 }
 
@@ -278,6 +284,7 @@ impl Cell {
             settings,
             state,
             pacer: Pacer::default(),
+            moment: None,
             _end: end,
         }
     }
@@ -319,10 +326,17 @@ impl Cell {
         self.to_filter(Inbound { from: Hop::Local, batch: vec![envelope], permit: None });
     }
 
+    /// The time, as of the beginning of the batch or the end of its latest handler.
+    fn now(&self) -> Instant {
+        self.moment.unwrap_or_else(clock::now)
+    }
+
     /// What `work` emits leaves in one batch.
     fn gathering<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         self.gathered.get_mut().get_or_insert_default();
+        self.moment = Some(clock::now());
         let done = work(self);
+        self.moment = None;
         self.let_go();
         *self.gathered.get_mut() = None;
         done
@@ -355,7 +369,7 @@ impl Cell {
         if meant.is_some() && meant != here {
             return self.refuse_delivered(admitted, Status::PeerRestarted);
         }
-        let now = clock::now();
+        let now = self.now();
         let Some(budget_ms) = admitted.budget_left(now) else {
             return self.refuse_delivered(admitted, Status::ExpiredInQueue);
         };

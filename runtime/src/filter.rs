@@ -229,12 +229,7 @@ impl AuthFilter {
         first
     }
 
-    fn take(
-        &mut self,
-        from: Hop,
-        envelope: Envelope,
-        out: &mut Departures,
-    ) -> Result<(), Status> {
+    fn take(&mut self, from: Hop, envelope: Envelope, out: &mut Departures) -> Result<(), Status> {
         let (now, unix) = out.at;
         let arrival = match from {
             Hop::Local => Arrival::Local,
@@ -290,8 +285,8 @@ impl AuthFilter {
         }
         let next = admitted.next();
         // What handlers that still run ask of others is a part of what was accepted before.
-        let is_new = admitted.header().wants_answer()
-            && (arrived != Hop::Local || next == Ok(Hop::Local));
+        let is_new =
+            admitted.header().wants_answer() && (arrived != Hop::Local || next == Ok(Hop::Local));
         let outcome = match next {
             Ok(_) if self.draining && is_new => Err(Status::Draining),
             Ok(Hop::Local) => {
@@ -374,13 +369,7 @@ impl AuthFilter {
     }
 
     /// Tells the sender of a request that it failed. Answers are never answered.
-    fn give_back(
-        &mut self,
-        request: &Header,
-        arrived: Hop,
-        status: Status,
-        out: &mut Departures,
-    ) {
+    fn give_back(&mut self, request: &Header, arrived: Hop, status: Status, out: &mut Departures) {
         self.give_back_with(request, arrived, status, bytes::Bytes::new(), out);
     }
 

@@ -81,7 +81,12 @@ impl Outbox {
     /// An outbox that holds at most `max_bytes` on each lane for applications.
     #[must_use]
     pub fn new(max_bytes: usize, counters: Arc<Counters>) -> Arc<Self> {
-        let queue = |max_bytes| Queue { state: Mutex::default(), wake: Notify::new(), room: Notify::new(), max_bytes };
+        let queue = |max_bytes| Queue {
+            state: Mutex::default(),
+            wake: Notify::new(),
+            room: Notify::new(),
+            max_bytes,
+        };
         Arc::new(Self {
             lanes: [queue(Self::CONTROL_MAX), queue(max_bytes), queue(max_bytes)],
             counters,

@@ -18,11 +18,11 @@ use cellbus_proto::{
 
 use crate::{
     authority::OwnCertificate,
+    cell::Ask,
     cell::Notices,
     clock::WallClock,
     counters::Counters,
     dead_letters::DeadLetterOffice,
-    cell::Ask,
     ingress::Ingress,
     seal::Protection,
     seam::Inbox,

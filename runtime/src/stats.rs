@@ -15,11 +15,11 @@ use crate::clock;
 mod histogram;
 mod loop_delay;
 
+pub(crate) use self::loop_delay::{note_kept, watched};
 pub use self::{
     histogram::{Histogram, HistogramReport},
     loop_delay::{LoopDelay, LoopReport},
 };
-pub(crate) use self::loop_delay::{note_kept, watched};
 
 /// One message in so many has its time in an outbox measured.
 const QUEUE_SAMPLE: u32 = 64;
@@ -92,12 +92,10 @@ impl Stats {
     /// All of them.
     #[must_use]
     pub fn report(&self) -> StatsReport {
-        let classes = [(ChannelClass::System, "system"), (ChannelClass::Application, "application")];
-        let lanes = [
-            (Lane::Control, "control"),
-            (Lane::Interactive, "interactive"),
-            (Lane::Bulk, "bulk"),
-        ];
+        let classes =
+            [(ChannelClass::System, "system"), (ChannelClass::Application, "application")];
+        let lanes =
+            [(Lane::Control, "control"), (Lane::Interactive, "interactive"), (Lane::Bulk, "bulk")];
         let count = |class: ChannelClass, lane: Lane| {
             self.messages[class as usize][lane as usize].load(Ordering::Relaxed)
         };

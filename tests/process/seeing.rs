@@ -222,13 +222,22 @@ fn people_answer_and_no_responder_is_said_at_once() {
     let mut request = vec!["request", "server", "ops/report", "--payload", "hello"];
     request.extend(["--content-type", "text/plain", "-H", "Job=7", "--retry"]);
     let reply = net.ask("site-1", &request).data();
-    assert_eq!((&reply["payload"]["utf8"], &reply["content_type"]), (&"hello".into(), &"text/plain".into()));
+    assert_eq!(
+        (&reply["payload"]["utf8"], &reply["content_type"]),
+        (&"hello".into(), &"text/plain".into())
+    );
     let receipt = net.ask("site-1", &["send", "server", "ops/report", "--receipt"]).data();
     assert_eq!(receipt["accepted"], true);
     let served = echo.exit(SOON);
     let rows = events(&served, "delivery");
-    assert_eq!((&rows[0]["origin"], &rows[0]["headers"]), (&"relay-a.site-1".into(), &"Job: 7\n".into()));
-    assert_eq!((&rows[0]["expects_reply"], &rows[1]["expects_reply"]), (&true.into(), &false.into()));
+    assert_eq!(
+        (&rows[0]["origin"], &rows[0]["headers"]),
+        (&"relay-a.site-1".into(), &"Job: 7\n".into())
+    );
+    assert_eq!(
+        (&rows[0]["expects_reply"], &rows[1]["expects_reply"]),
+        (&true.into(), &false.into())
+    );
 
     let gone = net.ask("site-1", &["request", "server", "ops/report"]);
     assert_eq!(gone.refusal(), (1, "NO_HANDLER"), "who has hung up answers nothing more");
@@ -249,7 +258,10 @@ fn who_serves_and_is_killed_leaves_an_answer_of_class_unknown() {
     serving.out.wait_json("the message", SOON, |line| (line["event"] == "delivery").then_some(()));
     drop(serving.kill());
     let answer = asking.exit(SOON).envelope();
-    assert_eq!((&answer["error_code"], &answer["class"]), (&"HANDLER_GONE".into(), &"unknown".into()));
+    assert_eq!(
+        (&answer["error_code"], &answer["class"]),
+        (&"HANDLER_GONE".into(), &"unknown".into())
+    );
 }
 
 /// The events of this name, in order.

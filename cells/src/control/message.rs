@@ -12,8 +12,8 @@ use cellbus_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ControlError, DeadLettersAsk, LocalCode, MAX_DEAD_LETTERS, MAX_SAMPLE, MAX_SERVED, ReloadAsk, Reply,
-    SendAsk, ServeAsk, Talk, TapAsk, TraceAsk, selector,
+    ControlError, DeadLettersAsk, LocalCode, MAX_DEAD_LETTERS, MAX_SAMPLE, MAX_SERVED, ReloadAsk,
+    Reply, SendAsk, ServeAsk, Talk, TapAsk, TraceAsk, selector,
 };
 
 /// Version of these messages. Another version is refused with `VERSION`.

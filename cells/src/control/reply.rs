@@ -9,8 +9,8 @@ use cellbus_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DeadLettersReply, Ended, HopRow, LinkRow, MetricsReply, Payload, PolicyReply, ReloadReply, RouteRow, SendReply, StatsReply,
-    TraceReply,
+    DeadLettersReply, Ended, HopRow, LinkRow, MetricsReply, Payload, PolicyReply, ReloadReply,
+    RouteRow, SendReply, StatsReply, TraceReply,
 };
 
 /// One answer; the variant is that of the request.

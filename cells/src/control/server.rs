@@ -269,12 +269,10 @@ async fn answer(
     let outcome = match stream.peer_cred() {
         Ok(peer) if may_ask(peer.uid(), geteuid().as_raw()) => {
             match timeout(limits.send, read_ask(&mut stream)).await {
-                Ok(Ok(Some(ask))) if ask.request.goes_on() => {
-                    match conversations.try_acquire() {
-                        Ok(_place) => return converse(stream, cell, ask.request, limits).await,
-                        Err(_taken) => Err(overloaded()),
-                    }
-                }
+                Ok(Ok(Some(ask))) if ask.request.goes_on() => match conversations.try_acquire() {
+                    Ok(_place) => return converse(stream, cell, ask.request, limits).await,
+                    Err(_taken) => Err(overloaded()),
+                },
                 Ok(Ok(Some(ask))) => {
                     cell.handle(ask.request.asked_by(peer.uid(), peer.pid())).await
                 }
@@ -301,12 +299,7 @@ async fn answer(
     }
 }
 
-async fn converse(
-    stream: UnixStream,
-    cell: Arc<dyn Controlled>,
-    request: Request,
-    limits: Limits,
-) {
+async fn converse(stream: UnixStream, cell: Arc<dyn Controlled>, request: Request, limits: Limits) {
     if let Err(ended) = conversation::run(stream, &*cell, request, limits.send).await {
         tracing::debug!(error = %ended, "a conversation on the control socket was broken off");
     }

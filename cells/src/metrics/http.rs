@@ -83,7 +83,9 @@ impl MetricsListener {
 async fn answer(stream: TcpStream, figures: Arc<dyn Figures>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let figures = Arc::clone(&figures);
-        async move { Ok::<_, Infallible>(respond(request.method(), request.uri().path(), &*figures).await) }
+        async move {
+            Ok::<_, Infallible>(respond(request.method(), request.uri().path(), &*figures).await)
+        }
     });
     let connection = http1::Builder::new()
         .keep_alive(false)

@@ -24,8 +24,8 @@ use tokio::sync::Notify;
 use super::{LiveRules, Node, NodeCell, observed::bad, rules::explained};
 use crate::control::{
     Accepted, CellRow, CellState, ControlError, Controlled, Direction, ExplainAsk, ExplainReply,
-    LinkState, LocalCode, Payload, PeerRow, PingAsk, PingReply, PingRow, PolicyReply, Reply, Request,
-    RequestAsk, RequestReply, StatusReport, Talk, Verdict,
+    LinkState, LocalCode, Payload, PeerRow, PingAsk, PingReply, PingRow, PolicyReply, Reply,
+    Request, RequestAsk, RequestReply, StatusReport, Talk, Verdict,
 };
 
 /// A cell of this process, for its control socket.

@@ -17,11 +17,14 @@ use cellbus_runtime::{
 };
 
 use super::controlled::{ControlledCell, micros};
-use crate::{control::{
-    MetricsReply, ControlError, CounterRows, DeadCount, DeadLettersAsk, DeadLettersReply, DeadRow, Direction,
-    HopRow, LaneBytes, LinkCounts, LinkRow, LocalCode, Reply, RouteRow, SendAsk, SendReply, StatsReply, TraceAsk,
-    TraceReply, Verdict,
-}, metrics};
+use crate::{
+    control::{
+        ControlError, CounterRows, DeadCount, DeadLettersAsk, DeadLettersReply, DeadRow, Direction,
+        HopRow, LaneBytes, LinkCounts, LinkRow, LocalCode, MetricsReply, Reply, RouteRow, SendAsk,
+        SendReply, StatsReply, TraceAsk, TraceReply, Verdict,
+    },
+    metrics,
+};
 
 impl ControlledCell {
     pub(super) async fn links(&self) -> Result<Reply, ControlError> {
@@ -106,7 +109,11 @@ impl ControlledCell {
             payload_len: letter.payload_len as u64,
             budget_ms: letter.budget_ms,
         });
-        Reply::DeadLetters(DeadLettersReply { cell: self.name(), counts, letters: letters.collect() })
+        Reply::DeadLetters(DeadLettersReply {
+            cell: self.name(),
+            counts,
+            letters: letters.collect(),
+        })
     }
 
     /// The full name of the cell that a person calls `name`: a base name is enough, since it is unique.
@@ -190,10 +197,12 @@ pub(super) fn bad(text: String) -> ControlError {
 }
 
 fn not_sent(error: &PublishError) -> ControlError {
-    let by = match error {
-        PublishError::Refused { by, .. } => Some(by),
-        PublishError::NoReceipt(RequestError::Returned { by, .. }) => Some(by),
-        _ => None,
+    let by = if let PublishError::Refused { by, .. }
+    | PublishError::NoReceipt(RequestError::Returned { by, .. }) = error
+    {
+        Some(by)
+    } else {
+        None
     };
     let status = error.status();
     let hint = format!("`cellbus errors explain {status}` says what it means");

@@ -10,8 +10,8 @@ use std::{
 };
 
 use cellbus_channels::{
-    Delivery, Failure, HandleError, HandlerOptions, Reply as Answer, RequestBuilder,
-    RetryPolicy, from_fn,
+    Delivery, Failure, HandleError, HandlerOptions, Reply as Answer, RequestBuilder, RetryPolicy,
+    from_fn,
 };
 use cellbus_proto::{name::ChannelTopic, status::Status};
 use cellbus_runtime::{
@@ -38,11 +38,14 @@ impl ControlledCell {
         let closed = self.bus.clone();
         let name = self.name();
         let work = async move {
-            match request {
-                Request::Tap(ask) => self.tap(ask, talk).await,
-                Request::Serve(ask) => self.serve(ask, talk).await,
-                Request::Replies(ask) => self.replies(ask, talk).await,
-                other => self.answer(other).await,
+            if let Request::Tap(ask) = request {
+                self.tap(ask, talk).await
+            } else if let Request::Serve(ask) = request {
+                self.serve(ask, talk).await
+            } else if let Request::Replies(ask) = request {
+                self.replies(ask, talk).await
+            } else {
+                self.answer(request).await
             }
         };
         tokio::select! {
@@ -116,7 +119,7 @@ impl ControlledCell {
         let _serving = self
             .running
             .serve(of, options, handler)
-            .map_err(|error| not_registered(&self.name().to_string(), &error))?;
+            .map_err(|error| not_registered(self.name().as_ref(), &error))?;
         let ready = Event::Ready { cell: self.name(), of: ask.of };
         // Fails only when the other side has hung up, and this future is about to be dropped.
         let _ = events.send(ready).await;
@@ -233,9 +236,9 @@ fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn not_registered(cell: &str, error: &HandleError) -> ControlError {
     let text = format!("{cell}: {error}");
-    match error {
-        HandleError::Reserved(_) => ControlError::status(Status::Forbidden, text),
-        _ => ControlError::local(LocalCode::ControlTaken, text)
-            .hint("wait until it is served no longer, or serve something else"),
+    if let HandleError::Reserved(_) = error {
+        return ControlError::status(Status::Forbidden, text);
     }
+    ControlError::local(LocalCode::ControlTaken, text)
+        .hint("wait until it is served no longer, or serve something else")
 }

@@ -102,8 +102,8 @@ impl Encoder {
             Kind::Reply { to } => (2, Some(*to), None),
             Kind::Return { to, status, by } => (3, Some(*to), Some((*status, by))),
         };
-        let extends = extras
-            .is_some_and(|e| !e.fan.is_empty() || !e.path.is_empty() || e.proof.is_some());
+        let extends =
+            extras.is_some_and(|e| !e.fan.is_empty() || !e.path.is_empty() || e.proof.is_some());
         let len = match (headers, trace, content_type, failure, to) {
             _ if extends => 16,
             (Some(_), ..) => 15,

@@ -224,10 +224,9 @@ fn extras() -> impl Strategy<Value = Option<Box<Extras>>> {
     });
     let path = prop::collection::vec(hop, 0..4);
     let proof = (any::<u64>(), prop::collection::vec(any::<u8>(), 0..80));
-    let proof = prop::option::of(proof.prop_map(|(unix_ms, signature)| OriginProof {
-        unix_ms,
-        signature: Blob(signature),
-    }));
+    let proof = prop::option::of(
+        proof.prop_map(|(unix_ms, signature)| OriginProof { unix_ms, signature: Blob(signature) }),
+    );
     (content_type, trace, headers, path, proof).prop_map(
         |(content_type, trace, headers, path, proof)| {
             Extras { content_type, trace, headers, path, proof, fan: Vec::new() }.boxed()

@@ -164,7 +164,10 @@ fn kind(written: &Spanned<String>, problems: &mut Problems) -> Option<Spanned<Ce
     None
 }
 
-pub(super) fn listen(written: &Spanned<String>, problems: &mut Problems) -> Option<Spanned<SocketAddr>> {
+pub(super) fn listen(
+    written: &Spanned<String>,
+    problems: &mut Problems,
+) -> Option<Spanned<SocketAddr>> {
     let text = written.get_ref();
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Some(Spanned::new(written.span(), address));

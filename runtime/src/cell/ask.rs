@@ -237,7 +237,7 @@ impl Cell {
                 return false;
             }
         };
-        let deadline = clock::now() + waiter.patience();
+        let deadline = self.now() + waiter.patience();
         if let Err(waiter) = self.exchange.begin(sequence, to, via, deadline, waiter) {
             self.refuse_own(waiter, Status::Overloaded);
             return false;

@@ -335,7 +335,10 @@ pub(crate) async fn read_frames(
     }
 }
 
-pub(crate) async fn read_lanes(connection: quinn::Connection, sender: mpsc::UnboundedSender<Frame>) {
+pub(crate) async fn read_lanes(
+    connection: quinn::Connection,
+    sender: mpsc::UnboundedSender<Frame>,
+) {
     while let Ok(stream) = connection.accept_uni().await {
         tokio::spawn(read_frames(stream, sender.clone()));
     }

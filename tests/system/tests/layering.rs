@@ -15,19 +15,10 @@ const ARROWS: [(&str, &[&str]); 6] = [
     ("cellbus-channels", &["cellbus-proto"]),
     ("cellbus-runtime", &["cellbus-proto", "cellbus-channels"]),
     ("cellbus-cells", &["cellbus-proto", "cellbus-channels", "cellbus-runtime"]),
-    (
-        "cellbus-bench",
-        &["cellbus-proto", "cellbus-channels", "cellbus-runtime", "cellbus-cells"],
-    ),
+    ("cellbus-bench", &["cellbus-proto", "cellbus-channels", "cellbus-runtime", "cellbus-cells"]),
     (
         "cellbus",
-        &[
-            "cellbus-proto",
-            "cellbus-channels",
-            "cellbus-runtime",
-            "cellbus-cells",
-            "cellbus-bench",
-        ],
+        &["cellbus-proto", "cellbus-channels", "cellbus-runtime", "cellbus-cells", "cellbus-bench"],
     ),
 ];
 

@@ -4,8 +4,8 @@
 use std::{future::Future, time::Duration};
 
 use cellbus_channels::{
-    Bus, Bytes, ChannelTopic, Failure, Flags, Fqcn, HandlerOptions, Reply, RequestBuilder, RequestError,
-    RetryPolicy, Status, from_fn,
+    Bus, Bytes, ChannelTopic, Failure, Flags, Fqcn, HandlerOptions, Reply, RequestBuilder,
+    RequestError, RetryPolicy, Status, from_fn,
 };
 use cellbus_harness::{guard::LogGuard, net::Net, seeds::run_paused, sim::SimNet};
 use cellbus_proto::{codec::body, well_known};

@@ -45,11 +45,15 @@ pub fn of_status(status: Status) -> &'static str {
         Status::Draining | Status::ShuttingDown => {
             "Send it again when the cell has been started again, or send it to another one."
         }
-        Status::AbortedRunning => "Find out whether the work was done before it is asked for again.",
+        Status::AbortedRunning => {
+            "Find out whether the work was done before it is asked for again."
+        }
         Status::StaleId | Status::Duplicate => {
             "Send it as a new message; a message that is sent again must be so within its budget."
         }
-        Status::ClockSkew => "Set the clocks of both machines; they differ by more than is allowed.",
+        Status::ClockSkew => {
+            "Set the clocks of both machines; they differ by more than is allowed."
+        }
         Status::NoHello | Status::NoToken | Status::NoChallenge => {
             "Nothing, if it was a moment; a cell that keeps doing this does not speak the protocol."
         }
@@ -80,7 +84,9 @@ pub fn of_status(status: Status) -> &'static str {
              topology of the cell that refused it."
         }
         Status::JobScope => "Let the job speak to cells of its own job and to its parent only.",
-        Status::Forbidden => "Ask somebody who may, or change what forbids it; the message names it.",
+        Status::Forbidden => {
+            "Ask somebody who may, or change what forbids it; the message names it."
+        }
         Status::DuplicateName => {
             "Find the other process with this certificate and stop it; where nobody started it, the key has been \
              copied."
@@ -89,7 +95,9 @@ pub fn of_status(status: Status) -> &'static str {
             "Look at the neighbour that the WARN line names: it answers what nobody asked."
         }
         Status::DestNotLocal => "Send it to a cell that the sender may reach, or by another way.",
-        Status::Unauthenticated => "Look at the certificates of both ends, and at the project they name.",
+        Status::Unauthenticated => {
+            "Look at the certificates of both ends, and at the project they name."
+        }
         Status::NotSealed => "Send it sealed; the rules of the receiver want that on this channel.",
         Status::SealBroken => {
             "Look whether the receiver has a new key, and send it again; otherwise somebody has changed the message."
@@ -110,7 +118,9 @@ pub fn of_status(status: Status) -> &'static str {
         Status::HandlerFailed => "Read the detail: it is what the handler says.",
         Status::StorageFull => "Make room on the disk of that cell.",
         Status::StorageDegraded => "Look at the disk of that cell, and start the cell again.",
-        Status::AuditUnavailable => "Look at the disk of that cell; nothing privileged is done until then.",
+        Status::AuditUnavailable => {
+            "Look at the disk of that cell; nothing privileged is done until then."
+        }
         Status::CommitUnknown => "Find out whether the work was done before it is asked for again.",
     }
 }
@@ -153,7 +163,11 @@ pub fn of_command(code: CliCode) -> &'static str {
 /// What to do about a finding in a topology file.
 pub fn of_topology(code: Code) -> &'static str {
     match code.severity() {
-        Severity::Error => "Correct the line that `cellbus validate FILE` shows; its help says how.",
-        Severity::Warning => "Look at the line that `cellbus validate FILE` shows; it may be meant.",
+        Severity::Error => {
+            "Correct the line that `cellbus validate FILE` shows; its help says how."
+        }
+        Severity::Warning => {
+            "Look at the line that `cellbus validate FILE` shows; it may be meant."
+        }
     }
 }

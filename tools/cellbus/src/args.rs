@@ -18,9 +18,7 @@ use crate::{
 mod observe;
 
 use self::observe::header;
-pub use self::observe::{
-    DeadLetters, Look, LookAt, Send, Serve, Tap, Trace, Watch, joined,
-};
+pub use self::observe::{DeadLetters, Look, LookAt, Send, Serve, Tap, Trace, Watch, joined};
 
 /// Runs cells and asks running ones.
 #[derive(Debug, Parser)]
@@ -126,7 +124,10 @@ pub enum Command {
 impl Command {
     /// Whether this process becomes cells, or a part of one, and does not only ask.
     pub fn runs_cells(&self) -> bool {
-        matches!(self, Self::Demo(_) | Self::Up(_) | Self::JobCell | Self::Trainer | Self::BenchSide)
+        matches!(
+            self,
+            Self::Demo(_) | Self::Up(_) | Self::JobCell | Self::Trainer | Self::BenchSide
+        )
     }
 }
 

@@ -10,8 +10,9 @@ use std::{
 };
 
 use cellbus_cells::control::{
-    Accepted, CellRow, ControlError, ExplainAsk, ExplainReply, LocalCode, Payload,
-    PeerRow, PingAsk, PingReply, Request, RequestAsk, RequestReply, SendAsk, SendReply, StatusReport, Verdict,
+    Accepted, CellRow, ControlError, ExplainAsk, ExplainReply, LocalCode, Payload, PeerRow,
+    PingAsk, PingReply, Request, RequestAsk, RequestReply, SendAsk, SendReply, StatusReport,
+    Verdict,
 };
 use cellbus_proto::status::Status;
 use serde::Serialize;
@@ -140,8 +141,17 @@ pub async fn explain(args: args::Explain) -> Outcome {
 
 /// `request`.
 pub async fn request(format: Format, args: args::Request) -> Outcome {
-    let args::Request { cell, address, payload, content_type, headers, retry, stream, budget, target } =
-        args;
+    let args::Request {
+        cell,
+        address,
+        payload,
+        content_type,
+        headers,
+        retry,
+        stream,
+        budget,
+        target,
+    } = args;
     let payload = Payload::from_bytes(&read_payload(&payload)?);
     let request = RequestAsk {
         to: full_name(&target, cell)?,
@@ -171,7 +181,8 @@ pub async fn request(format: Format, args: args::Request) -> Outcome {
 
 /// `send`.
 pub async fn send(args: args::Send) -> Outcome {
-    let args::Send { cell, address, payload, content_type, headers, receipt, budget, target } = args;
+    let args::Send { cell, address, payload, content_type, headers, receipt, budget, target } =
+        args;
     let request = Request::Send(SendAsk {
         to: full_name(&target, cell)?,
         channel: address.channel().clone(),

@@ -42,10 +42,7 @@ pub fn validate(args: &args::Validate) -> Outcome {
 ///
 /// # Errors
 /// Where warnings are to count as errors, and there are some.
-pub fn show_warnings(
-    warnings: Option<&ConfigReport>,
-    deny: bool,
-) -> Result<Value, Box<Failure>> {
+pub fn show_warnings(warnings: Option<&ConfigReport>, deny: bool) -> Result<Value, Box<Failure>> {
     let Some(report) = warnings else { return Ok(json!([])) };
     if deny {
         return Err(refused(report));

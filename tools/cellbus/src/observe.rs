@@ -2,8 +2,8 @@
 //! one message.
 
 use cellbus_cells::control::{
-    DeadLettersAsk, DeadLettersReply, Direction, HistogramReport, HopRow, LinkRow, MetricsReply, Payload, Request,
-    RouteRow, StatsReply, TraceAsk, TraceReply,
+    DeadLettersAsk, DeadLettersReply, Direction, HistogramReport, HopRow, LinkRow, MetricsReply,
+    Payload, Request, RouteRow, StatsReply, TraceAsk, TraceReply,
 };
 
 use crate::{
@@ -18,8 +18,18 @@ use crate::{
 pub async fn links(target: Target) -> Outcome {
     let rows: Vec<LinkRow> = ask(&target, Request::Links).await?;
     let mut table = Table::new([
-        "PEER", "KIND", "ORG", "WAY", "RTT", "SENT", "RECEIVED", "WAITING C/I/B", "LOST", "MTU",
-        "SINCE", "CERT ENDS",
+        "PEER",
+        "KIND",
+        "ORG",
+        "WAY",
+        "RTT",
+        "SENT",
+        "RECEIVED",
+        "WAITING C/I/B",
+        "LOST",
+        "MTU",
+        "SINCE",
+        "CERT ENDS",
     ]);
     for row in &rows {
         let waiting = row.outbox_bytes;

@@ -123,11 +123,15 @@ pub async fn replies(format: Format, target: &args::Target, request: Request) ->
         let Event::Reply(row) = &event else { continue };
         replied.count += 1;
         let shown = match format {
-            Format::Json => Ok(replied.replies.push(row.clone())),
+            Format::Json => {
+                replied.replies.push(row.clone());
+                Ok(())
+            }
             Format::Jsonl => told(format, &event, line_of),
-            Format::Table => row.payload.to_bytes().map_or(Ok(()), |bytes| {
-                print_raw(&bytes).and_then(|()| print_raw(b"\n"))
-            }),
+            Format::Table => row
+                .payload
+                .to_bytes()
+                .map_or(Ok(()), |bytes| print_raw(&bytes).and_then(|()| print_raw(b"\n"))),
         };
         if shown.is_err() {
             break;

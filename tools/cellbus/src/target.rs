@@ -6,8 +6,8 @@ use std::{
 };
 
 use cellbus_cells::control::{
-    ControlClient, ControlError, Conversation, LocalCode, Place, Reply, Request, SOCKET_FILE, StatusReport,
-    WrongReply, default_root, project_root, projects_under, sockets_under,
+    ControlClient, ControlError, Conversation, LocalCode, Place, Reply, Request, SOCKET_FILE,
+    StatusReport, WrongReply, default_root, project_root, projects_under, sockets_under,
 };
 use cellbus_proto::{
     identity::CellKind,
@@ -68,9 +68,7 @@ async fn socket(target: &Target) -> Result<PathBuf, Box<Failure>> {
 ///
 /// # Errors
 /// When the project is not known, or no such cell has a socket.
-pub async fn sockets(
-    target: &Target,
-) -> Result<Vec<(Option<String>, PathBuf)>, Box<Failure>> {
+pub async fn sockets(target: &Target) -> Result<Vec<(Option<String>, PathBuf)>, Box<Failure>> {
     if target.socket.is_some() || target.at.is_some() {
         return Ok(vec![(None, socket(target).await?)]);
     }

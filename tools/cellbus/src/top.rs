@@ -39,7 +39,8 @@ struct Model {
 /// `top`.
 pub async fn run(target: Target) -> Outcome {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-        let failure = Failure::new(CliCode::NoTerminal, "`top` draws on a terminal, and this is none");
+        let failure =
+            Failure::new(CliCode::NoTerminal, "`top` draws on a terminal, and this is none");
         return Err(failure.hint("`cellbus stats --watch -o jsonl` gives the same figures"));
     }
     let mut model = Model { now: look(&target).await?, before: None };

@@ -271,9 +271,8 @@ fn every_command_prints_its_schema() {
         assert!(place.data::<Script>(&format!("completion {shell}")).script.contains("cellbus"));
     }
 
-    let measured: Report = place.data(
-        "bench request --measure rr_64_c2 --rounds 1 --seconds 0.05 --attempts 1",
-    );
+    let measured: Report =
+        place.data("bench request --measure rr_64_c2 --rounds 1 --seconds 0.05 --attempts 1");
     assert_eq!(measured.rows.len(), 1);
 
     let shown: DemoReport = place.data("demo");

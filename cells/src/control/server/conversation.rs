@@ -38,12 +38,11 @@ pub(super) async fn run(
     let (talk, mut line) = Talk::new();
     let mut lines = Lines::default();
     let mut work = cell.converse(request, talk);
-    let mut write = async |bytes: Vec<u8>| match timeout(patience, write_line(&mut writing, &bytes))
-        .await
-    {
-        Ok(written) => written.map_err(BrokenOff::from),
-        Err(_late) => Err(BrokenOff::Slow),
-    };
+    let mut write =
+        async |bytes: Vec<u8>| match timeout(patience, write_line(&mut writing, &bytes)).await {
+            Ok(written) => written.map_err(BrokenOff::from),
+            Err(_late) => Err(BrokenOff::Slow),
+        };
     loop {
         tokio::select! {
             biased;

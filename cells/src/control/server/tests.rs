@@ -15,7 +15,8 @@ use tokio::{
 
 use super::*;
 use crate::control::{
-    Accepted, CellRow, CellState, ControlClient, PingAsk, Request, StatusReport, Talk, line::MAX_LINE,
+    Accepted, CellRow, CellState, ControlClient, PingAsk, Request, StatusReport, Talk,
+    line::MAX_LINE,
 };
 
 mod conversing;
@@ -228,7 +229,8 @@ async fn an_answer_too_long_is_an_error_and_not_half_an_answer() {
 
 #[tokio::test]
 async fn whoever_sends_too_slowly_is_told_so_and_keeps_nobody_waiting() {
-    let served = Served::with(Limits { connections: 2, conversations: 2, send: Duration::from_millis(20) });
+    let served =
+        Served::with(Limits { connections: 2, conversations: 2, send: Duration::from_millis(20) });
     assert_eq!(code_of(&served.say(b"").await), "CONTROL_SLOW");
     assert_eq!(code_of(&served.say(b"{\"version\":1,").await), "CONTROL_SLOW");
     assert_eq!(served.handled(), 0);
@@ -238,7 +240,8 @@ async fn whoever_sends_too_slowly_is_told_so_and_keeps_nobody_waiting() {
 
 #[tokio::test]
 async fn one_more_than_fit_is_told_at_once() {
-    let served = Served::with(Limits { connections: 1, conversations: 2, send: Duration::from_secs(5) });
+    let served =
+        Served::with(Limits { connections: 1, conversations: 2, send: Duration::from_secs(5) });
     let first = tokio::spawn(served.connect().await.ask::<Accepted>(Request::Drain));
     while served.handled() == 0 {
         tokio::task::yield_now().await;

@@ -27,7 +27,7 @@ use super::{
     request_key,
     run::{Purpose, Ticket, Work},
 };
-use crate::{cell::Cell, clock};
+use crate::cell::Cell;
 
 /// Bytes that a message is counted as besides its payload.
 pub(super) const OVERHEAD: usize = 256;
@@ -60,7 +60,7 @@ impl Cell {
             return self.refuse_delivered(admitted, Status::NoToken);
         };
         let arrived = admitted.arrived();
-        let deadline = clock::now() + Duration::from_millis(budget_ms.into());
+        let deadline = self.now() + Duration::from_millis(budget_ms.into());
         let Envelope { header: request, payload } = admitted.into_envelope();
         let mut id = None;
         if request.flags.contains(Flags::RETRY) {
@@ -90,7 +90,7 @@ impl Cell {
     ) -> bool {
         let Some(id) = id else { return true };
         let idempotent = request.flags.contains(Flags::IDEMPOTENT);
-        match self.handlers.dedupe.begin(clock::now(), id, deadline, idempotent) {
+        match self.handlers.dedupe.begin(self.now(), id, deadline, idempotent) {
             Seen::New => return true,
             Seen::Running => self.attach(request),
             Seen::Done(answer) => self.send_answer(request, &answer),

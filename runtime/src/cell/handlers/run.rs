@@ -124,7 +124,7 @@ impl Cell {
         ctx: &mut Context<Self>,
     ) {
         let Work { ticket, mut delivery, deadline, registration } = work;
-        let now = clock::now();
+        let now = self.now();
         if deadline <= now {
             return self.end_at_once(ticket, Ending::Expired, is_held);
         }
@@ -135,7 +135,9 @@ impl Cell {
         };
         let mut call = Call::new(&*registration.handler, delivery, line);
         let polled = call.poll_step(&mut Poller::from_waker(Waker::noop()));
-        let spent = clock::now().saturating_duration_since(now);
+        let then = clock::now();
+        self.moment = self.moment.map(|_| then);
+        let spent = then.saturating_duration_since(now);
         stats::note_kept(&ticket.request.target, spent);
         let first = match polled {
             Poll::Ready(Step::End(outcome)) => {

@@ -175,7 +175,8 @@ pub struct Serve {
 
 fn status(text: &str) -> Result<Status, String> {
     let code = text.to_ascii_uppercase().replace('-', "_");
-    Status::from_code(&code).ok_or_else(|| format!("there is no code {text:?}; see `cellbus errors ls`"))
+    Status::from_code(&code)
+        .ok_or_else(|| format!("there is no code {text:?}; see `cellbus errors ls`"))
 }
 
 fn selected(text: &str) -> Result<String, String> {

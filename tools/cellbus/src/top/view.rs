@@ -2,6 +2,12 @@
 
 use std::{cmp::Reverse, collections::BTreeSet};
 
+use super::{Model, Sample};
+use crate::{
+    ask::word,
+    output::printable,
+    table::{bytes, or_dash, round_trip, time},
+};
 use cellbus_cells::control::LinkRow;
 use ratatui::{
     Frame,
@@ -9,12 +15,6 @@ use ratatui::{
     style::{Modifier, Style},
     text::Line,
     widgets::{Block, Borders, Cell, Paragraph, Row, Table},
-};
-use super::{Model, Sample};
-use crate::{
-    ask::word,
-    output::printable,
-    table::{bytes, or_dash, round_trip, time},
 };
 
 /// Lines of the figures, with their frame.
@@ -148,10 +148,10 @@ fn draw_refusals(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let counters = &model.now.stats.counters;
     let of = |code: &str, sample: &Sample| {
         let counters = &sample.stats.counters;
-        counters.refused.get(code).copied().unwrap_or(0) + counters.dead.get(code).copied().unwrap_or(0)
+        counters.refused.get(code).copied().unwrap_or(0)
+            + counters.dead.get(code).copied().unwrap_or(0)
     };
-    let codes: BTreeSet<&String> =
-        counters.refused.keys().chain(counters.dead.keys()).collect();
+    let codes: BTreeSet<&String> = counters.refused.keys().chain(counters.dead.keys()).collect();
     let mut codes: Vec<&str> = codes.into_iter().map(String::as_str).collect();
     codes.sort_by_key(|code| Reverse(of(code, &model.now)));
     let rows = codes.into_iter().map(|code| {
@@ -159,8 +159,9 @@ fn draw_refusals(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         Row::new([printable(code), of(code, &model.now).to_string(), per_second(rate)])
     });
     let widths = [Constraint::Min(16), Constraint::Length(10), Constraint::Length(9)];
-    let table =
-        Table::new(rows, widths).header(heading(["CODE", "COUNT", "RATE"])).block(framed("refusals"));
+    let table = Table::new(rows, widths)
+        .header(heading(["CODE", "COUNT", "RATE"]))
+        .block(framed("refusals"));
     frame.render_widget(table, area);
 }
 
@@ -179,8 +180,9 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         Constraint::Length(10),
         Constraint::Length(12),
     ];
-    let table =
-        Table::new(rows, widths).header(heading(["CELL", "KIND", "STATE", "VIA"])).block(framed("cells"));
+    let table = Table::new(rows, widths)
+        .header(heading(["CELL", "KIND", "STATE", "VIA"]))
+        .block(framed("cells"));
     frame.render_widget(table, area);
 }
 
@@ -197,8 +199,8 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use cellbus_cells::control::{
-        CellRow, CellState, CounterRows, Direction, LaneBytes, LinkCounts, LinkState,
-        LoopReport, StatsReply, StatsReport,
+        CellRow, CellState, CounterRows, Direction, LaneBytes, LinkCounts, LinkState, LoopReport,
+        StatsReply, StatsReport,
     };
     use cellbus_proto::identity::CellKind;
     use ratatui::{Terminal, backend::TestBackend};
@@ -223,7 +225,11 @@ mod tests {
             counters,
             dead_letters: Vec::new(),
             measured: StatsReport::default(),
-            event_loop: LoopReport { recent_max_us: 6_000_000, is_red: true, ..LoopReport::default() },
+            event_loop: LoopReport {
+                recent_max_us: 6_000_000,
+                is_red: true,
+                ..LoopReport::default()
+            },
         };
         let link = LinkRow {
             name: "relay-a".parse().unwrap(),

@@ -11,22 +11,20 @@ pub(super) async fn run(
 ) -> Result<Reply, ControlError> {
     let ready = || Event::Ready { cell: status().cell, of: "task/*".to_owned() };
     let (events, mut said) = talk.split();
-    match request {
-        Request::Tap(_) => {
-            let _held = Held(&cell.handled);
-            for _ in 0..3 {
-                events.send(ready()).await.unwrap();
-            }
-            let _open = cell.gate.acquire().await.unwrap();
-            Ok(Reply::Ended(Ended { events: 3, elapsed_us: 1 }))
-        }
-        _ => loop {
+    if let Request::Tap(_) = request {
+        let _held = Held(&cell.handled);
+        for _ in 0..3 {
             events.send(ready()).await.unwrap();
-            match said.recv().await {
-                Some(Say::Answer { number, .. }) if number < 3 => {}
-                Some(_) | None => return Err(ControlError::status(Status::Forbidden, "enough")),
-            }
-        },
+        }
+        let _open = cell.gate.acquire().await.unwrap();
+        return Ok(Reply::Ended(Ended { events: 3, elapsed_us: 1 }));
+    }
+    loop {
+        events.send(ready()).await.unwrap();
+        match said.recv().await {
+            Some(Say::Answer { number, .. }) if number < 3 => {}
+            Some(_) | None => return Err(ControlError::status(Status::Forbidden, "enough")),
+        }
     }
 }
 

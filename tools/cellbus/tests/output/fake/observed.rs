@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cellbus_cells::control::{
     CellState, ControlError, CounterRows, DeadCount, DeadLettersAsk, DeadLettersReply, DeadRow,
-    Direction, HopRow, LaneBytes, LinkCounts, LinkRow, LoopReport, Reply, RouteRow, SendAsk, SendReply,
-    StatsReply, StatsReport, TraceAsk, TraceReply, Verdict,
+    Direction, HopRow, LaneBytes, LinkCounts, LinkRow, LoopReport, Reply, RouteRow, SendAsk,
+    SendReply, StatsReply, StatsReport, TraceAsk, TraceReply, Verdict,
 };
 use cellbus_channels::{CellKind, Fqcn, Status};
 

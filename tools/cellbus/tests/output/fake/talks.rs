@@ -1,8 +1,8 @@
 //! Requests that go on.
 
 use cellbus_cells::control::{
-    ControlError, DeliveryRow, Ended, Event, Payload, Reply, Request, RequestReply, Say, Talk, TapRow,
-    Verdict,
+    ControlError, DeliveryRow, Ended, Event, Payload, Reply, Request, RequestReply, Say, Talk,
+    TapRow, Verdict,
 };
 use cellbus_channels::{CellKind, Fqcn, Status};
 
@@ -54,7 +54,24 @@ pub async fn run(cell: Fqcn, request: Request, talk: Talk) -> Result<Reply, Cont
             }
             Ok(Reply::Ended(Ended { events: 3, elapsed_us: 9 }))
         }
-        _ => Err(ControlError::status(Status::Forbidden, "that does not go on")),
+        Request::Status
+        | Request::Cells
+        | Request::Peers
+        | Request::Ping(_)
+        | Request::Explain(_)
+        | Request::Policy(_)
+        | Request::Reload(_)
+        | Request::Request(_)
+        | Request::Links
+        | Request::Routes
+        | Request::Stats
+        | Request::DeadLetters(_)
+        | Request::Metrics
+        | Request::Trace(_)
+        | Request::Send(_)
+        | Request::Inspect
+        | Request::Drain
+        | Request::Stop => Err(ControlError::status(Status::Forbidden, "that does not go on")),
     }
 }
 
