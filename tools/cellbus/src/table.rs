@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn times_are_told_from_now() {
         let now = now_unix();
-        assert_eq!(ahead(now + 90 * 86_400 + 5), "in 3 months");
+        assert_eq!(ahead(now + 90 * 86_400 + 5), "in 13 weeks");
         assert_eq!((ahead(now - 1), ahead(now)), ("over".to_owned(), "over".to_owned()));
         assert_eq!(ago(now - 7200), "2 hours ago");
         assert_eq!(ago(now + 5), "0 seconds ago");
