@@ -53,7 +53,7 @@ pub(super) struct Asking {
     cancels: BTreeMap<Fqcn, Vec<u64>>,
 }
 
-/// Requests wait in [`Own::asks`]. Dropped by an actor that ends, it ends them.
+/// Requests of this cell wait to be taken. Dropped by an actor that ends, it ends them.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct TakeAsks(Option<Arc<Own>>);
