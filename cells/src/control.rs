@@ -10,6 +10,7 @@ mod code;
 mod error;
 mod line;
 mod message;
+mod next;
 mod observe;
 mod path;
 mod place;
@@ -29,6 +30,7 @@ pub use self::{
         Controlled, ExplainAsk, MAX_BUDGET_MS, MAX_PINGS, Payload, PayloadError, PingAsk, Request,
         RequestAsk, VERSION,
     },
+    next::{is_ruling, next_step},
     observe::{
         CounterRows, DeadCount, DeadLettersAsk, DeadLettersReply, DeadRow, HopRow, LaneBytes,
         LinkCounts, LinkRow, MAX_DEAD_LETTERS, MetricsReply, RouteRow, SelectorError, SendAsk,

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cellbus_channels::{Failure, Reply, from_fn};
+use cellbus_channels::{Event, Failure, JobChange, Reply, from_fn};
 use cellbus_proto::{
     causes::with_sources,
     codec::body::{self, JobEnded, JobStart, JobStop},
@@ -34,6 +34,8 @@ use crate::node::{JobDoor, Node, NodeCell};
 mod bootstrap;
 mod child_log;
 pub mod process;
+#[cfg(test)]
+mod tests;
 
 pub use self::bootstrap::JobBootstrap;
 
@@ -159,6 +161,7 @@ impl JobHost {
                 let site = delivery.origin.name;
                 tracing::info!(%job, %site, completed, "job has ended at a site");
                 host.inner.running.allow_job(site.clone(), job.clone(), false);
+                host.notice(&site, &job, end_of(completed, &detail));
                 host.inner.site_ends.send_modify(|ends| {
                     const ENDS_MAX: usize = 4096;
                     if ends.len() < ENDS_MAX {
@@ -238,6 +241,7 @@ impl JobHost {
         }
         match self.start_process(&name, program, parameters) {
             Ok((child, pin)) => {
+                self.notice(&inner.own.name, &job, JobChange::Started);
                 actix_rt::spawn(self.clone().watch(job, child, pin));
                 Ok(watch)
             }
@@ -337,7 +341,16 @@ impl JobHost {
             let detail = detail.clone();
             state.send_replace(JobState::Ended { completed, detail });
         }
+        self.notice(&self.inner.own.name, &job, end_of(completed, &detail));
         self.report(job, completed, detail).await;
+    }
+
+    /// Tells those who listen to events of this cell what has become of `job` at `runner`.
+    fn notice(&self, runner: &Fqcn, job: &Segment, change: JobChange) {
+        // A name that does not fit below its cell never got as far as a process.
+        if let Ok(cell) = runner.child(job) {
+            self.inner.own.notices.tell(Event::Job { cell, change });
+        }
     }
 
     /// Tells the server how a job of this site has ended.
@@ -381,4 +394,8 @@ impl JobHost {
             let _ = state.wait_for(|state| matches!(state, JobState::Ended { .. })).await;
         }
     }
+}
+
+fn end_of(completed: bool, detail: &str) -> JobChange {
+    if completed { JobChange::Completed } else { JobChange::Failed(detail.to_owned()) }
 }

@@ -16,7 +16,7 @@ use cellbus_proto::{
 use cellbus_runtime::{
     authority::{Credentials, CredentialsError, DevCredentialsError, ensure_dev_credentials},
     carrier::{Accept, Dial, DialTarget},
-    cell::{CellState, RootError, Roster},
+    cell::{CellSettings, CellState, RootError, Roster},
     clock::WallClock,
     host::{CellStart, RunningCell},
     own::Own,
@@ -40,6 +40,8 @@ mod observed;
 mod rules;
 mod settings;
 mod talks;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     rules::{LiveRules, Reload},
@@ -344,7 +346,10 @@ impl Node {
             }),
             dial: dial as Option<Arc<dyn Dial>>,
             accept: ports.accept.clone(),
-            cell: figures::cell(&self.topology.limits),
+            cell: CellSettings {
+                spool_dir: Some(state.path().to_owned()),
+                ..figures::cell(&self.topology.limits)
+            },
             endpoint: figures::endpoint(&self.topology.limits),
             hops_max: self.topology.limits.hops_max,
         })?;

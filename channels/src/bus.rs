@@ -9,13 +9,16 @@ use cellbus_proto::{
 };
 
 use crate::{
-    error::HandleError,
+    conduit::{Conduit, ConduitHandler, ConduitOptions},
+    error::{HandleError, RequestError},
     events::Events,
     fan::{Many, Targets},
     filter::{Filter, Filters, Point},
-    handler::{Handler, HandlerOptions, Selector},
+    handler::{Handler, HandlerOptions, Reply, Selector},
     message::RequestBuilder,
+    passage,
     queue::QueueBuilder,
+    transfer::{Shelf, Transfers},
     transport::{Outgoing, Transport},
 };
 
@@ -28,14 +31,15 @@ pub struct Bus {
 struct Inner {
     transport: Arc<dyn Transport>,
     filters: Filters,
+    shelf: Shelf,
 }
 
 impl Bus {
     /// A bus over `transport`.
     #[must_use]
     pub fn new(transport: Arc<dyn Transport>) -> Self {
-        let filters = transport.filters();
-        Self { inner: Arc::new(Inner { transport, filters }) }
+        let (filters, shelf) = (transport.filters(), transport.shelf());
+        Self { inner: Arc::new(Inner { transport, filters, shelf }) }
     }
 
     pub(crate) fn transport(&self) -> &dyn Transport {
@@ -44,6 +48,16 @@ impl Bus {
 
     pub(crate) fn filters(&self) -> &Filters {
         &self.inner.filters
+    }
+
+    pub(crate) fn shelf(&self) -> &Shelf {
+        &self.inner.shelf
+    }
+
+    /// Payloads of any size: served, fetched, sent to many and gathered from many.
+    #[must_use]
+    pub fn transfers(&self) -> Transfers {
+        Transfers::new(self.clone())
     }
 
     /// The cell that speaks here.
@@ -135,6 +149,37 @@ impl Bus {
         filter: impl Filter,
     ) {
         self.inner.filters.add(points, selector, filter);
+    }
+
+    /// Sends a request to the cell `to` whose stream stays open, and waits for its answer. The budget bounds
+    /// the time to that, and nothing after it. Dropping the future gives up.
+    ///
+    /// # Errors
+    /// [`RequestError`]; then there is no conduit.
+    pub async fn open_conduit(
+        &self,
+        to: Fqcn,
+        outgoing: Outgoing,
+        options: ConduitOptions,
+    ) -> Result<(Reply, Conduit), RequestError> {
+        let (me, target) = (self.name(), outgoing.target.clone());
+        let outgoing = passage::out(self.filters(), &to, outgoing)
+            .map_err(|error| passage::stopped(&me, &error))?;
+        let opened = self.transport().open_conduit(to.clone(), outgoing, options).await;
+        let (outcome, conduit) = match opened {
+            Ok((reply, conduit)) => (Ok(reply), Some(conduit)),
+            Err(error) => (Err(error), None),
+        };
+        let reply = passage::back(self.filters(), &me, &to, &target, outcome)?;
+        Ok((reply, conduit.ok_or(RequestError::Closed)?))
+    }
+
+    /// Has `handler` decide on every conduit that ends here. It stays until the bus is closed.
+    ///
+    /// # Errors
+    /// [`HandleError`] when there is one already, or this bus carries no conduits.
+    pub async fn serve_conduits(&self, handler: impl ConduitHandler) -> Result<(), HandleError> {
+        self.inner.transport.serve_conduits(Arc::new(handler)).await
     }
 
     /// What happens to the links of this cell, and to the cells below it, from now on.

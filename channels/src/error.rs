@@ -100,6 +100,9 @@ pub enum HandleError {
     /// The connection to the cell carries as many handlers as it may.
     #[error("too many handlers")]
     TooMany,
+    /// The connection to the cell does not carry what the handler is for.
+    #[error("this connection to the cell carries no such messages")]
+    NotCarried,
     /// The bus has been stopped.
     #[error("the bus is closed")]
     Closed,

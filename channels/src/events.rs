@@ -11,7 +11,7 @@ use futures_core::Stream;
 
 use crate::transport::BoxStream;
 
-/// Something has happened to a link of this cell, or to a cell that is registered with it.
+/// Something has happened to a link or a job of this cell, or to a cell that is registered with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -23,8 +23,27 @@ pub enum Event {
     CellUp(Fqcn),
     /// A cell is registered no longer.
     CellDown(Fqcn),
+    /// A job has started or ended: at the cell that runs it, and its end at the server too.
+    Job {
+        /// The job's cell, whose parent is the cell that runs the job and whose base name is the job's.
+        cell: Fqcn,
+        /// What has become of it.
+        change: JobChange,
+    },
     /// The reader was too slow: this many events before the next one are missing.
     Lagged(u64),
+}
+
+/// What has become of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JobChange {
+    /// The process of its cell runs. That its cell has registered is a [`Event::CellUp`].
+    Started,
+    /// The process of its cell has ended, and the job did what it was for.
+    Completed,
+    /// The process of its cell has ended otherwise: its exit status, or the signal that ended it.
+    Failed(String),
 }
 
 /// The events of a cell, from the moment of asking. Ends when the bus is closed.

@@ -6,6 +6,7 @@
 
 mod bus;
 pub mod call;
+pub mod conduit;
 mod endpoint;
 mod error;
 mod events;
@@ -18,13 +19,17 @@ mod message;
 mod passage;
 mod queue;
 pub mod replies;
+pub mod transfer;
 mod transport;
 
 pub use self::{
     bus::Bus,
+    conduit::{
+        Accepted, Broken, Conduit, ConduitHandler, ConduitOptions, ConduitRecv, ConduitSend,
+    },
     endpoint::{CONTENT_TYPE_MSGPACK, Endpoint},
     error::{CallError, HandleError, PublishError, RequestError},
-    events::{Event, Events},
+    events::{Event, Events, JobChange},
     fan::Many,
     gather::{Gather, Straggler},
     handler::{
@@ -49,3 +54,8 @@ pub use cellbus_proto::{
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/MESSAGES.md")]
 struct Messages;
+
+/// The examples of the page are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/TRANSFERS.md")]
+struct TransfersPage;

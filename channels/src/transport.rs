@@ -1,21 +1,31 @@
 //! What a bus needs from whatever carries its messages.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::{Future, ready},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use cellbus_proto::{
     envelope::{Flags, HopRecord, Kind, Lane, TraceContext},
     exchange::RetryPolicy,
-    name::{ChannelTopic, Fqcn},
+    name::{ChannelTopic, Fqcn, Segment},
+    status::Status,
+    transcript::Signable,
 };
 use futures_core::Stream;
 use futures_util::stream::{self, FuturesUnordered};
 
 use crate::{
+    conduit::{Conduit, ConduitHandler, ConduitOptions},
     error::{HandleError, PublishError, RequestError},
     events::Event,
     filter::Filters,
     handler::{Handler, HandlerOptions, Reply, Selector},
+    passage::not_carried,
+    transfer::Shelf,
 };
 
 /// A future that can be sent between threads and borrows nothing.
@@ -169,6 +179,89 @@ pub trait Transport: Send + Sync + 'static {
     /// Default: a stream that has ended.
     fn events(&self) -> BoxStream<Event> {
         Box::pin(stream::empty())
+    }
+
+    /// Sends a request whose stream stays open, and waits for its answer; the budget bounds the time to
+    /// that, and nothing after it. Dropping the future gives up.
+    ///
+    /// Default: not carried.
+    ///
+    /// # Errors
+    /// As for [`Self::request`]; then there is no conduit.
+    fn open_conduit(
+        &self,
+        to: Fqcn,
+        outgoing: Outgoing,
+        options: ConduitOptions,
+    ) -> BoxFuture<Result<(Reply, Conduit), RequestError>> {
+        let _never_sent = (to, outgoing, options);
+        Box::pin(ready(Err(not_carried(&self.name()))))
+    }
+
+    /// Has `handler` decide on every conduit that ends here; a cell has one such handler.
+    ///
+    /// Default: no conduit ends here.
+    ///
+    /// # Errors
+    /// [`HandleError`] when there is one already, or conduits are not carried.
+    fn serve_conduits(
+        &self,
+        handler: Arc<dyn ConduitHandler>,
+    ) -> BoxFuture<Result<(), HandleError>> {
+        let _never_called = handler;
+        Box::pin(ready(Err(HandleError::NotCarried)))
+    }
+
+    /// The project of this cell, by its certificate.
+    ///
+    /// Default: unknown.
+    fn project(&self) -> Option<Segment> {
+        None
+    }
+
+    /// Milliseconds since 1970, by the clock that this cell judges ages with.
+    ///
+    /// Default: the system's.
+    fn unix_ms(&self) -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis() as u64)
+    }
+
+    /// What is served and received at this cell. Always the same one.
+    ///
+    /// Default: one of its own for every bus.
+    fn shelf(&self) -> Shelf {
+        Shelf::default()
+    }
+
+    /// Signs with the key of this cell's certificate what says that something is transferred: a reference,
+    /// or a receipt. Everything else the transport signs by itself, or not at all.
+    ///
+    /// Default: not signed.
+    ///
+    /// # Errors
+    /// [`Status::TopicDenied`] for what has another purpose, [`Status::Version`] where nothing is signed.
+    fn sign(&self, signable: Signable) -> BoxFuture<Result<Bytes, Status>> {
+        let _never_signed = signable;
+        Box::pin(ready(Err(Status::Version)))
+    }
+
+    /// Whether `signature` is that of the cell `signer` over `signable`, by the key of the certificate with
+    /// which it is registered now. Asks for that certificate where it is not known.
+    ///
+    /// Default: not verified.
+    ///
+    /// # Errors
+    /// [`Status::BadSignature`] when it is not, with this cell as the one that says so; others when the
+    /// certificate cannot be had.
+    fn verify(
+        &self,
+        signer: Fqcn,
+        signable: Signable,
+        signature: Bytes,
+    ) -> BoxFuture<Result<(), RequestError>> {
+        let _never_verified = (signer, signable, signature);
+        Box::pin(ready(Err(not_carried(&self.name()))))
     }
 }
 

@@ -93,29 +93,17 @@ pub enum Verified {
 #[derive(Clone, Debug)]
 pub struct Admitted {
     envelope: Envelope,
+    verdict: Arc<Verdict>,
+    at: Instant,
+}
+
+/// What was decided on a message, and on others that are the same in all that was decided on.
+#[derive(Debug)]
+struct Verdict {
     verified: Verified,
     permit: Permit,
     arrived: Hop,
     next: Result<Hop, Status>,
-    at: Instant,
-}
-
-/// Everything about an admitted message but the message.
-#[derive(Clone)]
-pub(crate) struct Verdict {
-    verified: Verified,
-    permit: Permit,
-    arrived: Hop,
-    next: Result<Hop, Status>,
-    at: Instant,
-}
-
-impl Verdict {
-    /// The same verdict about a message that was a part of the one that was let in.
-    pub(crate) fn with(&self, envelope: Envelope) -> Admitted {
-        let Self { verified, permit, arrived, next, at } = self.clone();
-        Admitted { envelope, verified, permit, arrived, next, at }
-    }
 }
 
 /// A message that was not let in, handed back so that its sender can be told.
@@ -231,22 +219,20 @@ impl Gate {
         mut envelope: Envelope,
         arrival: Arrival<'_>,
     ) -> Result<Admitted, Refused> {
-        let recalled = self.verdicts.recall(now_unix, &envelope, arrival);
-        let judged = match recalled {
-            Some((claims, permit, next)) => Ok((Verified::Claims(claims), permit, next)),
+        let judged = match self.verdicts.recall(now_unix, &envelope, arrival) {
+            Some(verdict) => Ok(verdict),
             None => self.weigh(now_unix, &envelope, arrival).map(|(verified, permit)| {
-                let next = self.next_hop(&envelope.header, arrival.hop());
-                if let Verified::Claims(claims) = &verified
-                    && !self.is_former(permit)
-                {
-                    self.verdicts.remember(&envelope, arrival, (claims, permit), next);
+                let arrived = arrival.hop();
+                let next = self.next_hop(&envelope.header, arrived);
+                let verdict = Arc::new(Verdict { verified, permit, arrived, next });
+                if !self.is_former(permit) {
+                    self.verdicts.remember(&envelope, arrival, &verdict);
                 }
-                (verified, permit, next)
+                verdict
             }),
         };
         match judged {
-            Ok((verified, permit, next)) => {
-                let arrived = arrival.hop();
+            Ok(verdict) => {
                 let header = &mut envelope.header;
                 if arrival.is_first_hop(header) || header.hops_left > self.hops_max {
                     header.hops_left = self.hops_max;
@@ -255,7 +241,7 @@ impl Gate {
                 if header.lane == Lane::Control && well_known::lookup(&header.target).is_none() {
                     header.lane = Lane::Interactive;
                 }
-                Ok(Admitted { envelope, verified, permit, arrived, next, at: now })
+                Ok(Admitted { envelope, verdict, at: now })
             }
             Err(Denial { status, consequence, ruling }) => {
                 Err(Refused { envelope: Box::new(envelope), status, consequence, ruling })
@@ -469,13 +455,13 @@ impl Admitted {
     /// Who sent it.
     #[must_use]
     pub fn verified(&self) -> &Verified {
-        &self.verified
+        &self.verdict.verified
     }
 
     /// Why it was let in.
     #[must_use]
     pub fn permit(&self) -> Permit {
-        self.permit
+        self.verdict.permit
     }
 
     /// Where it goes next, by the links that there were when it was let in.
@@ -483,13 +469,13 @@ impl Admitted {
     /// # Errors
     /// The status that it is to be returned with.
     pub fn next(&self) -> Result<Hop, Status> {
-        self.next
+        self.verdict.next
     }
 
     /// Where it came from.
     #[must_use]
     pub fn arrived(&self) -> Hop {
-        self.arrived
+        self.verdict.arrived
     }
 
     /// When it came.
@@ -519,9 +505,11 @@ impl Admitted {
         self.envelope.header.extras.get_or_insert_default().fan = fan;
     }
 
-    pub(crate) fn take_apart(self) -> (Envelope, Verdict) {
-        let Self { envelope, verified, permit, arrived, next, at } = self;
-        (envelope, Verdict { verified, permit, arrived, next, at })
+    /// The same verdict about each of the messages that `split` takes this one apart into.
+    pub(crate) fn apart(self, split: impl FnOnce(Envelope) -> Vec<Envelope>) -> Vec<Self> {
+        let Self { envelope, verdict, at } = self;
+        let part = |envelope| Self { envelope, verdict: Arc::clone(&verdict), at };
+        split(envelope).into_iter().map(part).collect()
     }
 
     /// Notes that this cell let the message in by `rule`, where the message asks for that.

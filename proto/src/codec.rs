@@ -3,6 +3,7 @@
 pub mod body;
 mod decode;
 mod encode;
+mod names;
 mod octets;
 mod read;
 mod table;
@@ -37,6 +38,8 @@ pub enum Frame {
     Drain(body::Drain),
     /// Answers a challenge, register or bye request of this very stream. Never routed.
     Answer(body::Answer),
+    /// The first frame of a conduit, in the direction of its request.
+    Conduit(body::Conduit),
 }
 
 impl Frame {
@@ -52,6 +55,7 @@ impl Frame {
             Self::Lane(_) => "LANE",
             Self::Drain(_) => "DRAIN",
             Self::Answer(_) => "ANSWER",
+            Self::Conduit(_) => "CONDUIT",
         }
     }
 }
@@ -66,6 +70,7 @@ pub(crate) mod types {
     pub(crate) const LANE: u8 = 6;
     pub(crate) const DRAIN: u8 = 7;
     pub(crate) const ANSWER: u8 = 8;
+    pub(crate) const CONDUIT: u8 = 9;
 
     pub(crate) const EXTENSION_FAN: u16 = 2;
     pub(crate) const EXTENSION_PATH: u16 = 4;

@@ -192,9 +192,11 @@ fn class(target: &ChannelTopic) -> ChannelClass {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
-        envelope::{Address, Flags, Incarnation, Kind, Lane},
+        envelope::{Address, Common, Flags, Incarnation, Kind, Lane},
         route::LinkId,
         testing::{at, at_ms},
     };
@@ -204,14 +206,16 @@ mod tests {
         Header {
             kind: Kind::Publish,
             sequence,
-            origin: Address::exact("site-1".parse().unwrap(), inc),
-            destination: Address::any("server".parse().unwrap()),
-            target: target.parse().unwrap(),
-            token: None,
+            common: Arc::new(Common {
+                origin: Address::exact("site-1".parse().unwrap(), inc),
+                destination: Address::any("server".parse().unwrap()),
+                target: target.parse().unwrap(),
+                token: None,
+                lane: Lane::Interactive,
+                flags: Flags::default(),
+            }),
             budget_ms: 1000,
             hops_left: 1,
-            lane: Lane::Interactive,
-            flags: Flags::default(),
             extras: None,
         }
     }

@@ -1,6 +1,11 @@
 //! The message envelope: a typed header that every hop reads, and a payload that none looks at.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -125,13 +130,12 @@ pub struct OriginProof {
     pub signature: Blob,
 }
 
-/// What every hop reads.
+/// What the messages of one conversation have in common.
+///
+/// They share it: it is put together once, and whoever has decided on it, or has written it down, knows
+/// the next message by where it lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// What the message is.
-    pub kind: Kind,
-    /// Counts the messages of the origin's incarnation; with it, the id of the message.
-    pub sequence: u64,
+pub struct Common {
     /// Who sent it; a claim until admitted.
     pub origin: Arc<Address>,
     /// Who it is for.
@@ -140,16 +144,42 @@ pub struct Header {
     pub target: ChannelTopic,
     /// Proof that the origin is registered; absent only on exempt messages.
     pub token: Option<Token>,
-    /// Time left, in milliseconds. A budget, not an instant: hosts share no clock.
-    pub budget_ms: u32,
-    /// Forwarding steps left; set by the first hop.
-    pub hops_left: u8,
     /// Priority class.
     pub lane: Lane,
     /// What the sender asks for.
     pub flags: Flags,
+}
+
+/// What every hop reads. Its common part is read, and changed, as if it were the header's own: a change
+/// leaves the messages that shared it as they were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What the message is.
+    pub kind: Kind,
+    /// Counts the messages of the origin's incarnation; with it, the id of the message.
+    pub sequence: u64,
+    /// What it shares with other messages.
+    pub common: Arc<Common>,
+    /// Time left, in milliseconds. A budget, not an instant: hosts share no clock.
+    pub budget_ms: u32,
+    /// Forwarding steps left; set by the first hop.
+    pub hops_left: u8,
     /// The seldom-used part.
     pub extras: Option<Box<Extras>>,
+}
+
+impl Deref for Header {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.common
+    }
+}
+
+impl DerefMut for Header {
+    fn deref_mut(&mut self) -> &mut Common {
+        Arc::make_mut(&mut self.common)
+    }
 }
 
 /// A message as it travels, before anybody has vouched for it.
@@ -291,6 +321,21 @@ impl Kind {
     }
 }
 
+impl Common {
+    /// What the answers to such requests have in common, from `me` with its token.
+    #[must_use]
+    pub fn answer(&self, me: &Arc<Address>, token: Option<Token>) -> Self {
+        Self {
+            origin: Arc::clone(me),
+            destination: Arc::clone(&self.origin),
+            target: self.target.clone(),
+            token,
+            lane: self.lane,
+            flags: Flags::default(),
+        }
+    }
+}
+
 impl Header {
     /// Whether somebody waits for an answer: to a request, or to a publish that asks for a receipt.
     #[must_use]
@@ -339,25 +384,26 @@ impl Header {
         Extras { path, ..Extras::default() }
     }
 
-    /// The header of an answer to this request, from `me`; `sequence` counts the messages of `me`.
+    /// The header of an answer to this request; `sequence` counts the messages of whoever answers, and
+    /// `common` gives [`Common::answer`] of this request's.
     ///
     /// `None` when nobody waits for one: replies and returns are never answered, publishes only where
     /// they ask for a receipt.
     #[must_use]
-    pub fn answer(&self, me: &Arc<Address>, kind: Kind, sequence: u64) -> Option<Self> {
+    pub fn answer(
+        &self,
+        kind: Kind,
+        sequence: u64,
+        common: impl FnOnce() -> Arc<Common>,
+    ) -> Option<Self> {
         debug_assert!(kind.is_answer());
         self.wants_answer().then(|| Self {
             kind,
             sequence,
-            origin: Arc::clone(me),
-            destination: Arc::clone(&self.origin),
-            target: self.target.clone(),
-            token: None,
+            common: common(),
             budget_ms: self.budget_ms,
             hops_left: 0,
-            lane: self.lane,
-            flags: Flags::default(),
-            extras: self.noted().boxed(),
+            extras: self.extras.as_ref().and_then(|_| self.noted().boxed()),
         })
     }
 }

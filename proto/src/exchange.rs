@@ -226,7 +226,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        envelope::{Incarnation, Lane},
+        envelope::{Common, Incarnation, Lane},
         route::LinkId,
         testing::at,
     };
@@ -238,14 +238,16 @@ mod tests {
         Header {
             kind,
             sequence: 1,
-            origin: Address::exact(from.parse().unwrap(), inc),
-            destination: Address::exact("me".parse().unwrap(), inc),
-            target: "a/b".parse().unwrap(),
-            token: None,
+            common: Arc::new(Common {
+                origin: Address::exact(from.parse().unwrap(), inc),
+                destination: Address::exact("me".parse().unwrap(), inc),
+                target: "a/b".parse().unwrap(),
+                token: None,
+                lane: Lane::Interactive,
+                flags: Flags::default(),
+            }),
             budget_ms: 1000,
             hops_left: 1,
-            lane: Lane::Interactive,
-            flags: Flags::default(),
             extras: None,
         }
     }
@@ -271,17 +273,22 @@ mod tests {
         assert_eq!(exchange.complete(&reply("b"), WAY), Err(Stray::Late));
     }
 
+    fn with_more(mut header: Header) -> Header {
+        header.flags = Flags::MORE;
+        header
+    }
+
     #[test]
     fn replies_that_more_follow_leave_the_request_open_and_the_last_ends_it() {
         let (mut exchange, to) = asked();
-        let more = Header { flags: Flags::MORE, ..answer(Kind::Reply { to }, "b") };
+        let more = with_more(answer(Kind::Reply { to }, "b"));
         assert_eq!(exchange.complete(&more, Hop::Local), Err(Stray::Unsolicited));
         for _ in 0..3 {
             assert_eq!(exchange.complete(&more, WAY), Ok(Completed::More(&mut 7)));
         }
         let by = "b".parse().unwrap();
         let failed = Kind::Return { to, status: Status::HandlerFailed, by };
-        let last = Header { flags: Flags::MORE, ..answer(failed, "b") };
+        let last = with_more(answer(failed, "b"));
         assert_eq!(exchange.complete(&last, WAY), Ok(Completed::Last(7)), "a return is the end");
         assert_eq!(exchange.complete(&more, WAY), Err(Stray::Late));
         assert_eq!(exchange.poll_timeout(), None);
@@ -361,7 +368,7 @@ mod tests {
                     4 => ended.extend(exchange.fail_hop(via).into_iter().map(|(_, w, _)| w)),
                     5 => {
                         let before = exchange.len();
-                        let more = Header { flags: Flags::MORE, ..answer(Kind::Reply { to: n }, "b") };
+                        let more = with_more(answer(Kind::Reply { to: n }, "b"));
                         if let Ok(completed) = exchange.complete(&more, via) {
                             prop_assert_eq!(completed, Completed::More(&mut (n as u32 - 1)));
                         }

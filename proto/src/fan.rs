@@ -67,8 +67,7 @@ impl Admitted {
         if self.header().fan().is_empty() {
             return vec![self];
         }
-        let (envelope, rest) = self.take_apart();
-        split(envelope).into_iter().map(|envelope| rest.with(envelope)).collect()
+        self.apart(split)
     }
 }
 
@@ -104,7 +103,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        envelope::{Address, Flags, Header, Incarnation, Kind, Lane},
+        envelope::{Address, Common, Flags, Header, Incarnation, Kind, Lane},
         name::Fqcn,
     };
 
@@ -117,14 +116,16 @@ mod tests {
         let header = Header {
             kind: Kind::Request,
             sequence: first.sequence,
-            origin: Address::exact("a".parse().unwrap(), Incarnation { counter: 1, nonce: 1 }),
-            destination: first.destination,
-            target: "x/y".parse().unwrap(),
-            token: None,
+            common: Arc::new(Common {
+                origin: Address::exact("a".parse().unwrap(), Incarnation { counter: 1, nonce: 1 }),
+                destination: first.destination,
+                target: "x/y".parse().unwrap(),
+                token: None,
+                lane: Lane::Interactive,
+                flags: Flags::default(),
+            }),
             budget_ms: 1000,
             hops_left: 4,
-            lane: Lane::Interactive,
-            flags: Flags::default(),
             extras: Extras { fan, ..Extras::default() }.boxed(),
         };
         Envelope { header, payload: Bytes::from_static(b"shared") }

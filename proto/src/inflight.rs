@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    hash::{BuildHasherDefault, Hasher},
+    hash::BuildHasherDefault,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,6 +11,7 @@ use std::{
 use crate::{
     admission::Admitted,
     envelope::{Flags, Header, Kind},
+    folded::Folded,
     route::{Hop, LinkId},
 };
 
@@ -22,7 +23,7 @@ pub struct InFlight {
     max: usize,
 }
 
-type ByRequest = HashMap<Key, Passed, BuildHasherDefault<Mixed>>;
+type ByRequest = HashMap<Key, Passed, BuildHasherDefault<Folded>>;
 
 /// The id of a request, by what is random and what is counted in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,26 +37,6 @@ struct Passed {
     request: Header,
     arrived: Hop,
     deadline: Instant,
-}
-
-/// Hashes two numbers of which one is random.
-#[derive(Default)]
-struct Mixed(u64);
-
-impl Hasher for Mixed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0.rotate_left(29) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
 }
 
 /// What is remembered of a request: enough to answer it.
@@ -84,7 +65,7 @@ impl InFlight {
         }
         let key = Key { nonce: header.origin.incarnation?.nonce, sequence: header.sequence };
         let deadline = now + Duration::from_millis(header.budget_ms.into());
-        let request = Header { token: None, extras: None, ..header.clone() };
+        let request = Header { extras: None, ..header.clone() };
         Some(Record { key, passed: Passed { request, arrived, deadline } })
     }
 
@@ -177,7 +158,7 @@ impl InFlight {
 mod tests {
     use super::*;
     use crate::{
-        envelope::{Address, Incarnation, Lane},
+        envelope::{Address, Common, Incarnation, Lane},
         testing::at,
     };
 
@@ -192,14 +173,16 @@ mod tests {
         Header {
             kind,
             sequence,
-            origin: Address::exact("a".parse().unwrap(), incarnation()),
-            destination: Address::exact("b".parse().unwrap(), incarnation()),
-            target: "x/y".parse().unwrap(),
-            token: None,
+            common: Arc::new(Common {
+                origin: Address::exact("a".parse().unwrap(), incarnation()),
+                destination: Address::exact("b".parse().unwrap(), incarnation()),
+                target: "x/y".parse().unwrap(),
+                token: None,
+                lane: Lane::Interactive,
+                flags: Flags::default(),
+            }),
             budget_ms: 5000,
             hops_left: 4,
-            lane: Lane::Interactive,
-            flags: Flags::default(),
             extras: None,
         }
     }

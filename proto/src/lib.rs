@@ -15,6 +15,7 @@ pub mod directory;
 pub mod envelope;
 pub mod exchange;
 pub mod fan;
+pub mod folded;
 pub mod identity;
 pub mod inflight;
 pub mod link;
@@ -31,6 +32,7 @@ pub mod status;
 pub mod token;
 pub mod topology;
 pub mod transcript;
+pub mod transfer;
 pub mod well_known;
 
 #[cfg(test)]

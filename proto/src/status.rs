@@ -192,6 +192,19 @@ statuses! {
     AuditUnavailable = 130, "AUDIT_UNAVAILABLE", Refused;
     /// The write was made and its sync failed.
     CommitUnknown = 131, "COMMIT_UNKNOWN", Unknown;
+
+    /// What a transfer is read from is no longer what its reference describes.
+    SourceChanged = 144, "SOURCE_CHANGED", Refused;
+    /// The bytes of the transfer are not those that its digest stands for.
+    DigestMismatch = 145, "DIGEST_MISMATCH", Refused;
+    /// The transfer has ended, or its reference has expired.
+    TransferExpired = 146, "TRANSFER_EXPIRED", Refused;
+    /// No transfer of this id is served here.
+    TransferUnknown = 147, "TRANSFER_UNKNOWN", Refused;
+    /// No byte of the transfer has advanced for as long as its receiver waits.
+    TransferStalled = 148, "TRANSFER_STALLED", Refused;
+    /// One of the ends has given the transfer up.
+    TransferCancelled = 149, "TRANSFER_CANCELLED", Refused;
 }
 
 impl Status {

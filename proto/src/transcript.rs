@@ -24,6 +24,10 @@ pub enum Purpose {
     SealedMessage,
     /// What a sealed message is bound to. Nothing is signed for it: it is associated data.
     SealedHeader,
+    /// The holder of a transfer vouches for a reference to it.
+    TransferReference,
+    /// The receiver of a transfer vouches for what has become of it there.
+    TransferReceipt,
 }
 
 /// Collects the fields of one signature.
@@ -38,7 +42,7 @@ pub type Signable = Vec<u8>;
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Register,
         Self::RegisterAck,
         Self::RegisterEndToEnd,
@@ -47,6 +51,8 @@ impl Purpose {
         Self::ControlMessage,
         Self::SealedMessage,
         Self::SealedHeader,
+        Self::TransferReference,
+        Self::TransferReceipt,
     ];
 
     /// The label on the wire.
@@ -61,6 +67,8 @@ impl Purpose {
             Self::ControlMessage => "cellbus/v1/control",
             Self::SealedMessage => "cellbus/v1/sealed",
             Self::SealedHeader => "cellbus/v1/sealed-header",
+            Self::TransferReference => "cellbus/v1/transfer",
+            Self::TransferReceipt => "cellbus/v1/receipt",
         }
     }
 }

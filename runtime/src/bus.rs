@@ -5,16 +5,25 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use actix::Addr;
+use bytes::Bytes;
 use cellbus_channels::{
-    BoxFuture, BoxStream, Event, Flags, HandleError, Handler, HandlerOptions, OneOfMany, Outgoing,
-    Probe, PublishError, Reply, RequestError, Selector, Transport,
+    BoxFuture, BoxStream, Conduit, ConduitHandler, ConduitOptions, Event, Flags, HandleError,
+    Handler, HandlerOptions, OneOfMany, Outgoing, Probe, PublishError, Reply, RequestError,
+    Selector, Transport,
     filter::Filters,
     replies::{self, Buffer},
+    transfer::Shelf,
 };
-use cellbus_proto::{envelope::Kind, name::Fqcn, status::Status};
+use cellbus_proto::{
+    envelope::Kind,
+    name::{Fqcn, Segment},
+    status::Status,
+    transcript::Signable,
+};
 use futures_util::{Stream, stream};
 use tokio::sync::{broadcast::error::RecvError, mpsc, oneshot, watch};
 
@@ -23,13 +32,14 @@ use crate::{
         Answer, Ask, AskMany, Below, Cell, CellState, GiveUp, GiveUpMany, HandlerTable, LeaseFor,
         SubmitMany, TakeAsks, check_outgoing, millis,
     },
-    clock,
+    conduits,
     ingress::{self, Leases, NotPushed},
     own::Own,
     seam::{Gone, post},
 };
 
 mod protected;
+mod signed;
 
 /// Carries the messages of a bus through a cell of this process.
 #[derive(Clone, Debug)]
@@ -54,6 +64,25 @@ impl Drop for Waiting {
             // Fails only when the cell has ended, and the request with it.
             let _ = post(&self.cell, GiveUp(self.sequence));
         }
+    }
+}
+
+/// A request that has been handed to the cell, and its end; gives up when dropped before.
+struct Asked {
+    own: Arc<Own>,
+    result: oneshot::Receiver<Result<Reply, RequestError>>,
+    waiting: Waiting,
+    begun: Option<Instant>,
+}
+
+impl Future for Asked {
+    type Output = Result<Reply, RequestError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = std::task::ready!(Pin::new(&mut self.result).poll(cx));
+        self.waiting.done = true;
+        self.own.stats.asked(self.begun);
+        Poll::Ready(outcome.unwrap_or(Err(RequestError::Closed)))
     }
 }
 
@@ -159,6 +188,17 @@ impl CellTransport {
         }
     }
 
+    /// Hands a request over; `None` when there is no cell.
+    fn ask_now(&self, to: Fqcn, outgoing: Outgoing) -> Option<Asked> {
+        let (cell, own) = (self.current()?, Arc::clone(&self.own));
+        let sequence = own.next_sequence();
+        let begun = own.stats.ask(sequence);
+        let (answer, result) = oneshot::channel();
+        let answer = Answer::Once(answer);
+        tell(&own, &cell, Ask { sequence, to, outgoing, answer }).ok()?;
+        Some(Asked { own, result, waiting: Waiting { cell, sequence, done: false }, begun })
+    }
+
     fn current(&self) -> Option<Addr<Cell>> {
         self.cell.borrow().clone()
     }
@@ -175,7 +215,7 @@ impl CellTransport {
         Box::pin(async move {
             let (sender, result) = oneshot::channel();
             let ask = Ask { sequence, to, outgoing, answer: answer(sender) };
-            let begun = clock::now();
+            let begun = own.stats.ask(sequence);
             tell(&own, &cell, ask).ok()?;
             let mut waiting = Waiting { cell, sequence, done: false };
             let outcome = result.await.ok();
@@ -195,23 +235,10 @@ impl Transport for CellTransport {
         if self.protects(std::slice::from_ref(&to), &outgoing) {
             return Box::pin(self.clone().ask_protected(to, outgoing));
         }
-        let Some(cell) = self.current() else {
-            return Box::pin(std::future::ready(Err(RequestError::Closed)));
-        };
-        let (own, sequence) = (Arc::clone(&self.own), self.own.next_sequence());
-        Box::pin(async move {
-            let (answer, result) = oneshot::channel();
-            let ask = Ask { sequence, to, outgoing, answer: Answer::Once(answer) };
-            let begun = clock::now();
-            if tell(&own, &cell, ask).is_err() {
-                return Err(RequestError::Closed);
-            }
-            let mut waiting = Waiting { cell, sequence, done: false };
-            let outcome = result.await.unwrap_or(Err(RequestError::Closed));
-            own.stats.asked(begun);
-            waiting.done = true;
-            outcome
-        })
+        match self.ask_now(to, outgoing) {
+            Some(asked) => Box::pin(asked),
+            None => Box::pin(std::future::ready(Err(RequestError::Closed))),
+        }
     }
 
     fn publish(&self, to: Fqcn, outgoing: Outgoing) -> BoxFuture<Result<(), PublishError>> {
@@ -325,6 +352,47 @@ impl Transport for CellTransport {
             let closed = || Probe { path: Vec::new(), outcome: Err(RequestError::Closed) };
             asked.await.unwrap_or_else(closed)
         })
+    }
+
+    fn open_conduit(
+        &self,
+        to: Fqcn,
+        outgoing: Outgoing,
+        options: ConduitOptions,
+    ) -> BoxFuture<Result<(Reply, Conduit), RequestError>> {
+        Box::pin(conduits::open(Arc::clone(&self.own), to, outgoing, options))
+    }
+
+    fn serve_conduits(
+        &self,
+        handler: Arc<dyn ConduitHandler>,
+    ) -> BoxFuture<Result<(), HandleError>> {
+        Box::pin(std::future::ready(self.own.conduits.serve(handler)))
+    }
+
+    fn project(&self) -> Option<Segment> {
+        Some(self.own.identity.project.clone())
+    }
+
+    fn unix_ms(&self) -> u64 {
+        self.own.wall.unix_ms()
+    }
+
+    fn shelf(&self) -> Shelf {
+        self.own.shelf.clone()
+    }
+
+    fn sign(&self, signable: Signable) -> BoxFuture<Result<Bytes, Status>> {
+        Box::pin(signed::sign(Arc::clone(&self.own), signable))
+    }
+
+    fn verify(
+        &self,
+        signer: Fqcn,
+        signable: Signable,
+        signature: Bytes,
+    ) -> BoxFuture<Result<(), RequestError>> {
+        Box::pin(self.clone().verify_signed(signer, signable, signature))
     }
 
     fn below(&self) -> BoxFuture<Vec<Fqcn>> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,12 +18,14 @@ use cellbus_proto::{
     registry::{Registry, Returns},
     route::{Hop, LinkId, Routes},
     status::Status,
+    transfer::ShareSettings,
     well_known,
 };
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::{
     clock,
+    conduits::Bounds,
     filter::{AuthFilter, Inbound, RemovePeer, SetRoutes},
     link::{Link, Say},
     outbox::Outbox,
@@ -162,6 +165,11 @@ pub struct CellSettings {
     pub requests_max: usize,
     /// What handlers may hold.
     pub handlers: HandlerLimits,
+    /// What may be spent on transfers that several receivers behind this cell share.
+    pub share: ShareSettings,
+    /// Where the bytes of these are kept, in files without a name. Default: where the system keeps
+    /// temporary files.
+    pub spool_dir: Option<PathBuf>,
     /// How often one child may leave and come back within a minute.
     pub returns_per_minute: usize,
     /// Life of a challenge.
@@ -177,6 +185,8 @@ impl Default for CellSettings {
             payload_max: 1 << 20,
             requests_max: Exchange::<()>::MAX,
             handlers: HandlerLimits::default(),
+            share: ShareSettings::default(),
+            spool_dir: None,
             returns_per_minute: Returns::PER_MINUTE,
             challenge_life: Duration::from_secs(30),
             token_life_s: 900,
@@ -266,6 +276,9 @@ impl Cell {
     #[must_use]
     pub fn new(parts: CellParts) -> Self {
         let CellParts { own, filter, root, roster, handlers, settings, state, end } = parts;
+        let (payload_max, budget) = (settings.payload_max, settings.budget);
+        let share = (settings.share, settings.spool_dir.clone());
+        own.conduits.set_bounds(Bounds { filter: filter.clone(), payload_max, budget, share });
         Self {
             routes: Routes::new(own.name.clone(), own.is_root()),
             links: BTreeMap::new(),
@@ -398,9 +411,7 @@ impl Cell {
     /// Sends a reply to a request.
     fn answer(&self, request: &Header, payload: bytes::Bytes, content_type: Option<Arc<str>>) {
         let kind = Kind::Reply { to: request.sequence };
-        if let Some(mut header) = request.answer(&self.own.address, kind, self.own.next_sequence())
-        {
-            header.token = self.own.token();
+        if let Some(mut header) = self.own.answer(request, kind) {
             if content_type.is_some() {
                 header.extras.get_or_insert_default().content_type = content_type;
             }
@@ -411,9 +422,7 @@ impl Cell {
     /// Sends a return for a request; nothing where nobody waits.
     fn answer_failed(&self, request: &Header, status: Status, detail: bytes::Bytes) {
         let kind = Kind::Return { to: request.sequence, status, by: self.own.name.clone() };
-        if let Some(mut header) = request.answer(&self.own.address, kind, self.own.next_sequence())
-        {
-            header.token = self.own.token();
+        if let Some(header) = self.own.answer(request, kind) {
             self.emit_answer(request, Envelope { header, payload: detail });
         } else {
             self.own.counters.refuse(status);

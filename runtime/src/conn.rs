@@ -10,6 +10,7 @@ use cellbus_proto::identity::Identity;
 
 use crate::certificate::{CertDates, CertificateError, LeafHash, identity_of, leaf_hash};
 
+mod halves;
 pub mod memory;
 mod quic;
 
@@ -82,7 +83,7 @@ enum SendHalf {
 #[derive(Debug)]
 pub enum RecvStream {
     /// Over the network.
-    Quic(quinn::RecvStream),
+    Quic(quic::Reader),
     /// Within this process.
     Memory(memory::Reader),
 }
@@ -182,22 +183,23 @@ impl Connection {
         &self.peer
     }
 
-    /// Opens the stream that carries control frames both ways.
+    /// Opens a stream that carries bytes both ways: the control stream first of all, then one for every
+    /// conduit.
     ///
     /// # Errors
-    /// [`Lost`] when the connection is gone.
-    pub async fn open_control(&self) -> Result<(SendStream, RecvStream), Lost> {
+    /// [`Lost`] when the connection is gone, or the peer grants no stream within five seconds.
+    pub async fn open_both_ways(&self) -> Result<(SendStream, RecvStream), Lost> {
         match &self.carrier {
             Carrier::Quic(connection) => quic::open_bi(connection).await,
             Carrier::Memory(end) => end.open_bi(),
         }
     }
 
-    /// Waits for the stream that carries control frames both ways.
+    /// Waits for a stream of the peer that carries bytes both ways.
     ///
     /// # Errors
     /// [`Lost`] when the connection is gone.
-    pub async fn accept_control(&self) -> Result<(SendStream, RecvStream), Lost> {
+    pub async fn accept_both_ways(&self) -> Result<(SendStream, RecvStream), Lost> {
         match &self.carrier {
             Carrier::Quic(connection) => quic::accept_bi(connection).await,
             Carrier::Memory(end) => end.accept_bi().await,
@@ -224,11 +226,6 @@ impl Connection {
             Carrier::Quic(connection) => quic::accept_uni(connection).await,
             Carrier::Memory(end) => end.accept_uni().await,
         }
-    }
-
-    /// Waits until a second control stream is opened, which no peer may do, or the connection ends.
-    pub async fn second_control(&self) -> Result<(), Lost> {
-        self.accept_control().await.map(drop)
     }
 
     /// Closes the connection for both.
@@ -312,10 +309,7 @@ impl RecvStream {
     /// [`Lost`] when the peer reset the stream, or the connection is gone.
     pub async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, Lost> {
         match self {
-            Self::Quic(stream) => match stream.read_chunk(max, true).await {
-                Ok(chunk) => Ok(chunk.map(|chunk| chunk.bytes)),
-                Err(error) => Err(Lost(error.to_string())),
-            },
+            Self::Quic(reader) => reader.read_chunk(max).await,
             Self::Memory(reader) => reader.read_chunk().await,
         }
     }
@@ -327,10 +321,7 @@ impl RecvStream {
     /// [`Lost`] when the peer reset the stream, or the connection is gone.
     pub async fn read_chunks(&mut self, pieces: &mut Pieces) -> Result<usize, Lost> {
         match self {
-            Self::Quic(stream) => match stream.read_chunks(&mut pieces.0).await {
-                Ok(count) => Ok(count.unwrap_or(0)),
-                Err(error) => Err(Lost(error.to_string())),
-            },
+            Self::Quic(reader) => reader.read_chunks(&mut pieces.0).await,
             Self::Memory(reader) => {
                 let chunk = reader.read_chunk().await?;
                 Ok(chunk.map_or(0, |chunk| {

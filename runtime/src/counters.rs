@@ -66,8 +66,8 @@ pub struct CounterReport {
 }
 
 impl Counters {
-    pub(crate) fn accept(&self) {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn accept(&self, messages: u64) {
+        self.accepted.fetch_add(messages, Ordering::Relaxed);
     }
 
     pub(crate) fn deliver(&self) {

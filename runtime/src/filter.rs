@@ -23,16 +23,19 @@ use crate::{
     cell::{Cell, Deliver, Halt},
     clock,
     ingress::Way,
-    link::{Exempted, Link, Misbehaved},
+    link::{Exempted, Link, LinkConduits, Misbehaved},
     outbox::Outbox,
     own::Own,
     seam::{EndNotice, Pacer, post},
+    stats::Tally,
     throttle::LogThrottle,
 };
 
+mod conduits;
 mod departures;
 mod observed;
 
+pub(crate) use self::conduits::{Course, JudgeConduit, JudgeConduitAnswer, Onward, ReturnConduit};
 use self::departures::Departures;
 
 /// The actor in front of a cell.
@@ -47,6 +50,7 @@ pub struct AuthFilter {
     draining: bool,
     pacer: Pacer,
     throttle: LogThrottle,
+    tally: Tally,
     _end: EndNotice,
 }
 
@@ -54,6 +58,7 @@ pub struct AuthFilter {
 struct Neighbour {
     peer: Peer,
     outbox: Arc<Outbox>,
+    conduits: Arc<LinkConduits>,
     link: Addr<Link>,
 }
 
@@ -113,6 +118,8 @@ pub struct SetPeer {
     pub peer: Peer,
     /// Where messages to it wait.
     pub outbox: Arc<Outbox>,
+    /// What opens its conduits.
+    pub conduits: Arc<LinkConduits>,
     /// The link itself.
     pub link: Addr<Link>,
 }
@@ -205,6 +212,7 @@ impl AuthFilter {
             draining: false,
             pacer: Pacer::default(),
             throttle: LogThrottle::default(),
+            tally: Tally::default(),
             _end: end,
         }
     }
@@ -243,7 +251,6 @@ impl AuthFilter {
         };
         match self.gate.admit(now, unix, envelope, arrival) {
             Ok(admitted) => {
-                self.own.counters.accept();
                 self.observe(&admitted);
                 self.pass(admitted, out)
             }
@@ -280,10 +287,12 @@ impl AuthFilter {
         let arrived = admitted.arrived();
         let permit = admitted.permit();
         admitted.note(&self.own.name, || self.gate.reason(permit));
-        if let Hop::Link(link) = arrived {
+        let next = admitted.next();
+        if let Hop::Link(link) = arrived
+            && next != Ok(Hop::Local)
+        {
             self.in_flight.answered(admitted.header(), link);
         }
-        let next = admitted.next();
         // What handlers that still run ask of others is a part of what was accepted before.
         let is_new =
             admitted.header().wants_answer() && (arrived != Hop::Local || next == Ok(Hop::Local));
@@ -384,14 +393,12 @@ impl AuthFilter {
     ) {
         let to = request.sequence;
         let kind = Kind::Return { to, status, by: self.own.name.clone() };
-        let sequence = self.own.next_sequence();
-        let Some(mut header) = request.answer(&self.own.address, kind, sequence) else {
+        let Some(mut header) = self.own.answer(request, kind) else {
             return;
         };
-        header.token = self.own.token();
-        if arrived == Hop::Local {
+        if arrived == Hop::Local && header.token.is_none() {
             // The sender is this cell: it has no need of a token to hear from itself.
-            header.token = header.token.or_else(|| request.token.clone());
+            header.token = request.token.clone();
             if header.token.is_none() {
                 self.return_unregistered(to, status);
                 return;
@@ -401,7 +408,7 @@ impl AuthFilter {
         let (now, unix) = (clock::now(), self.own.wall.unix());
         match self.gate.admit(now, unix, answer, Arrival::Local) {
             Ok(admitted) => {
-                self.own.counters.accept();
+                self.own.counters.accept(1);
                 // Counted where it fails; an answer has no answer.
                 let _ = self.pass(admitted, out);
             }
@@ -506,9 +513,10 @@ impl Handler<AskLease> for AuthFilter {
 impl Handler<SetPeer> for AuthFilter {
     type Result = ();
 
-    fn handle(&mut self, SetPeer { peer, outbox, link }: SetPeer, _: &mut Self::Context) {
+    fn handle(&mut self, set: SetPeer, _: &mut Self::Context) {
+        let SetPeer { peer, outbox, conduits, link } = set;
         self.own.advance_generation();
-        self.neighbours.insert(peer.link, Neighbour { peer, outbox, link });
+        self.neighbours.insert(peer.link, Neighbour { peer, outbox, conduits, link });
     }
 }
 
@@ -594,6 +602,7 @@ impl Handler<RevokeSubject> for AuthFilter {
     fn handle(&mut self, revoke: RevokeSubject, _: &mut Self::Context) {
         self.own.advance_generation();
         let RevokeSubject { subject, until } = revoke;
+        self.own.conduits.break_of(&subject);
         self.gate.tokens().revoke_subject(subject, until);
     }
 }
@@ -625,7 +634,7 @@ impl Handler<InTransit> for AuthFilter {
 
     fn handle(&mut self, _: InTransit, _: &mut Self::Context) -> usize {
         self.in_flight.sweep(clock::now());
-        self.in_flight.len()
+        self.in_flight.len() + self.own.conduits.len()
     }
 }
 
@@ -642,6 +651,7 @@ impl Handler<Halt> for AuthFilter {
     type Result = ();
 
     fn handle(&mut self, _: Halt, ctx: &mut Self::Context) {
+        self.own.conduits.break_all();
         ctx.stop();
     }
 }

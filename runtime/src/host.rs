@@ -14,7 +14,7 @@ use cellbus_proto::{
     admission::{Gate, Permit},
     challenge::ChallengeBook,
     directory::Directory,
-    envelope::{Address, Envelope, Flags, Header, Kind, Lane},
+    envelope::{Address, Common, Envelope, Flags, Header, Kind, Lane},
     name::{ChannelTopic, Fqcn, Segment},
     policy::Policy,
     route::Hop,
@@ -382,14 +382,16 @@ impl RunningCell {
         let header = Header {
             kind: Kind::Request,
             sequence: self.own.next_sequence(),
-            origin: Arc::clone(&self.own.address),
-            destination: Address::any(to),
-            target,
-            token: self.own.token(),
+            common: Arc::new(Common {
+                origin: Arc::clone(&self.own.address),
+                destination: Address::any(to),
+                target,
+                token: self.own.token(),
+                lane: Lane::Interactive,
+                flags: Flags::default(),
+            }),
             budget_ms: 1000,
             hops_left: 0,
-            lane: Lane::Interactive,
-            flags: Flags::default(),
             extras: None,
         };
         let group = self.group().ok_or(Status::ShuttingDown)?;

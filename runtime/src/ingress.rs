@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    hash::BuildHasherDefault,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -16,6 +17,7 @@ use std::{
 use actix::Addr;
 use cellbus_proto::{
     envelope::{Envelope, Lane, cost},
+    folded::Folded,
     name::{ChannelTopic, Fqcn},
 };
 use tokio::sync::Notify;
@@ -60,11 +62,13 @@ pub struct Lease {
 
 /// Leases by destination and target, found by where the caller's names live.
 #[derive(Debug, Default)]
-pub struct Leases(Mutex<HashMap<(usize, usize), Held>>);
+pub struct Leases(Mutex<Held>);
+
+type Held = HashMap<(usize, usize), Named, BuildHasherDefault<Folded>>;
 
 /// A lease, and the names that it is found by.
 #[derive(Debug)]
-struct Held {
+struct Named {
     lease: Lease,
     _names: (Fqcn, ChannelTopic),
 }
@@ -171,10 +175,10 @@ impl Leases {
             leases.clear();
         }
         let key = (to.allocation(), target.allocation());
-        leases.insert(key, Held { lease, _names: (to, target) });
+        leases.insert(key, Named { lease, _names: (to, target) });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(usize, usize), Held>> {
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -17,7 +17,7 @@ use cellbus_proto::{
         CodecError, Frame, FrameLimits,
         body::{Answer, Beat, Blob, Drain, Echo},
     },
-    envelope::{Address, Envelope, Flags, Header, Incarnation, Kind, Lane},
+    envelope::{Address, Common, Envelope, Flags, Header, Incarnation, Kind, Lane},
     identity::CellKind,
     link::{CloseReason, Due, Input, Link as LinkState, Phase, Side, Timers},
     name::Fqcn,
@@ -25,7 +25,7 @@ use cellbus_proto::{
     status::Status,
     well_known::{self, SystemTopic},
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     cell::{Cell, LinkDown, LinkLeft, LinkUp, Roster},
@@ -38,12 +38,14 @@ use crate::{
 };
 
 mod child;
+mod conduits;
 mod lanes;
 mod parent;
 mod reader;
 mod writer;
+mod written;
 
-use self::{child::ChildSide, parent::ParentSide};
+use self::{child::ChildSide, parent::ParentSide, written::Written};
 
 /// The actor of one link.
 #[derive(Debug)]
@@ -55,6 +57,7 @@ pub struct Link {
     cell: Addr<Cell>,
     filter: Addr<AuthFilter>,
     outbox: Arc<Outbox>,
+    conduits: Arc<LinkConduits>,
     health: Arc<Health>,
     settings: LinkSettings,
     role: Role,
@@ -104,7 +107,7 @@ pub struct LinkStart {
     pub ended: Option<oneshot::Sender<LinkEnd>>,
 }
 
-pub use self::parent::Challenges;
+pub use self::{conduits::LinkConduits, parent::Challenges};
 
 /// Figures of a link.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +120,8 @@ pub struct LinkSettings {
     pub outbox_max: usize,
     /// Bytes read and not yet decided on.
     pub inbound_max: usize,
+    /// Conduits that this end has open at once; whoever wants more waits.
+    pub conduits_max: usize,
     /// Registrations that one neighbour may begin within a minute.
     pub registrations_per_minute: usize,
     /// Age at which a child's token is renewed.
@@ -130,36 +135,9 @@ impl Default for LinkSettings {
             limits: FrameLimits::default(),
             outbox_max: 8 << 20,
             inbound_max: 4 << 20,
+            conduits_max: 16,
             registrations_per_minute: 30,
             renew_after: Duration::from_secs(450),
-        }
-    }
-}
-
-/// Both halves of the news that writers have ended.
-#[derive(Debug)]
-struct Written {
-    open: Option<mpsc::Sender<()>>,
-    ended: Option<mpsc::Receiver<()>>,
-}
-
-impl Default for Written {
-    fn default() -> Self {
-        let (open, ended) = mpsc::channel(1);
-        Self { open: Some(open), ended: Some(ended) }
-    }
-}
-
-impl Written {
-    /// What the writers hold while they write.
-    fn sender(&mut self) -> Option<mpsc::Sender<()>> {
-        self.open.take()
-    }
-
-    async fn wait(ended: Option<mpsc::Receiver<()>>) {
-        if let Some(mut ended) = ended {
-            // Nothing is ever sent: it ends when every writer has let go.
-            let _ = ended.recv().await;
         }
     }
 }
@@ -337,11 +315,14 @@ impl Link {
             Side::Parent => Role::Parent(ParentSide::new(roster, challenges)),
             Side::Child => Role::Child(ChildSide::new(clock::now())),
         };
+        let health = Health::new(connection.clone());
+        let (limits, max) = (settings.limits, settings.conduits_max);
         let link = Self {
             id,
+            conduits: LinkConduits::new(id, &own, &connection, &health, limits, max),
             state: LinkState::new(clock::now(), side, settings.timers),
             outbox: Outbox::new(settings.outbox_max, Arc::clone(&own.counters)),
-            health: Health::new(connection.clone()),
+            health,
             own,
             connection,
             cell,
@@ -407,7 +388,8 @@ impl Link {
             phase: self.state.phase(),
         };
         let outbox = Arc::clone(&self.outbox);
-        if post(&self.filter, SetPeer { peer, outbox, link: ctx.address() }).is_err() {
+        let (conduits, link) = (Arc::clone(&self.conduits), ctx.address());
+        if post(&self.filter, SetPeer { peer, outbox, conduits, link }).is_err() {
             tracing::debug!(link = self.id.0, "the filter has ended");
         }
     }
@@ -531,7 +513,7 @@ impl Link {
             Frame::Echo(_) => Input::Echo,
             Frame::Answer(_) => Input::ExemptAnswer,
             Frame::Drain(_) => Input::Drain,
-            Frame::Lane(_) => Input::LaneOpen,
+            Frame::Lane(_) | Frame::Conduit(_) => Input::LaneOpen,
             Frame::Message(_) => Input::Message,
         };
         if let Err(out_of_turn) = self.state.handle_input(input) {
@@ -552,7 +534,7 @@ impl Link {
                 self.publish_peer(ctx);
             }
             // Read by the reader and never handed on.
-            Frame::Lane(_) | Frame::Message(_) => {
+            Frame::Lane(_) | Frame::Conduit(_) | Frame::Message(_) => {
                 self.close_for(Status::BadFrame, "a frame on the wrong stream");
             }
         }
@@ -594,14 +576,16 @@ impl Link {
         let header = Header {
             kind: Kind::Request,
             sequence,
-            origin: Arc::clone(&self.own.address),
-            destination: Address::any(self.peer_name()?),
-            target: topic.into(),
-            token: None,
+            common: Arc::new(Common {
+                origin: Arc::clone(&self.own.address),
+                destination: Address::any(self.peer_name()?),
+                target: topic.into(),
+                token: None,
+                lane: Lane::Control,
+                flags: Flags::default(),
+            }),
             budget_ms: 5000,
             hops_left: 1,
-            lane: Lane::Control,
-            flags: Flags::default(),
             extras: None,
         };
         Some((sequence, Frame::Message(Envelope { header, payload })))
@@ -655,6 +639,7 @@ impl Actor for Link {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        self.conduits.belong_to(ctx.address());
         self.publish_peer(ctx);
         self.arm_timer(ctx);
         let link = ctx.address();
@@ -730,6 +715,10 @@ impl Handler<Unreadable> for Link {
     type Result = ();
 
     fn handle(&mut self, Unreadable(error): Unreadable, _: &mut Self::Context) {
+        if self.bye.is_some() {
+            // Who was told bye goes away too: its streams can end before its connection does.
+            return self.close(CloseCode::Done, "bye");
+        }
         self.close_for(error.status, error.what);
     }
 }

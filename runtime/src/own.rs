@@ -1,26 +1,25 @@
 //! What a running cell knows about itself, shared by its actors.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
 };
 
-use cellbus_channels::filter::Filters;
+use cellbus_channels::{filter::Filters, transfer::Shelf};
 use cellbus_proto::{
-    envelope::{Address, Incarnation},
+    envelope::{Address, Common, Flags, Header, Incarnation, Kind, Lane},
     identity::{CellKind, Identity},
-    name::Fqcn,
+    name::{ChannelTopic, Fqcn},
     token::Token,
 };
 
+use self::commons::Commons;
 use crate::{
     authority::OwnCertificate,
     cell::Ask,
     cell::Notices,
     clock::WallClock,
+    conduits::Conduits,
     counters::Counters,
     dead_letters::DeadLetterOffice,
     ingress::Ingress,
@@ -30,6 +29,8 @@ use crate::{
     tap::Taps,
     tls::{LeafSigner, Roots},
 };
+
+mod commons;
 
 /// A running cell's own side of every decision.
 #[derive(Debug)]
@@ -68,6 +69,10 @@ pub struct Own {
     pub protection: Protection,
     /// What ended here without anybody being told.
     pub dead_letters: DeadLetterOffice,
+    /// Its requests whose streams stay open, and those that pass.
+    pub conduits: Conduits,
+    /// What its applications serve and receive.
+    pub shelf: Shelf,
     /// What its senders publish, on the way to its filter.
     pub ingress: Ingress,
     /// What its senders ask, on the way to the cell.
@@ -76,7 +81,7 @@ pub struct Own {
     epoch: AtomicU64,
     generation: AtomicU64,
     token: Mutex<Option<Token>>,
-    addresses: Mutex<HashMap<usize, Arc<Address>>>,
+    commons: Commons,
 }
 
 impl Own {
@@ -102,10 +107,12 @@ impl Own {
             notices: Notices::default(),
             protection: Protection::default(),
             dead_letters: DeadLetterOffice::new(wall),
+            conduits: Conduits::default(),
+            shelf: Shelf::default(),
             ingress: Ingress::default(),
             asks: Inbox::default(),
             generation: AtomicU64::new(0),
-            addresses: Mutex::default(),
+            commons: Commons::default(),
             sequence: AtomicU64::new(1),
             epoch: AtomicU64::new(u64::from(parent.is_none())),
             token: Mutex::new(None),
@@ -163,17 +170,35 @@ impl Own {
     /// caller's name is.
     #[must_use]
     pub fn address_of(&self, name: &Fqcn) -> Arc<Address> {
-        const MAX: usize = 4096;
-        let mut known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(address) = known.get(&name.allocation()) {
-            return Arc::clone(address);
-        }
-        if known.len() >= MAX {
-            known.clear();
-        }
-        let address = Address::any(name.clone());
-        known.insert(name.allocation(), Arc::clone(&address));
-        address
+        self.commons.address_of(name)
+    }
+
+    /// What messages of this cell to `to` have in common, whichever start of its process answers.
+    #[must_use]
+    pub fn common(
+        &self,
+        to: &Fqcn,
+        target: &ChannelTopic,
+        lane: Lane,
+        flags: Flags,
+    ) -> Arc<Common> {
+        self.commons.of(to, target, lane, flags, |destination| Common {
+            origin: Arc::clone(&self.address),
+            destination,
+            target: target.clone(),
+            token: self.token(),
+            lane,
+            flags,
+        })
+    }
+
+    /// The header of this cell's answer to `request`; `None` when nobody waits for one.
+    #[must_use]
+    pub fn answer(&self, request: &Header, kind: Kind) -> Option<Header> {
+        request.answer(kind, self.next_sequence(), || {
+            let answer = || request.common.answer(&self.address, self.token());
+            self.commons.of_answer(&request.common, answer)
+        })
     }
 
     /// The session token in force.
@@ -185,5 +210,6 @@ impl Own {
     /// Takes a new session token.
     pub fn set_token(&self, token: Option<Token>) {
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
+        self.commons.forget();
     }
 }

@@ -45,11 +45,13 @@ pub struct QuicSettings {
     pub keep_alive: Duration,
     /// One-way streams that a peer may have open. Default 4.
     pub max_uni_streams: u32,
-    /// Two-way streams that a peer may have open; raised for every admitted transfer. Default 4.
+    /// Two-way streams that a peer may have open: one for control, the others for conduits; see
+    /// [`Self::conduits_max`]. Default 19.
     pub max_bidi_streams: u32,
     /// Unread bytes held for one stream. Default 1 MiB.
     pub stream_window: u32,
-    /// Unread bytes held for one connection. Default 9 MiB: every stream full, and 1 MiB for control.
+    /// Unread bytes held for one connection. Default 43 MiB: every stream full, those that this end opens
+    /// too, and 1 MiB for control.
     pub connection_window: u32,
     /// Unacknowledged bytes held for one connection. Default 8 MiB.
     pub send_window: u32,
@@ -75,9 +77,9 @@ impl Default for QuicSettings {
             max_idle: Duration::from_secs(10),
             keep_alive: Duration::from_secs(2),
             max_uni_streams: 4,
-            max_bidi_streams: 4,
+            max_bidi_streams: 19,
             stream_window: MIB,
-            connection_window: 9 * MIB,
+            connection_window: 43 * MIB,
             send_window: 8 * MIB,
             segmentation_offload: true,
             congestion: Congestion::Cubic,
@@ -87,6 +89,16 @@ impl Default for QuicSettings {
             incoming_buffer: 64 * KIB,
             incoming_buffer_total: 8 * MIB,
         }
+    }
+}
+
+impl QuicSettings {
+    /// Conduits that one end of a link may have open at once, where the other grants `bidi_streams`. The
+    /// transport says that streams are free again only when an eighth of them is.
+    #[must_use]
+    pub fn conduits_max(bidi_streams: u32) -> usize {
+        let usable = bidi_streams.saturating_sub(1 + bidi_streams / 8);
+        usize::try_from(usable).unwrap_or(usize::MAX)
     }
 }
 
@@ -100,7 +112,7 @@ pub enum QuicSettingsError {
          more than the connection window of {connection_window}; lower the former or raise the latter"
     )]
     Windows {
-        /// Streams that a peer may have open.
+        /// Streams that a peer may have open, and those that this end may open and reads too.
         streams: u64,
         /// Bytes per stream.
         stream_window: u32,
@@ -155,7 +167,8 @@ impl QuicTransport {
     /// [`QuicSettingsError`] for the first rule they break.
     pub fn new(settings: QuicSettings) -> Result<Self, QuicSettingsError> {
         let QuicSettings { max_idle, keep_alive, stream_window, connection_window, .. } = settings;
-        let streams = u64::from(settings.max_uni_streams) + u64::from(settings.max_bidi_streams);
+        let streams =
+            u64::from(settings.max_uni_streams) + 2 * u64::from(settings.max_bidi_streams);
         let needed =
             streams.saturating_mul(stream_window.into()).saturating_add(CONTROL_RESERVE.into());
         if needed > connection_window.into() {

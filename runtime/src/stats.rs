@@ -15,6 +15,8 @@ use crate::clock;
 mod histogram;
 mod loop_delay;
 
+use self::histogram::Gathered;
+
 pub(crate) use self::loop_delay::{note_kept, watched};
 pub use self::{
     histogram::{Histogram, HistogramReport},
@@ -23,6 +25,17 @@ pub use self::{
 
 /// One message in so many has its time in an outbox measured.
 const QUEUE_SAMPLE: u32 = 64;
+
+/// The first requests of a cell are measured all, and then one in so many.
+const REQUESTS_ALL: u64 = 4096;
+const REQUEST_SAMPLE: u64 = 16;
+
+/// What the filter has let in and not yet counted: it gathers what one batch brings.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    messages: [[u64; 3]; 2],
+    payload_bytes: Gathered,
+}
 
 /// Measurements of one cell.
 #[derive(Debug, Default)]
@@ -38,7 +51,8 @@ pub struct Stats {
 /// What [`Stats`] said at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StatsReport {
-    /// Microseconds from a request of this cell to its end, whatever that was.
+    /// Microseconds from a request of this cell to its end, whatever that was; of the first 4096 messages
+    /// of the cell, and of one in 16 after them.
     pub request_us: HistogramReport,
     /// Microseconds from the start of a handler to its end.
     pub handler_us: HistogramReport,
@@ -63,15 +77,42 @@ pub struct MessageCount {
 }
 
 impl Stats {
-    /// A message was let in.
-    pub(crate) fn admitted(&self, lane: Lane, class: ChannelClass, payload_len: usize) {
-        self.messages[class as usize][lane as usize].fetch_add(1, Ordering::Relaxed);
-        self.payload_bytes.record(payload_len as u64);
+    /// A message was let in; counted with [`Self::count`].
+    pub(crate) fn admitted(
+        &self,
+        lane: Lane,
+        class: ChannelClass,
+        payload_len: usize,
+        tally: &mut Tally,
+    ) {
+        tally.messages[class as usize][lane as usize] += 1;
+        tally.payload_bytes.add(payload_len as u64, &self.payload_bytes);
+    }
+
+    /// Counts what the filter has let in since the last time, and says how much that is.
+    pub(crate) fn count(&self, tally: &mut Tally) -> u64 {
+        let mut all = 0;
+        for (class, lanes) in tally.messages.iter_mut().enumerate() {
+            for (lane, count) in lanes.iter_mut().enumerate().filter(|(_, count)| **count > 0) {
+                self.messages[class][lane].fetch_add(*count, Ordering::Relaxed);
+                all += std::mem::take(count);
+            }
+        }
+        self.payload_bytes.take(&mut tally.payload_bytes);
+        all
+    }
+
+    /// A request of this cell begins, the `sequence`th message of it: the time, where it is to be measured.
+    pub(crate) fn ask(&self, sequence: u64) -> Option<Instant> {
+        let is_measured = sequence < REQUESTS_ALL || sequence.is_multiple_of(REQUEST_SAMPLE);
+        is_measured.then(clock::now)
     }
 
     /// A request of this cell that was made at `begun` has ended.
-    pub(crate) fn asked(&self, begun: Instant) {
-        self.request_us.record(micros(clock::now().saturating_duration_since(begun)));
+    pub(crate) fn asked(&self, begun: Option<Instant>) {
+        if let Some(begun) = begun {
+            self.request_us.record(micros(clock::now().saturating_duration_since(begun)));
+        }
     }
 
     /// A handler has ended, `span` after it was started.
@@ -142,9 +183,12 @@ mod tests {
     #[test]
     fn messages_are_counted_by_lane_and_class_and_never_by_name() {
         let stats = Stats::default();
-        stats.admitted(Lane::Bulk, ChannelClass::Application, 100);
-        stats.admitted(Lane::Bulk, ChannelClass::Application, 0);
-        stats.admitted(Lane::Control, ChannelClass::System, 3);
+        let mut tally = Tally::default();
+        stats.admitted(Lane::Bulk, ChannelClass::Application, 100, &mut tally);
+        stats.admitted(Lane::Bulk, ChannelClass::Application, 0, &mut tally);
+        stats.admitted(Lane::Control, ChannelClass::System, 3, &mut tally);
+        assert_eq!(stats.count(&mut tally), 3);
+        assert_eq!(stats.count(&mut tally), 0, "nothing is counted twice");
         let report = stats.report();
         let counted: Vec<_> = report.messages.iter().filter(|row| row.count > 0).collect();
         assert_eq!(report.messages.len(), 6, "as many rows as there are sorts");

@@ -220,7 +220,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use cellbus_proto::envelope::{Address, Flags};
+    use cellbus_proto::envelope::{Address, Common, Flags};
 
     use super::*;
 
@@ -228,14 +228,16 @@ mod tests {
         let header = Header {
             kind: Kind::Request,
             sequence,
-            origin: Address::any("site-1".parse().unwrap()),
-            destination: Address::any("server".parse().unwrap()),
-            target: target.parse().unwrap(),
-            token: None,
+            common: Arc::new(Common {
+                origin: Address::any("site-1".parse().unwrap()),
+                destination: Address::any("server".parse().unwrap()),
+                target: target.parse().unwrap(),
+                token: None,
+                lane: Lane::Interactive,
+                flags: Flags::default(),
+            }),
             budget_ms: 1000,
             hops_left: 16,
-            lane: Lane::Interactive,
-            flags: Flags::default(),
             extras: None,
         };
         Envelope { header, payload: Bytes::from_static(b"secret") }

@@ -6,6 +6,7 @@ mod driver;
 mod faults;
 mod jobs;
 mod modes;
+mod overload;
 mod refusals;
 mod reload;
 mod restart;

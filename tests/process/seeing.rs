@@ -53,28 +53,85 @@ fn a_ping_and_a_trace_name_every_cell_of_the_real_way() {
     assert_eq!(served["data"]["answered"], 1, "the first one was not delivered: {served}");
 }
 
-/// The walk-through of `docs/OPERATIONS.md`.
+/// What a person reads, who asks `cell` without `-o json`: standard output and standard error.
+fn read(net: &Federation, arguments: &[&str]) -> String {
+    let state = net.place.state();
+    let state = state.to_str().expect("temporary paths are text");
+    let exit = net.place.start(&[arguments, &["--state", state]].concat()).exit(2 * SOON);
+    format!("{}\n{}", exit.out.join("\n"), exit.err.join("\n"))
+}
+
+fn assert_reads(said: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(said.contains(part), "no `{part}` in:\n{said}");
+    }
+}
+
+/// The first walk-through of `docs/OPERATIONS.md`.
 #[test]
-fn three_commands_say_why_a_message_was_refused() {
-    let net = Federation::up();
-    let refused = net.ask("site-1", &["request", "server", "ops/restart"]);
-    assert_eq!(refused.refusal(), (6, "TOPIC_DENIED"));
-
-    let traced = net.place.ask_cell(&["trace", "site-1", "server", "ops/restart"]);
-    assert_eq!(traced.refusal(), (6, "TOPIC_DENIED"));
-    let hops = &traced.envelope["data"]["hops"];
-    let last = hops.as_array().and_then(|hops| hops.last()).expect("the hop that refused");
-    assert_eq!((&last["verdict"], &last["code"]), (&"refuse".into(), &"TOPIC_DENIED".into()));
-    let by = last["cell"].as_str().expect("a name").to_owned();
-    assert_eq!(traced.by(), by);
-
-    let question = ["explain", "--from", "relay-a.site-1", "--to", "server", "ops/restart"];
-    let explained = net.ask(&by, &question);
-    assert_eq!(explained.refusal(), (6, "TOPIC_DENIED"));
-    assert!(explained.envelope["data"]["rule"].is_string(), "{explained:#?}");
-
+fn three_commands_say_which_rule_refused_a_message() {
+    let deny =
+        "[[deny]]\nfrom = \"site-2\"\nto = \"server\"\nchannel = \"ops\"\ntopics = [\"report\"]\n";
+    let net = Federation::up_with(deny);
+    let message = ["server", "ops/restart"];
+    let said = read(&net, &[&["request", "--at", "site-1"], &message[..]].concat());
+    let explain =
+        "cellbus policy explain --at relay-a.site-1 --from relay-a.site-1 --to server ops/restart";
+    let by = "TOPIC_DENIED (by relay-a.site-1)";
+    assert_reads(&said, &[by, "no rule of revision 1 allows it", explain]);
+    let said = read(&net, &[&["trace", "site-1"], &message[..]].concat());
+    let row = "TOPIC_DENIED: no rule of revision 1 allows it";
+    assert_reads(&said, &["1    relay-a.site-1  refuse", row, explain]);
+    let words: Vec<&str> = explain.split(' ').skip(1).collect();
+    let near =
+        ["rule 1 in line ", ": allow site-* -> server ops/report", "it is about other topics"];
+    assert_reads(&read(&net, &words), &[&["no rule of revision 1 allows it"], &near[..]].concat());
     let meaning = net.place.ask(&["errors", "explain", "TOPIC_DENIED"]).data();
     assert!(meaning["next"].as_str().is_some_and(|next| next.contains("[[allow]]")), "{meaning}");
+
+    let denied = ["--from", "relay-a.site-2", "--to", "server", "ops/report"];
+    let said = read(&net, &[&["policy", "explain"], &denied[..]].concat());
+    assert_reads(&said, &["why        rule 2 in line ", "deny site-2 -> server ops/report"]);
+    let said = read(&net, &[&["explain", "--at", "relay-a"], &denied[..]].concat());
+    assert_reads(&said, &["rule      rule 2 in line "]);
+}
+
+#[test]
+fn three_commands_say_that_nobody_answers() {
+    let net = Federation::up();
+    let said = read(&net, &["request", "server", "ops/report", "--at", "site-1"]);
+    assert_reads(
+        &said,
+        &["NO_HANDLER (by server)", "cellbus trace relay-a.site-1 server ops/report"],
+    );
+    let said = read(&net, &["trace", "relay-a.site-1", "server", "ops/report"]);
+    let row = "NO_HANDLER, though let in by rule 1 of revision 1";
+    assert_reads(
+        &said,
+        &["3    server          refuse", row, "cellbus serve ops/report --at server"],
+    );
+    let handlers = net.ask("server", &["inspect"]).data()["handlers"].clone();
+    assert!(!handlers.to_string().contains("ops"), "{handlers}");
+}
+
+#[test]
+fn three_commands_say_from_which_cell_no_link_leads_on() {
+    let mut net = Federation::up();
+    net.kill("server");
+    until("the relay knows that the server is gone", SOON, || {
+        net.peer("relay-a", "server").is_none().then_some(())
+    });
+    let said = read(&net, &["request", "server", "ops/report", "--at", "site-1"]);
+    assert_reads(
+        &said,
+        &["NO_ROUTE (by relay-a)", "cellbus trace relay-a.site-1 server ops/report"],
+    );
+    let said = read(&net, &["trace", "relay-a.site-1", "server", "ops/report"]);
+    let row = "NO_ROUTE, though let in by rule 1 of revision 1";
+    assert_reads(&said, &["2    relay-a         refuse", row, "cellbus routes relay-a"]);
+    let said = read(&net, &["routes", "relay-a"]);
+    assert_reads(&said, &["relay-a.site-1"]);
+    assert!(!said.contains("server"), "the link that is missing: {said}");
 }
 
 #[test]

@@ -205,7 +205,7 @@ impl ControlledCell {
         if ask.from != at {
             return self.explain_foreign(&ask.from, &ask.to, &target);
         }
-        let reply = match self.running.explain(ask.to.clone(), target).await {
+        let reply = match self.running.explain(ask.to.clone(), target.clone()).await {
             Ok((permit, next)) => ExplainReply {
                 verdict: Verdict::Admit,
                 code: None,
@@ -216,7 +216,7 @@ impl ControlledCell {
             Err(status) => ExplainReply {
                 verdict: Verdict::Refuse,
                 code: Some(status.code().to_owned()),
-                rule: Some(status.meaning().to_owned()),
+                rule: Some(self.name_refusal(status, &ask.from, &ask.to, &target)),
                 next_hop: None,
                 at,
             },
@@ -236,7 +236,8 @@ impl ControlledCell {
         let (verdict, code, rule) = match judged {
             Ok(permit) => (Verdict::Admit, None, self.name_permit(permit)),
             Err(status) => {
-                (Verdict::Refuse, Some(status.code().to_owned()), status.meaning().to_owned())
+                let why = self.name_refusal(status, from, to, target);
+                (Verdict::Refuse, Some(status.code().to_owned()), why)
             }
         };
         let at = self.name();
@@ -267,6 +268,21 @@ impl ControlledCell {
                 None => "an answer on its way back".to_owned(),
             },
         }
+    }
+
+    /// What the rules say where it is they that refuse, and else what the status means.
+    fn name_refusal(
+        &self,
+        status: Status,
+        from: &Fqcn,
+        to: &Fqcn,
+        target: &ChannelTopic,
+    ) -> String {
+        let policy = self.rules.policy();
+        let message = (from, to, target);
+        let said = PolicyReply::of(&policy, &self.directory, message, None, |_| false);
+        let by_rules = said.code.as_deref() == Some(status.code());
+        if by_rules { said.why } else { status.meaning().to_owned() }
     }
 
     async fn name_hop(&self, next: Hop, to: &Fqcn) -> Option<Fqcn> {

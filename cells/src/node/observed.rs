@@ -21,7 +21,7 @@ use crate::{
     control::{
         ControlError, CounterRows, DeadCount, DeadLettersAsk, DeadLettersReply, DeadRow, Direction,
         HopRow, LaneBytes, LinkCounts, LinkRow, LocalCode, MetricsReply, Reply, RouteRow, SendAsk,
-        SendReply, StatsReply, TraceAsk, TraceReply, Verdict,
+        SendReply, StatsReply, TraceAsk, TraceReply, Verdict, next_step,
     },
     metrics,
 };
@@ -174,7 +174,7 @@ impl ControlledCell {
         let payload = ask.payload.to_bytes().map_err(|error| bad(error.to_string()))?;
         let to = self.full_name(ask.to);
         let target = ChannelTopic::new(ask.channel, ask.topic);
-        let mut message = self.bus.request(to.clone(), target).payload(payload);
+        let mut message = self.bus.request(to.clone(), target.clone()).payload(payload);
         message = message.budget(Duration::from_millis(ask.budget_ms));
         if let Some(content_type) = &ask.content_type {
             message = message.content_type(content_type);
@@ -186,7 +186,8 @@ impl ControlledCell {
             message = message.receipt();
         }
         let begun = clock::now();
-        message.publish().await.map_err(|error| not_sent(&error))?;
+        let sent = message.publish().await;
+        sent.map_err(|error| not_sent(&error, (&self.name(), &to, &target)))?;
         let elapsed_us = micros(clock::now().saturating_duration_since(begun));
         Ok(Reply::Send(SendReply { to, accepted: ask.receipt, elapsed_us }))
     }
@@ -196,7 +197,10 @@ pub(super) fn bad(text: String) -> ControlError {
     ControlError::local(LocalCode::ControlBadRequest, text)
 }
 
-fn not_sent(error: &PublishError) -> ControlError {
+fn not_sent(
+    error: &PublishError,
+    (from, to, target): (&Fqcn, &Fqcn, &ChannelTopic),
+) -> ControlError {
     let by = if let PublishError::Refused { by, .. }
     | PublishError::NoReceipt(RequestError::Returned { by, .. }) = error
     {
@@ -205,7 +209,7 @@ fn not_sent(error: &PublishError) -> ControlError {
         None
     };
     let status = error.status();
-    let hint = format!("`cellbus errors explain {status}` says what it means");
+    let hint = next_step(status, by, (from, to, target), false);
     let class = Some(error.class().into());
     let by = by.map(ToString::to_string);
     ControlError { by, class, ..ControlError::status(status, error.to_string()).hint(hint) }

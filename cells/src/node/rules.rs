@@ -9,7 +9,6 @@ use cellbus_channels::RequestError;
 use cellbus_proto::{
     name::{ChannelTopic, Fqcn},
     policy::Policy,
-    status::Status,
     topology::{Change, Topology, diff},
 };
 use cellbus_runtime::host::RunningCell;
@@ -17,7 +16,7 @@ use tokio::sync::{Mutex as Turn, watch};
 
 use crate::{
     config::{self, ConfigReport, Loaded},
-    control::{ControlError, LocalCode, ProblemRow, ReloadOutcome, ReloadReply},
+    control::{ControlError, LocalCode, ProblemRow, ReloadOutcome, ReloadReply, next_step},
 };
 
 /// The rules of the cells of one process.
@@ -201,22 +200,13 @@ fn audit(by: &str, reply: &ReloadReply) {
     tracing::info!(target: "audit", %by, file, ?outcome, from, to, changes, needs_restart, "rules read again");
 }
 
-/// The error of a request, with the command that says which rules decided where rules did.
+/// The error of a request, with the command that says more about it.
 pub(super) fn explained(
     error: RequestError,
     from: &Fqcn,
     to: &Fqcn,
     target: &ChannelTopic,
 ) -> ControlError {
-    let by_rules =
-        matches!(error.status(), Status::TopicDenied | Status::JobScope | Status::Forbidden);
-    let at = error.by().filter(|_| by_rules).cloned();
-    let error = ControlError::from(error);
-    match at {
-        Some(at) => error.hint(format!(
-            "`cellbus policy explain --at {at} --from {from} --to {to} {target}` says which rule, and \
-             which are near"
-        )),
-        None => error,
-    }
+    let hint = next_step(error.status(), error.by(), (from, to, target), false);
+    ControlError::from(error).hint(hint)
 }

@@ -67,6 +67,7 @@ pub mod figures {
                 },
                 outbox_max: limits.outbox_max_bytes,
                 inbound_max: limits.inbound_max_bytes_per_link,
+                conduits_max: QuicSettings::conduits_max(limits.bidi_streams_max),
                 renew_after: limits.token_ttl / 2,
                 ..LinkSettings::default()
             },

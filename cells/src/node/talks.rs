@@ -23,6 +23,7 @@ use tokio::sync::{mpsc::Sender, oneshot};
 use super::{
     controlled::{ControlledCell, micros, millis},
     observed::bad,
+    rules::explained,
 };
 use crate::control::{
     ControlError, DeliveryRow, Ended, Event, LocalCode, Payload, Reply, Request, RequestAsk,
@@ -142,11 +143,13 @@ impl ControlledCell {
     async fn replies(&self, ask: RequestAsk, talk: Talk) -> Result<Reply, ControlError> {
         let begun = clock::now();
         let from = self.full_name(ask.to.clone());
+        let target = ChannelTopic::new(ask.channel.clone(), ask.topic.clone());
         let mut replies = self.message(ask)?.replies();
         let mut events = 0;
         let elapsed_us = || micros(clock::now().saturating_duration_since(begun));
         while let Some(reply) = replies.next().await {
-            let Answer { payload, content_type } = reply.map_err(ControlError::from)?;
+            let explained = |error| explained(error, &self.name(), &from, &target);
+            let Answer { payload, content_type } = reply.map_err(explained)?;
             events += 1;
             let reply = RequestReply {
                 payload: Payload::from_bytes(&payload),

@@ -120,7 +120,7 @@ impl Case<'_> {
         let permit = self.permit(policy, root)?;
         // Asked last: who may not send it at all is told that.
         if !is_covered && policy.requires_seal(target) {
-            return Err((Status::Forbidden, Ruling::Unsealed { revision: policy.revision }));
+            return Err((Status::NotSealed, Ruling::Unsealed { revision: policy.revision }));
         }
         Ok(permit)
     }

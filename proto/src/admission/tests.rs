@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     codec::Octets,
-    envelope::{Address, Flags, Incarnation, Lane},
+    envelope::{Address, Common, Flags, Incarnation, Lane},
     policy::{Pattern, Rule},
     testing::at,
     token::{ServerKey, TokenSigner},
@@ -111,14 +111,16 @@ fn bare(from: &str, to: &str, target: &str) -> Envelope {
         header: Header {
             kind: Kind::Request,
             sequence: 1,
-            origin: Address::exact(name(from), incarnation),
-            destination: Address::any(name(to)),
-            target: target.parse().unwrap(),
-            token: None,
+            common: Arc::new(Common {
+                origin: Address::exact(name(from), incarnation),
+                destination: Address::any(name(to)),
+                target: target.parse().unwrap(),
+                token: None,
+                lane: Lane::Interactive,
+                flags: Flags::default(),
+            }),
             budget_ms: 1000,
             hops_left: 255,
-            lane: Lane::Interactive,
-            flags: Flags::default(),
             extras: None,
         },
         payload: bytes::Bytes::new(),
@@ -227,7 +229,7 @@ fn atk_054_a_spoofed_origin_is_refused_in_silence() {
 
 #[test]
 fn atk_041_a_stolen_token_is_useless_on_another_connection() {
-    let stolen = envelope("relay.site-2", "server", "task/fetch").header.token;
+    let stolen = envelope("relay.site-2", "server", "task/fetch").header.token.clone();
     let mut message = envelope("relay.site-1", "server", "task/fetch");
     message.header.token = stolen;
     assert_eq!(status(&mut gate(), message, &site_1()), Err(Status::TokenWrongConn));
@@ -454,7 +456,7 @@ proptest! {
         phase in prop::sample::select(Phase::ALL.to_vec()),
     ) {
         let mut e = envelope(origin, to, target);
-        e.header.token = envelope(token_of, to, target).header.token;
+        e.header.token = envelope(token_of, to, target).header.token.clone();
         let peer = peer(by.0, by.1, phase);
         if status(&mut gate(), e, &peer).is_ok() {
             prop_assert_eq!(origin, token_of);

@@ -1,23 +1,16 @@
 //! Verdicts on messages that differ from an earlier one in nothing that was decided on.
 //!
-//! Messages of one stream share the allocations of their names, topic and token (the stream's tables
-//! introduce each once), so a verdict is found by five addresses. An entry holds on to what it compares
-//! with: an address that is equal is the same value. Everything else that was decided on (routes, policy,
-//! keys, revocations) empties this store when it changes.
+//! Messages of one conversation share what they have in common, so a verdict is found by where that lives.
+//! An entry holds on to it, so that nothing else can come to live there. Everything else that was decided
+//! on (routes, policy, keys, revocations) empties this store when it changes.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
-    sync::Arc,
-};
+use std::{collections::HashMap, hash::BuildHasherDefault, sync::Arc};
 
-use super::{Arrival, Permit, is_covered};
+use super::{Arrival, Verdict, Verified, is_covered};
 use crate::{
-    envelope::{Address, Envelope, Kind},
-    name::ChannelTopic,
+    envelope::{Common, Envelope, Kind},
+    folded::Folded,
     route::Hop,
-    status::Status,
-    token::{Claims, Token},
 };
 
 /// What the gate has let in and would let in again.
@@ -29,10 +22,7 @@ pub(super) struct Verdicts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     arrived: Hop,
-    origin: usize,
-    destination: usize,
-    target: usize,
-    token: usize,
+    common: usize,
     role: Role,
     covered: bool,
 }
@@ -47,37 +37,8 @@ enum Role {
 
 #[derive(Debug)]
 struct Entry {
-    claims: Arc<Claims>,
-    permit: Permit,
-    next: Result<Hop, Status>,
-    _held: (Arc<Address>, Arc<Address>, ChannelTopic, Token),
-}
-
-#[derive(Default)]
-struct Folded(u64);
-
-impl Hasher for Folded {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0.rotate_left(26) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn write_usize(&mut self, value: usize) {
-        self.write_u64(value as u64);
-    }
-
-    fn write_isize(&mut self, value: isize) {
-        self.write_u64(value as u64);
-    }
+    verdict: Arc<Verdict>,
+    _held: Arc<Common>,
 }
 
 impl Key {
@@ -90,10 +51,7 @@ impl Key {
         }
         Some(Self {
             arrived: arrival.hop(),
-            origin: Arc::as_ptr(&header.origin).addr(),
-            destination: Arc::as_ptr(&header.destination).addr(),
-            target: header.target.allocation(),
-            token: header.token.as_ref()?.allocation(),
+            common: Arc::as_ptr(&header.common).addr(),
             role: match header.kind {
                 Kind::Publish | Kind::Request => Role::Asks,
                 Kind::Reply { .. } => Role::Replies,
@@ -115,28 +73,26 @@ impl Verdicts {
         now_unix: u64,
         envelope: &Envelope,
         arrival: Arrival<'_>,
-    ) -> Option<(Arc<Claims>, Permit, Result<Hop, Status>)> {
-        let entry = self.known.get(&Key::of(envelope, arrival)?)?;
-        let current = entry.claims.is_current(now_unix);
-        current.then(|| (Arc::clone(&entry.claims), entry.permit, entry.next))
+    ) -> Option<Arc<Verdict>> {
+        let Entry { verdict, .. } = self.known.get(&Key::of(envelope, arrival)?)?;
+        let Verified::Claims(claims) = &verdict.verified else { return None };
+        claims.is_current(now_unix).then(|| Arc::clone(verdict))
     }
 
-    /// Remembers a verdict that was just made.
+    /// Remembers a verdict that was just made on the word of a token; no other.
     pub(super) fn remember(
         &mut self,
         envelope: &Envelope,
         arrival: Arrival<'_>,
-        (claims, permit): (&Arc<Claims>, Permit),
-        next: Result<Hop, Status>,
+        verdict: &Arc<Verdict>,
     ) {
-        let header = &envelope.header;
-        let (Some(key), Some(token)) = (Key::of(envelope, arrival), &header.token) else { return };
+        let Verified::Claims(_) = verdict.verified else { return };
+        let Some(key) = Key::of(envelope, arrival) else { return };
         if self.known.len() >= Self::MAX {
             self.known.clear();
         }
-        let (origin, destination) = (Arc::clone(&header.origin), Arc::clone(&header.destination));
-        let held = (origin, destination, header.target.clone(), token.clone());
-        self.known.insert(key, Entry { claims: Arc::clone(claims), permit, next, _held: held });
+        let held = Arc::clone(&envelope.header.common);
+        self.known.insert(key, Entry { verdict: Arc::clone(verdict), _held: held });
     }
 
     /// Forgets everything: something that was decided on has changed.

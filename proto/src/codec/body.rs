@@ -168,6 +168,17 @@ pub struct Answer {
     pub body: Blob,
 }
 
+/// First frame of a conduit: what the cells on the way may know beside the request that follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conduit {
+    /// What it is for, where it may share its bytes with others of the same destination and target.
+    pub share: Option<Octets<16>>,
+    /// Larger goes first where conduits wait for one another.
+    pub priority: u8,
+    /// Whether bytes are to follow the answer. Where not, a cell on the way has them already.
+    pub data: bool,
+}
+
 /// Body of a register request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Register {

@@ -6,14 +6,15 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
     CodecError, Frame, FrameLimits, body,
+    names::{References, Values},
     read::{array, bin, introduction, optional, small, take_nil, text, uint},
     table::{ReadTable, TableLimits},
     types,
 };
 use crate::{
     envelope::{
-        Address, Envelope, Extras, FanTarget, Flags, Header, HopRecord, Incarnation, Kind, Lane,
-        OriginProof, TraceContext,
+        Address, Common, Envelope, Extras, FanTarget, Flags, Header, HopRecord, Incarnation, Kind,
+        Lane, OriginProof, TraceContext,
     },
     name::{ChannelTopic, Fqcn},
     status::Status,
@@ -31,6 +32,9 @@ const ELEMENTS_MAX: u32 = 16;
 const EXTENSIONS_MAX: u32 = 16;
 const EXTENSION_MAX: usize = 12 << 10;
 
+/// What messages have in common that refer to the same.
+type Conversation = (References, Arc<Common>);
+
 /// Reads the frames of one stream, whose tables it keeps.
 #[derive(Debug)]
 pub struct Decoder {
@@ -41,6 +45,8 @@ pub struct Decoder {
     addresses: ReadTable<Arc<Address>>,
     targets: ReadTable<ChannelTopic>,
     tokens: ReadTable<Token>,
+    /// What messages of this stream have in common, by where its parts stand in the tables.
+    commons: Box<[Option<Conversation>; References::SLOTS]>,
 }
 
 impl Decoder {
@@ -53,6 +59,7 @@ impl Decoder {
             addresses: ReadTable::new(TableLimits::ADDRESSES),
             targets: ReadTable::new(TableLimits::TARGETS),
             tokens: ReadTable::new(TableLimits::TOKENS),
+            commons: Box::new([const { None }; References::SLOTS]),
         }
     }
 
@@ -66,6 +73,12 @@ impl Decoder {
     #[must_use]
     pub fn pending(&self) -> usize {
         self.partial.len()
+    }
+
+    /// What was fed and belongs to no frame that was given: on a conduit, what follows its last frame.
+    #[must_use]
+    pub fn into_rest(self) -> Bytes {
+        self.partial.freeze()
     }
 
     /// Takes the next bytes of the stream and gives every frame that they complete to `sink`, until
@@ -142,7 +155,7 @@ impl Decoder {
             header: bytes.get_u16().into(),
             payload: usize::try_from(bytes.get_u32()).unwrap_or(usize::MAX),
         };
-        if !(types::HELLO..=types::ANSWER).contains(&prefix.kind) {
+        if !(types::HELLO..=types::CONDUIT).contains(&prefix.kind) {
             return Err(CodecError::new(Status::BadFrame, "unknown frame type"));
         }
         if prefix.header == 0 {
@@ -169,6 +182,7 @@ impl Decoder {
             types::ECHO => Frame::Echo(body::decode_exact(header)?),
             types::DRAIN => Frame::Drain(body::decode_exact(header)?),
             types::ANSWER => Frame::Answer(body::decode_exact(header)?),
+            types::CONDUIT => Frame::Conduit(body::decode_exact(header)?),
             _ => {
                 let (number,) = body::decode_exact::<(u8,)>(header)?;
                 let unknown = CodecError::new(Status::BadFrame, "unknown lane");
@@ -188,23 +202,18 @@ impl Decoder {
         }
         let kind = uint(r)?;
         let sequence = uint(r)?;
-        let origin = self.address(r)?;
-        let destination = self.address(r)?;
-        let target = self.target(r)?;
-        let token = self.token(r)?;
+        let names = self.names(r)?;
         let budget_ms = small(uint(r)?)?;
         let hops_left = small(uint(r)?)?;
         let lane = Lane::from_wire(small(uint(r)?)?).ok_or(CodecError::header("unknown lane"))?;
         let flags = Flags::from_wire(small(uint(r)?)?);
+        let common = self.common(names, lane, flags)?;
         let rest = if len > ELEMENTS_MIN { self.rest(r, len, whole)? } else { Rest::default() };
         if !r.is_empty() {
             return Err(CodecError::new(Status::BadFrame, "bytes behind the header"));
         }
         if sequence == 0 {
             return Err(CodecError::header("sequence numbers start at one"));
-        }
-        if origin.incarnation.is_none() {
-            return Err(CodecError::header("origin without an incarnation"));
         }
         let Rest { to, failure, extras } = rest;
         let kind = match (kind, to, failure) {
@@ -215,25 +224,85 @@ impl Decoder {
             _ => return Err(CodecError::header("kind and its fields do not fit")),
         };
         let fan = extras.as_ref().and_then(|extras| extras.fan.first());
-        if fan.is_some_and(|t| t.sequence != sequence || t.destination != destination) {
+        if fan.is_some_and(|t| t.sequence != sequence || t.destination != common.destination) {
             return Err(CodecError::header("a message to many is first for its own destination"));
         }
         if fan.is_some() && kind.is_answer() {
             return Err(CodecError::header("an answer is for one cell"));
         }
-        Ok(Header {
-            kind,
-            sequence,
-            origin,
-            destination,
-            target,
-            token,
-            budget_ms,
-            hops_left,
-            lane,
-            flags,
-            extras,
-        })
+        Ok(Header { kind, sequence, common, budget_ms, hops_left, extras })
+    }
+
+    /// Reads who a message is from, who and what it is for, and the token: as values where one of them is
+    /// introduced here, which may change what a reference before or behind it means.
+    fn names(&mut self, r: &mut &[u8]) -> Result<Result<References, Values>, CodecError> {
+        if let Some(references) = References::read(r)? {
+            return Ok(Ok(references));
+        }
+        let origin = self.address(r)?;
+        let destination = self.address(r)?;
+        let target = self.target(r)?;
+        let token = self.token(r)?;
+        Ok(Err(Values { origin, destination, target, token }))
+    }
+
+    /// What the message has in common with others: the same as that of an earlier message of this stream,
+    /// where it refers to the same.
+    fn common(
+        &mut self,
+        names: Result<References, Values>,
+        lane: Lane,
+        flags: Flags,
+    ) -> Result<Arc<Common>, CodecError> {
+        let references = match names {
+            Ok(references) => references,
+            Err(values) => return values.common(lane, flags).map(Arc::new),
+        };
+        let slot = references.slot();
+        if let Some((known, common)) = &self.commons[slot]
+            && *known == references
+            && (common.lane, common.flags) == (lane, flags)
+            && self.still_means(references, common)
+        {
+            return Ok(Arc::clone(common));
+        }
+        let values = Values {
+            origin: self.known_address(references.origin)?,
+            destination: self.known_address(references.destination)?,
+            target: self.known_target(references.target)?,
+            token: references.token.map(|token| self.known_token(token)).transpose()?,
+        };
+        let common = Arc::new(values.common(lane, flags)?);
+        self.commons[slot] = Some((references, Arc::clone(&common)));
+        Ok(common)
+    }
+
+    /// Whether the tables still say what they said when `common` was put together.
+    fn still_means(&self, references: References, common: &Common) -> bool {
+        let address = |handle, address: &Arc<Address>| {
+            self.addresses.entry(handle).is_some_and(|entry| Arc::ptr_eq(entry, address))
+        };
+        let target = self.targets.entry(references.target);
+        let token = references.token.and_then(|token| self.tokens.entry(token));
+        address(references.origin, &common.origin)
+            && address(references.destination, &common.destination)
+            && target.map(ChannelTopic::allocation) == Some(common.target.allocation())
+            && token.map(Token::allocation) == common.token.as_ref().map(Token::allocation)
+    }
+
+    fn known_address(&self, handle: u64) -> Result<Arc<Address>, CodecError> {
+        let unknown = CodecError::header("reference to a name that was not introduced");
+        self.addresses.entry(handle).cloned().ok_or(unknown)
+    }
+
+    fn known_target(&self, handle: u64) -> Result<ChannelTopic, CodecError> {
+        let unknown = CodecError::header("reference to a topic that was not introduced");
+        self.targets.entry(handle).cloned().ok_or(unknown)
+    }
+
+    fn known_token(&self, handle: u64) -> Result<Token, CodecError> {
+        let unknown = CodecError::header("reference to a token that was not introduced");
+        self.tokens.entry(handle).cloned().ok_or(unknown)
     }
 
     /// The elements that not every header has.
@@ -336,8 +405,7 @@ impl Decoder {
 
     fn address(&mut self, r: &mut &[u8]) -> Result<Arc<Address>, CodecError> {
         let Some(len) = introduction(r)? else {
-            let unknown = CodecError::header("reference to a name that was not introduced");
-            return self.addresses.entry(uint(r)?).cloned().ok_or(unknown);
+            return self.known_address(uint(r)?);
         };
         if len != 2 && len != 4 {
             return Err(CodecError::header("malformed introduction of a name"));
@@ -364,8 +432,7 @@ impl Decoder {
 
     fn target(&mut self, r: &mut &[u8]) -> Result<ChannelTopic, CodecError> {
         let Some(len) = introduction(r)? else {
-            let unknown = CodecError::header("reference to a topic that was not introduced");
-            return self.targets.entry(uint(r)?).cloned().ok_or(unknown);
+            return self.known_target(uint(r)?);
         };
         if len != 3 {
             return Err(CodecError::header("malformed introduction of a topic"));
@@ -385,8 +452,7 @@ impl Decoder {
             return Ok(None);
         }
         let Some(len) = introduction(r)? else {
-            let unknown = CodecError::header("reference to a token that was not introduced");
-            return self.tokens.entry(uint(r)?).cloned().map(Some).ok_or(unknown);
+            return self.known_token(uint(r)?).map(Some);
         };
         if len != 2 {
             return Err(CodecError::header("malformed introduction of a token"));

@@ -7,7 +7,7 @@ use rmp::encode;
 
 use super::{Frame, PREFIX_LEN, body, table::TableLimits, table::WriteTable, types};
 use crate::{
-    envelope::{Address, Envelope, Extras, Header, Kind},
+    envelope::{Address, Common, Envelope, Extras, Header, Kind},
     name::ChannelTopic,
     token::Token,
 };
@@ -24,6 +24,24 @@ pub struct Encoder {
     tokens: WriteTable<Token>,
     /// Where a header is put together; kept for its memory.
     scratch: Vec<u8>,
+    /// Counts the changes of the tables.
+    revision: u64,
+    /// How the names of messages were written, by where these live.
+    commons: Box<[Option<Written>; COMMONS]>,
+}
+
+/// Conversations of one stream whose names are known at once.
+const COMMONS: usize = 64;
+/// Bytes that the names of one message take when all of them are references: four numbers.
+const NAMES_MAX: usize = 12;
+
+/// How the names of a message were written, which stands as long as the tables do.
+#[derive(Debug)]
+struct Written {
+    common: Arc<Common>,
+    revision: u64,
+    bytes: [u8; NAMES_MAX],
+    len: usize,
 }
 
 impl Default for Encoder {
@@ -33,6 +51,8 @@ impl Default for Encoder {
             targets: WriteTable::new(TableLimits::TARGETS),
             tokens: WriteTable::new(TableLimits::TOKENS),
             scratch: Vec::new(),
+            revision: 0,
+            commons: Box::new([const { None }; COMMONS]),
         }
     }
 }
@@ -60,6 +80,7 @@ impl Encoder {
             Frame::Lane(lane) => control(types::LANE, &(*lane as u8,), out),
             Frame::Drain(drain) => control(types::DRAIN, drain, out),
             Frame::Answer(answer) => control(types::ANSWER, answer, out),
+            Frame::Conduit(conduit) => control(types::CONDUIT, conduit, out),
         }
         None
     }
@@ -116,13 +137,7 @@ impl Encoder {
         encode::write_array_len(w, len).expect(INFALLIBLE);
         encode::write_uint(w, kind).expect(INFALLIBLE);
         encode::write_uint(w, header.sequence).expect(INFALLIBLE);
-        self.address(&header.origin, w);
-        self.address(&header.destination, w);
-        self.target(&header.target, w);
-        match &header.token {
-            Some(token) => self.token(token, w),
-            None => encode::write_nil(w).expect(INFALLIBLE),
-        }
+        self.names(&header.common, w);
         encode::write_uint(w, budget_ms.into()).expect(INFALLIBLE);
         encode::write_uint(w, header.hops_left.into()).expect(INFALLIBLE);
         encode::write_uint(w, header.lane as u64).expect(INFALLIBLE);
@@ -166,6 +181,36 @@ impl Encoder {
         }
     }
 
+    /// Who the message is from, who and what it is for, and its token: as they were written the last time,
+    /// where they are those of an earlier message and the tables have not changed since.
+    fn names(&mut self, common: &Arc<Common>, w: &mut Vec<u8>) {
+        const INFALLIBLE: &str = "memory takes every write";
+        let slot = (Arc::as_ptr(common).addr() >> 6) % COMMONS;
+        if let Some(written) = &self.commons[slot]
+            && Arc::ptr_eq(&written.common, common)
+            && written.revision == self.revision
+        {
+            w.extend_from_slice(&written.bytes[..written.len]);
+            return;
+        }
+        let start = w.len();
+        let revision = self.revision;
+        self.address(&common.origin, w);
+        self.address(&common.destination, w);
+        self.target(&common.target, w);
+        match &common.token {
+            Some(token) => self.token(token, w),
+            None => encode::write_nil(w).expect(INFALLIBLE),
+        }
+        let names = &w[start..];
+        if revision == self.revision && names.len() <= NAMES_MAX {
+            let mut bytes = [0; NAMES_MAX];
+            bytes[..names.len()].copy_from_slice(names);
+            let common = Arc::clone(common);
+            self.commons[slot] = Some(Written { common, revision, bytes, len: names.len() });
+        }
+    }
+
     fn extensions(&mut self, extras: &Extras, w: &mut impl std::io::Write) {
         const INFALLIBLE: &str = "memory takes every write";
         let Extras { fan, path, proof, .. } = extras;
@@ -205,6 +250,7 @@ impl Encoder {
             encode::write_uint(w, handle.into()).expect(INFALLIBLE);
             return;
         }
+        self.revision += 1;
         let len = if address.incarnation.is_some() { 4 } else { 2 };
         encode::write_array_len(w, len).expect(INFALLIBLE);
         encode::write_uint(w, handle.into()).expect(INFALLIBLE);
@@ -222,6 +268,7 @@ impl Encoder {
             encode::write_uint(w, handle.into()).expect(INFALLIBLE);
             return;
         }
+        self.revision += 1;
         encode::write_array_len(w, 3).expect(INFALLIBLE);
         encode::write_uint(w, handle.into()).expect(INFALLIBLE);
         encode::write_str(w, target.channel().as_str()).expect(INFALLIBLE);
@@ -235,6 +282,7 @@ impl Encoder {
             encode::write_uint(w, handle.into()).expect(INFALLIBLE);
             return;
         }
+        self.revision += 1;
         encode::write_array_len(w, 2).expect(INFALLIBLE);
         encode::write_uint(w, handle.into()).expect(INFALLIBLE);
         encode::write_bin(w, token.as_bytes()).expect(INFALLIBLE);

@@ -23,7 +23,13 @@ pub(super) fn take_nil(r: &mut &[u8]) -> Result<bool, CodecError> {
 /// The length of an introduction, or `None` where a reference stands.
 #[inline]
 pub(super) fn introduction(r: &mut &[u8]) -> Result<Option<u32>, CodecError> {
-    if matches!(peek(r)?, 0x90..=0x9f) { array(r).map(Some) } else { Ok(None) }
+    if is_introduction(r)? { array(r).map(Some) } else { Ok(None) }
+}
+
+/// Whether an introduction stands here, and not a reference.
+#[inline]
+pub(super) fn is_introduction(r: &[u8]) -> Result<bool, CodecError> {
+    Ok(matches!(peek(r)?, 0x90..=0x9f))
 }
 
 #[inline]

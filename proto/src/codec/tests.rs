@@ -7,7 +7,8 @@ use super::*;
 use crate::{
     codec::body::Blob,
     envelope::{
-        Address, Extras, Flags, Header, HopRecord, Incarnation, Kind, OriginProof, TraceContext,
+        Address, Common, Extras, Flags, Header, HopRecord, Incarnation, Kind, OriginProof,
+        TraceContext,
     },
     name::Fqcn,
     token::Token,
@@ -22,14 +23,16 @@ fn message(origin: &str, payload: &[u8]) -> Envelope {
         header: Header {
             kind: Kind::Request,
             sequence: 7,
-            origin: Address::exact(name(origin), Incarnation { counter: 3, nonce: u64::MAX }),
-            destination: Address::any(name("server")),
-            target: "task/fetch".parse().unwrap(),
-            token: Token::from_bytes(vec![5; 200].into()),
+            common: Arc::new(Common {
+                origin: Address::exact(name(origin), Incarnation { counter: 3, nonce: u64::MAX }),
+                destination: Address::any(name("server")),
+                target: "task/fetch".parse().unwrap(),
+                token: Token::from_bytes(vec![5; 200].into()),
+                lane: Lane::Interactive,
+                flags: Flags::IDEMPOTENT,
+            }),
             budget_ms: 30_000,
             hops_left: 16,
-            lane: Lane::Interactive,
-            flags: Flags::IDEMPOTENT,
             extras: None,
         },
         payload: Bytes::copy_from_slice(payload),
@@ -259,14 +262,7 @@ prop_compose! {
         let incarnation = Incarnation { counter, nonce };
         let destination = Address { name: name("server"), incarnation: exact.then_some(incarnation) };
         Envelope {
-            header: Header {
-                kind, sequence, budget_ms, hops_left, lane, extras,
-                origin: Address::exact(name(&origin), incarnation),
-                destination: Arc::new(destination),
-                target: ChannelTopicOf(&channel).into(),
-                token: token.and_then(|len| Token::from_bytes(vec![len as u8; len].into())),
-                flags: Flags::from_wire(bits),
-            },
+            header: Header { kind, sequence, common: Arc::new(Common { origin: Address::exact(name(&origin), incarnation), destination: Arc::new(destination), target: ChannelTopicOf(&channel).into(), token: token.and_then(|len| Token::from_bytes(vec![len as u8; len].into())), lane, flags: Flags::from_wire(bits) }), budget_ms, hops_left, extras },
             payload: payload.into(),
         }
     }

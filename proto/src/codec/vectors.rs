@@ -73,10 +73,17 @@ fn decode_all(limits: FrameLimits, bytes: &[u8]) -> (Vec<Frame>, Result<usize, S
 }
 
 fn all_streams() -> Vec<Stream> {
-    [good::control(), good::messages(), good::limits(), good::tolerated(), example::streams()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        good::control(),
+        good::messages(),
+        good::limits(),
+        good::tolerated(),
+        example::streams(),
+        good::conduits(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 #[test]

@@ -2,7 +2,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::*;
 use crate::{
-    envelope::{Address, Extras, Incarnation, Lane, TraceContext},
+    envelope::{Address, Common, Extras, Incarnation, Lane, TraceContext},
     name::Fqcn,
     sealing,
     status::Status,
@@ -22,14 +22,16 @@ fn header() -> Header {
     Header {
         kind: Kind::Request,
         sequence: 7,
-        origin: Address::exact(name("server"), start(3)),
-        destination: Address::any(name("relay.site-1")),
-        target: well_known::JOB_START.into(),
-        token: None,
+        common: Arc::new(Common {
+            origin: Address::exact(name("server"), start(3)),
+            destination: Address::any(name("relay.site-1")),
+            target: well_known::JOB_START.into(),
+            token: None,
+            lane: Lane::Control,
+            flags: Flags::default(),
+        }),
         budget_ms: 5000,
         hops_left: 4,
-        lane: Lane::Control,
-        flags: Flags::default(),
         extras: None,
     }
 }

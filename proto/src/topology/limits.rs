@@ -222,13 +222,13 @@ limits! {
     /// Bytes that a peer may send on one stream before they are read.
     stream_receive_window_bytes => stream_receive_window_bytes: u32 as Bytes = 1_048_576, 65_536 to 16_777_216;
     /// Bytes that a peer may send on all streams before they are read.
-    receive_window_bytes => receive_window_bytes: u32 as Bytes = 9_437_184, 1_310_720 to 268_435_456;
+    receive_window_bytes => receive_window_bytes: u32 as Bytes = 45_088_768, 1_310_720 to 268_435_456;
     /// Bytes sent on one connection and not yet acknowledged.
     send_window_bytes => send_window_bytes: u32 as Bytes = 8_388_608, 65_536 to 268_435_456;
     /// One-way streams that a peer may have open.
     uni_streams_max => uni_streams_max: u32 as Count = 4, 1 to 256;
-    /// Two-way streams that a peer may have open.
-    bidi_streams_max => bidi_streams_max: u32 as Count = 4, 1 to 256;
+    /// Two-way streams that a peer may have open: one for control, the others for conduits.
+    bidi_streams_max => bidi_streams_max: u32 as Count = 19, 1 to 256;
     /// Send and receive buffer of the UDP socket, each.
     socket_buffer_bytes => socket_buffer_bytes: usize as Bytes = 4_194_304, 65_536 to 67_108_864;
     /// Time that a draining cell gives to what is running.
@@ -256,12 +256,13 @@ impl Limits {
     /// Bytes of the connection window that bulk can never fill, so that control gets through.
     pub const LANE_RESERVE_BYTES: u64 = 1 << 20;
 
-    /// Bytes that full streams and the reserve need of the connection window.
+    /// Bytes that full streams and the reserve need of the connection window. Two-way streams count twice:
+    /// those that this end opens are read as well.
     ///
     /// The lane rule: this is at most [`Limits::receive_window_bytes`].
     #[must_use]
     pub fn lane_rule_bytes(&self) -> u64 {
-        let streams = u64::from(self.uni_streams_max) + u64::from(self.bidi_streams_max);
+        let streams = u64::from(self.uni_streams_max) + 2 * u64::from(self.bidi_streams_max);
         streams * u64::from(self.stream_receive_window_bytes) + Self::LANE_RESERVE_BYTES
     }
 
@@ -349,7 +350,7 @@ impl Relations<'_> {
             "full bulk streams would silence the control lane: they need {needed} bytes of a \
              receive window of {window}"
         );
-        let label = "(uni_streams_max + bidi_streams_max) x stream_receive_window_bytes + 1 MiB \
+        let label = "(uni_streams_max + 2 x bidi_streams_max) x stream_receive_window_bytes + 1 MiB \
                      must be at most receive_window_bytes";
         let help =
             format!("set receive_window_bytes = {needed}, or allow fewer or smaller streams");

@@ -77,7 +77,7 @@ impl CellTransport {
     }
 
     /// The certificate of `to`, asked for where it is not known.
-    async fn leaf(
+    pub(super) async fn leaf(
         &self,
         cell: &Addr<Cell>,
         to: &Fqcn,
@@ -132,7 +132,7 @@ impl CellTransport {
         let mut waiting = Waiting { cell, sequence, done: false };
         let outcome = result.await;
         waiting.done = true;
-        self.own.stats.asked(begun);
+        self.own.stats.asked(Some(begun));
         drop(awaited);
         outcome.map_err(|_gone| RequestError::Closed)
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    hash::BuildHasherDefault,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,6 +14,7 @@ use cellbus_proto::{
     admission::Admitted,
     envelope::{Address, Envelope, Extras, Header, Incarnation, Kind, Lane},
     exchange::{Completed, Stray},
+    folded::Folded,
     name::Fqcn,
     route::{Hop, LinkId},
     status::Status,
@@ -40,6 +42,9 @@ pub use self::{
 /// How much longer than its budget a request waits for the answer of the cell where it died.
 pub const GRACE: Duration = Duration::from_millis(150);
 
+/// Which way leads to an address, which is held so that nothing else can come to live where it is.
+type Way = (Arc<Address>, Result<Hop, Status>);
+
 /// What the requests of this cell need beside the exchange.
 #[derive(Debug, Default)]
 pub(super) struct Asking {
@@ -48,7 +53,7 @@ pub(super) struct Asking {
     /// Which start of a cell was the latest to answer; kept for requests that are sent again.
     starts: BTreeMap<Fqcn, Incarnation>,
     /// Which way leads to whom, by where the address lives; emptied when the routes change.
-    pub(super) ways: HashMap<usize, (Arc<Address>, Result<Hop, Status>)>,
+    pub(super) ways: HashMap<usize, Way, BuildHasherDefault<Folded>>,
     /// Requests that were given up on, by destination, of whom their destinations are still to be told.
     cancels: BTreeMap<Fqcn, Vec<u64>>,
 }
@@ -111,22 +116,16 @@ impl Own {
         budget_ms: u32,
     ) -> Envelope {
         let system = well_known::lookup(&outgoing.target).is_some();
-        Envelope {
-            header: Header {
-                kind,
-                sequence,
-                origin: Arc::clone(&self.address),
-                destination: self.address_of(to),
-                target: outgoing.target.clone(),
-                token: self.token(),
-                budget_ms,
-                hops_left: 0,
-                lane: if system { Lane::Control } else { outgoing.lane },
-                flags: outgoing.flags,
-                extras: extras(outgoing),
-            },
-            payload: outgoing.payload.clone(),
-        }
+        let lane = if system { Lane::Control } else { outgoing.lane };
+        let header = Header {
+            kind,
+            sequence,
+            common: self.common(to, &outgoing.target, lane, outgoing.flags),
+            budget_ms,
+            hops_left: 0,
+            extras: extras(outgoing),
+        };
+        Envelope { header, payload: outgoing.payload.clone() }
     }
 }
 
@@ -222,7 +221,6 @@ impl Cell {
         if self.asking.ways.len() >= MAX {
             self.asking.ways.clear();
         }
-        // Held, so that nothing else can come to live where it is.
         self.asking.ways.insert(key, (Arc::clone(to), way));
         way
     }

@@ -37,6 +37,8 @@ pub struct InspectReport {
     pub outstanding: usize,
     /// Messages that its handlers are working on.
     pub handling: usize,
+    /// Conduits that run through it, or begin or end here.
+    pub conduits: usize,
     /// What it has handlers for.
     pub handlers: Vec<String>,
     /// What it has counted.
@@ -150,6 +152,7 @@ impl Handler<InspectCell> for Cell {
             registered: registrar::rows(&self.registry),
             outstanding: self.outstanding(),
             handling: self.handlers.running(),
+            conduits: self.own.conduits.len(),
             handlers: self.handlers.selectors(),
             missing: counters.missing(),
             counters,

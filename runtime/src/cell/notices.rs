@@ -1,4 +1,4 @@
-//! What a cell tells whoever wants to know of its links, and of the cells that are registered with it.
+//! What a cell tells whoever wants to know of its links and jobs, and of the cells that are registered with it.
 
 use cellbus_channels::Event;
 use cellbus_proto::{
@@ -24,7 +24,8 @@ impl Notices {
         self.0.subscribe()
     }
 
-    pub(super) fn tell(&self, event: Event) {
+    /// Tells `event` to all who listen now.
+    pub fn tell(&self, event: Event) {
         // Fails only where nobody listens.
         let _ = self.0.send(event);
     }

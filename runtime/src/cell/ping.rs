@@ -6,7 +6,7 @@ use actix::{Context, Handler, Message, ResponseFuture, dev::MessageResponse};
 use bytes::Bytes;
 use cellbus_channels::{Reply, RequestError};
 use cellbus_proto::{
-    envelope::{Address, Envelope, Flags, Header, Kind, Lane},
+    envelope::{Address, Common, Envelope, Flags, Header, Kind, Lane},
     status::Status,
     well_known,
 };
@@ -62,14 +62,16 @@ impl Cell {
         let header = Header {
             kind: Kind::Request,
             sequence: self.own.next_sequence(),
-            origin: Arc::clone(&self.own.address),
-            destination: to,
-            target: well_known::PING.into(),
-            token: self.own.token(),
+            common: Arc::new(Common {
+                origin: Arc::clone(&self.own.address),
+                destination: to,
+                target: well_known::PING.into(),
+                token: self.own.token(),
+                lane,
+                flags: Flags::default(),
+            }),
             budget_ms: u32::try_from(budget.as_millis()).unwrap_or(u32::MAX),
             hops_left: 0,
-            lane,
-            flags: Flags::default(),
             extras: None,
         };
         let envelope = Envelope { header, payload: Bytes::new() };

@@ -6,9 +6,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
+use cellbus_channels::Broken;
 use tokio::sync::Notify;
 
 use super::{CloseCode, Lost, RecvStream, SendHalf, SendStream};
@@ -32,6 +34,8 @@ struct Shared {
     /// Cut from the dialler to the acceptor, and back.
     cut: [AtomicBool; 2],
     changed: Notify,
+    /// Whoever polls, and is woken as those that wait for `changed` are.
+    wakers: Mutex<Vec<Waker>>,
     state: Mutex<State>,
 }
 
@@ -57,8 +61,8 @@ struct PipeState {
     chunks: VecDeque<Bytes>,
     bytes: usize,
     finished: bool,
-    reset: bool,
-    reader_gone: bool,
+    reset: Option<Broken>,
+    reader_gone: Option<Broken>,
 }
 
 /// The writing half of a stream.
@@ -67,6 +71,7 @@ pub struct Writer {
     pipe: Arc<Pipe>,
     shared: Arc<Shared>,
     committed: bool,
+    when_dropped: Broken,
     /// Bytes that the stream has taken.
     written: Arc<AtomicU64>,
 }
@@ -76,6 +81,7 @@ pub struct Writer {
 pub struct Reader {
     pipe: Arc<Pipe>,
     shared: Arc<Shared>,
+    when_dropped: Broken,
 }
 
 /// A connection: the end that dialled, the end that was dialled, and the wire between them.
@@ -84,6 +90,7 @@ pub fn connection() -> (End, End, Wire) {
     let shared = Arc::new(Shared {
         cut: [AtomicBool::new(false), AtomicBool::new(false)],
         changed: Notify::new(),
+        wakers: Mutex::default(),
         state: Mutex::default(),
     });
     let end = |is_dialler| End { shared: Arc::clone(&shared), is_dialler };
@@ -96,13 +103,13 @@ impl Wire {
     pub fn cut(&self, up: bool, down: bool) {
         self.0.cut[0].store(up, Ordering::SeqCst);
         self.0.cut[1].store(down, Ordering::SeqCst);
-        self.0.changed.notify_waiters();
+        self.0.tell();
     }
 
     /// Ends the connection and tells both ends.
     pub fn sever(&self) {
         self.0.lock().severed = true;
-        self.0.changed.notify_waiters();
+        self.0.tell();
     }
 
     /// Whether the connection has ended for at least one end.
@@ -118,13 +125,37 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Something has changed: whoever waits looks again.
+    fn tell(&self) {
+        self.changed.notify_waiters();
+        let wakers = std::mem::take(&mut *self.wakers());
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Self::wait`], polled.
+    fn poll_wait<T>(&self, cx: &Context<'_>, mut ready: impl FnMut() -> Option<T>) -> Poll<T> {
+        if let Some(value) = ready() {
+            return Poll::Ready(value);
+        }
+        let mut wakers = self.wakers();
+        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            wakers.push(cx.waker().clone());
+        }
+        drop(wakers);
+        ready().map_or(Poll::Pending, Poll::Ready)
+    }
+
     fn is_cut(&self, direction: usize) -> bool {
         self.cut[direction].load(Ordering::SeqCst)
     }
 
     fn close(&self, by: usize, code: CloseCode, reason: &str) {
         self.lock().closed[by].get_or_insert((code, reason.to_owned()));
-        self.changed.notify_waiters();
+        self.tell();
     }
 
     /// The close, as far as `end` can know of it: its own at once, the other's unless the wire is cut.
@@ -179,12 +210,14 @@ impl End {
             pipe,
             shared,
             committed: false,
+            when_dropped: Broken::Cancelled,
             written: Arc::default(),
         }))
     }
 
     fn reader(&self, pipe: Arc<Pipe>) -> RecvStream {
-        RecvStream::Memory(Reader { pipe, shared: Arc::clone(&self.shared) })
+        let (shared, when_dropped) = (Arc::clone(&self.shared), Broken::Cancelled);
+        RecvStream::Memory(Reader { pipe, shared, when_dropped })
     }
 
     pub(super) fn open_bi(&self) -> Result<(SendStream, RecvStream), Lost> {
@@ -196,7 +229,7 @@ impl End {
         let mut state = self.shared.lock();
         state.bi[1 - me].push_back((Arc::clone(&back), Arc::clone(&out)));
         drop(state);
-        self.shared.changed.notify_waiters();
+        self.shared.tell();
         Ok(self.halves(out, back))
     }
 
@@ -216,7 +249,7 @@ impl End {
         let mut state = self.shared.lock();
         state.uni[1 - me].push_back(Arc::clone(&out));
         drop(state);
-        self.shared.changed.notify_waiters();
+        self.shared.tell();
         Ok(self.writer(out))
     }
 
@@ -265,7 +298,7 @@ impl Writer {
                         return Some(Err(lost()));
                     }
                     let mut state = self.pipe.lock();
-                    if state.reader_gone {
+                    if state.reader_gone.is_some() {
                         return Some(Err(lost()));
                     }
                     if state.bytes > STREAM_WINDOW {
@@ -277,7 +310,7 @@ impl Writer {
                 })
                 .await?;
             self.written.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            self.shared.changed.notify_waiters();
+            self.shared.tell();
         }
         Ok(())
     }
@@ -290,15 +323,83 @@ impl Writer {
         self.written = bytes;
     }
 
-    pub(super) async fn finish(mut self) {
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &Context<'_>,
+        chunks: &mut VecDeque<Bytes>,
+    ) -> Poll<Result<(), Broken>> {
+        let (mut taken, mut moved) = (0, false);
+        let polled = self.shared.poll_wait(cx, || {
+            if self.shared.closed_for(self.pipe.direction).is_some() {
+                return Some(Err(Broken::Lost));
+            }
+            let mut state = self.pipe.lock();
+            if let Some(broken) = state.reader_gone.filter(|_| !self.is_cut_back()).or(state.reset)
+            {
+                return Some(Err(broken));
+            }
+            while state.bytes < STREAM_WINDOW
+                && let Some(mut chunk) = chunks.pop_front()
+            {
+                let room = STREAM_WINDOW - state.bytes;
+                if chunk.len() > room {
+                    chunks.push_front(chunk.split_off(room));
+                }
+                if !chunk.is_empty() {
+                    taken += chunk.len();
+                    state.bytes += chunk.len();
+                    state.chunks.push_back(chunk);
+                    moved = true;
+                }
+            }
+            chunks.is_empty().then_some(Ok(()))
+        });
+        if moved {
+            self.written.fetch_add(taken as u64, Ordering::Relaxed);
+            self.shared.tell();
+        }
+        polled
+    }
+
+    pub(super) fn poll_broken(&mut self, cx: &Context<'_>) -> Poll<Broken> {
+        self.shared.poll_wait(cx, || {
+            if self.shared.closed_for(self.pipe.direction).is_some() {
+                return Some(Broken::Lost);
+            }
+            self.pipe.lock().reader_gone.filter(|_| !self.is_cut_back())
+        })
+    }
+
+    /// Whether what the other end says does not arrive.
+    fn is_cut_back(&self) -> bool {
+        self.shared.is_cut(1 - self.pipe.direction)
+    }
+
+    pub(super) fn finish_now(&mut self) {
         self.committed = true;
         self.pipe.lock().finished = true;
-        self.shared.changed.notify_waiters();
+        self.shared.tell();
+    }
+
+    pub(super) fn reset_with(&mut self, why: Broken) {
+        if !self.committed {
+            self.committed = true;
+            self.pipe.lock().reset = Some(why);
+            self.shared.tell();
+        }
+    }
+
+    pub(super) fn reset_when_dropped(&mut self, why: Broken) {
+        self.when_dropped = why;
+    }
+
+    pub(super) async fn finish(mut self) {
+        self.finish_now();
         self.shared
             .wait(|| {
                 let over = self.shared.closed_for(self.pipe.direction).is_some();
                 let state = self.pipe.lock();
-                (over || state.chunks.is_empty() || state.reader_gone).then_some(())
+                (over || state.chunks.is_empty() || state.reader_gone.is_some()).then_some(())
             })
             .await;
     }
@@ -306,10 +407,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        if !self.committed {
-            self.pipe.lock().reset = true;
-            self.shared.changed.notify_waiters();
-        }
+        self.reset_with(self.when_dropped);
     }
 }
 
@@ -331,20 +429,65 @@ impl Reader {
                     return Some(Ok(Some(chunk)));
                 }
                 match (state.finished, state.reset) {
-                    (true, _) => Some(Ok(None)),
-                    (false, true) => Some(Err(Lost("the stream was reset".to_owned()))),
-                    (false, false) => None,
+                    (_, Some(_)) => Some(Err(Lost("the stream was reset".to_owned()))),
+                    (true, None) => Some(Ok(None)),
+                    (false, None) => None,
                 }
             })
             .await?;
-        self.shared.changed.notify_waiters();
+        self.shared.tell();
         Ok(chunk)
+    }
+
+    pub(super) fn poll_chunks(
+        &mut self,
+        cx: &Context<'_>,
+        into: &mut Vec<Bytes>,
+    ) -> Poll<Result<bool, Broken>> {
+        let direction = self.pipe.direction;
+        let polled = self.shared.poll_wait(cx, || {
+            if self.shared.closed_for(1 - direction).is_some() {
+                return Some(Err(Broken::Lost));
+            }
+            let mut state = self.pipe.lock();
+            if let Some(broken) = state.reader_gone {
+                return Some(Err(broken));
+            }
+            if self.shared.is_cut(direction) {
+                return None;
+            }
+            if let Some(broken) = state.reset {
+                return Some(Err(broken));
+            }
+            if !state.chunks.is_empty() {
+                into.extend(std::mem::take(&mut state.chunks));
+                state.bytes = 0;
+                return Some(Ok(true));
+            }
+            state.finished.then_some(Ok(false))
+        });
+        if polled == Poll::Ready(Ok(true)) {
+            self.shared.tell();
+        }
+        polled
+    }
+
+    pub(super) fn stop_with(&mut self, why: Broken) {
+        let mut state = self.pipe.lock();
+        if !state.finished || !state.chunks.is_empty() {
+            state.reader_gone.get_or_insert(why);
+        }
+        drop(state);
+        self.shared.tell();
+    }
+
+    pub(super) fn stop_when_dropped(&mut self, why: Broken) {
+        self.when_dropped = why;
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.pipe.lock().reader_gone = true;
-        self.shared.changed.notify_waiters();
+        self.stop_with(self.when_dropped);
     }
 }

@@ -32,6 +32,12 @@ impl Departures {
         }
     }
 
+    /// The one message that there is, wherever it goes.
+    pub(super) fn into_one(mut self) -> Option<Box<Admitted>> {
+        let by_link = self.links.pop().and_then(|(_, mut messages)| messages.pop());
+        by_link.or_else(|| self.local.pop()).map(Box::new)
+    }
+
     /// Adds the parts of one message for many: one message again on every link.
     pub(super) fn append_joined(&mut self, parts: Self) {
         let Self { at: _, local, links } = parts;
@@ -55,6 +61,7 @@ impl AuthFilter {
     /// # Errors
     /// The status of the first message that found no place.
     pub(super) fn depart(&mut self, out: &mut Departures) -> Result<(), Status> {
+        self.count_admitted();
         let mut outcome = Ok(());
         while let Some((link, messages)) = out.links.pop() {
             let (now, _) = out.at;

@@ -13,18 +13,25 @@ use super::AuthFilter;
 
 impl AuthFilter {
     /// Notes a message that was let in.
-    pub(super) fn observe(&self, admitted: &Admitted) {
+    pub(super) fn observe(&mut self, admitted: &Admitted) {
         let class = match admitted.permit() {
             Permit::Exempt(_) | Permit::System(_) => ChannelClass::System,
             Permit::Rule { .. } | Permit::Job => ChannelClass::Application,
         };
         let envelope = admitted.envelope();
-        self.own.stats.admitted(envelope.header.lane, class, envelope.payload.len());
+        let (lane, len) = (envelope.header.lane, envelope.payload.len());
+        self.own.stats.admitted(lane, class, len, &mut self.tally);
         if self.own.taps.any() {
             let from = self.neighbour_name(admitted.arrived());
             let reason = || self.gate.reason(admitted.permit());
             self.own.taps.show(&self.own.wall, envelope, from, Ok(reason));
         }
+    }
+
+    /// Counts what has been let in.
+    pub(super) fn count_admitted(&mut self) {
+        let admitted = self.own.stats.count(&mut self.tally);
+        self.own.counters.accept(admitted);
     }
 
     /// Notes a message that was not let in, or not passed on.

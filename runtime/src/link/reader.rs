@@ -17,7 +17,7 @@ use cellbus_proto::{
 };
 use tokio::sync::{Semaphore, watch};
 
-use super::{Control, Health, LaneAccepted, Link, Unreadable, writer};
+use super::{Control, Health, LaneAccepted, Link, Unreadable, conduits, writer};
 use crate::{
     conn::{Connection, Lost, Pieces, RecvStream},
     counters::Counters,
@@ -69,6 +69,15 @@ impl Link {
             hold: self.hold.subscribe(),
             lanes: Arc::default(),
         };
+        let taking = conduits::Taking {
+            own: Arc::clone(&self.own),
+            link: ctx.address(),
+            filter: self.filter.clone(),
+            conduits: Arc::clone(&self.conduits),
+            allowance: Arc::clone(&reading.allowance),
+            inbound_max: self.settings.inbound_max,
+            hold: self.hold.subscribe(),
+        };
         let connection = self.connection.clone();
         let outbox = Arc::clone(&self.outbox);
         let meters = writer::Meters {
@@ -87,8 +96,8 @@ impl Link {
         }
         actix::spawn(async move {
             let opened = match side {
-                Side::Child => connection.open_control().await,
-                Side::Parent => connection.accept_control().await,
+                Side::Child => connection.open_both_ways().await,
+                Side::Parent => connection.accept_both_ways().await,
             };
             let Ok((send, recv)) = opened else { return };
             send.set_priority(2);
@@ -107,18 +116,9 @@ impl Link {
             }
             drop(open);
             actix::spawn(accept_lanes(connection.clone(), reading.clone()));
-            actix::spawn(refuse_second_control(connection, reading.link.clone()));
+            actix::spawn(conduits::accept(connection, taking));
             read_control(recv, reading).await;
         });
-    }
-}
-
-/// There is one control stream. Another one is a peer that plays tricks.
-async fn refuse_second_control(connection: Connection, link: Addr<Link>) {
-    if connection.second_control().await.is_ok() {
-        let error = CodecError { status: Status::BadFrame, what: "a second control stream" };
-        // Fails only when the link has ended already.
-        let _ = post(&link, Unreadable(error));
     }
 }
 
@@ -246,6 +246,7 @@ async fn take_control(
                 | Frame::Beat(_)
                 | Frame::Echo(_)
                 | Frame::Lane(_)
+                | Frame::Conduit(_)
                 | Frame::Drain(_)
                 | Frame::Answer(_)) => {
                     if post(&reading.link, Control(frame)).is_err() {
@@ -352,6 +353,7 @@ fn take_frames(
                 | Frame::Message(_)
                 | Frame::Beat(_)
                 | Frame::Echo(_)
+                | Frame::Conduit(_)
                 | Frame::Drain(_)
                 | Frame::Answer(_),
                 _,

@@ -6,9 +6,10 @@ fn the_defaults_hold_together() {
     let settings = transport.settings();
     assert_eq!(settings.max_idle, Duration::from_secs(10));
     assert_eq!(settings.keep_alive, Duration::from_secs(2));
-    assert_eq!((settings.max_uni_streams, settings.max_bidi_streams), (4, 4));
+    assert_eq!((settings.max_uni_streams, settings.max_bidi_streams), (4, 19));
+    assert_eq!(QuicSettings::conduits_max(settings.max_bidi_streams), 16);
     assert_eq!(settings.stream_window, 1 << 20);
-    assert_eq!(settings.connection_window, 9 << 20);
+    assert_eq!(settings.connection_window, 43 << 20);
     assert_eq!(settings.send_window, 8 << 20);
     assert_eq!(settings.socket_buffer, 4 << 20);
     assert_eq!((settings.max_incoming, settings.incoming_buffer), (256, 64 << 10));
@@ -18,7 +19,7 @@ fn the_defaults_hold_together() {
 #[test]
 fn unread_streams_can_never_use_up_the_window_of_control() {
     let refused = [
-        QuicSettings { connection_window: 9 * MIB - 1, ..QuicSettings::default() },
+        QuicSettings { connection_window: 43 * MIB - 1, ..QuicSettings::default() },
         QuicSettings { stream_window: MIB + 1, ..QuicSettings::default() },
         QuicSettings { max_uni_streams: 5, ..QuicSettings::default() },
         QuicSettings { max_bidi_streams: u32::MAX, ..QuicSettings::default() },
@@ -35,7 +36,7 @@ fn unread_streams_can_never_use_up_the_window_of_control() {
         assert!(matches!(error, QuicSettingsError::Windows { .. }), "{settings:?}");
     }
     let fits =
-        QuicSettings { max_bidi_streams: 5, connection_window: 10 * MIB, ..Default::default() };
+        QuicSettings { max_bidi_streams: 20, connection_window: 45 * MIB, ..Default::default() };
     QuicTransport::new(fits).unwrap();
 }
 
@@ -69,11 +70,11 @@ fn the_library_takes_over_what_is_set() {
     let dials = format!("{:?}", transport.transport_config(Side::Dials));
     let accepts = format!("{:?}", transport.transport_config(Side::Accepts));
     for part in [
-        "max_concurrent_bidi_streams: 4",
+        "max_concurrent_bidi_streams: 19",
         "max_concurrent_uni_streams: 4",
         "max_idle_timeout: Some(10000)",
         "stream_receive_window: 1048576",
-        "receive_window: 9437184",
+        "receive_window: 45088768",
         "send_window: 8388608",
         "datagram_receive_buffer_size: None",
         "upper_bound: 9000",

@@ -97,7 +97,7 @@ impl Leaf {
         self.key.as_ref()
     }
 
-    pub(super) fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
         verify_leaf_signature(&self.der, message, signature)
     }
 }

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use cellbus_proto::{
     codec::Octets,
-    envelope::{Address, Envelope, Extras, Flags, Header, Incarnation, Kind, Lane},
+    envelope::{Address, Common, Envelope, Extras, Flags, Header, Incarnation, Kind, Lane},
     identity::{CellKind, Identity},
     name::Fqcn,
     status::Status,
@@ -97,14 +97,16 @@ fn header(from: &Own, to: &Own) -> Header {
     Header {
         kind: Kind::Request,
         sequence: 7,
-        origin: Arc::clone(&from.address),
-        destination: Address::any(to.name.clone()),
-        target: "task/fetch".parse().unwrap(),
-        token: None,
+        common: Arc::new(Common {
+            origin: Arc::clone(&from.address),
+            destination: Address::any(to.name.clone()),
+            target: "task/fetch".parse().unwrap(),
+            token: None,
+            lane: Lane::Interactive,
+            flags: Flags::SEALED,
+        }),
         budget_ms: 5000,
         hops_left: 4,
-        lane: Lane::Interactive,
-        flags: Flags::SEALED,
         extras: None,
     }
 }

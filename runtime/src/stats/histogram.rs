@@ -72,6 +72,18 @@ impl Histogram {
         }
     }
 
+    /// Counts what one thread has gathered, which is empty then.
+    pub(crate) fn take(&self, gathered: &mut Gathered) {
+        let Gathered { bucket, count, sum, max } = std::mem::take(gathered);
+        if count > 0 {
+            self.buckets[bucket].fetch_add(count, Ordering::Relaxed);
+            self.sum.fetch_add(sum, Ordering::Relaxed);
+            if max > self.max.load(Ordering::Relaxed) {
+                self.max.fetch_max(max, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// What was recorded so far. What is recorded meanwhile is in it or not.
     #[must_use]
     pub fn report(&self) -> HistogramReport {
@@ -99,6 +111,29 @@ impl Histogram {
             p999: quantile(999),
             at_most: Self::BOUNDS.into_iter().map(at_most).collect(),
         }
+    }
+}
+
+/// Values of one bucket that are still to be counted: most batches have values of one size.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    bucket: usize,
+    count: u64,
+    sum: u64,
+    max: u64,
+}
+
+impl Gathered {
+    /// Adds `value`; what is of another bucket is counted in `histogram` first.
+    pub(crate) fn add(&mut self, value: u64, histogram: &Histogram) {
+        let bucket = index(value);
+        if bucket != self.bucket {
+            histogram.take(self);
+            self.bucket = bucket;
+        }
+        self.count += 1;
+        self.sum += value;
+        self.max = self.max.max(value);
     }
 }
 

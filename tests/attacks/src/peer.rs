@@ -15,6 +15,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use crate::{papers::Papers, target::Target};
 
+pub mod conduits;
 mod dialling;
 mod handshake;
 mod messages;

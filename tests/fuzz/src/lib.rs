@@ -7,25 +7,28 @@ mod frame;
 mod local;
 mod text;
 mod token;
+mod transfer;
 
 pub use self::{
     frame::{frame, header},
     local::local_frame,
     text::{identity_uri, topology},
     token::token,
+    transfer::transfer,
 };
 
 /// Takes any bytes, and panics when a promise is broken.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("frame", frame),
     ("header", header),
     ("topology", topology),
     ("local_frame", local_frame),
     ("identity_uri", identity_uri),
     ("token", token),
+    ("transfer", transfer),
 ];
 
 /// Sizes to cut `data` into; the same for the same data.

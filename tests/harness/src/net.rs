@@ -109,7 +109,7 @@ impl Roster for TreeRoster {
 /// Everybody may talk to everybody on the channels `task` and `notes`, topics `ping`, `slow`, `count`.
 #[must_use]
 pub fn open_policy() -> Vec<Rule> {
-    let topics = ["ping", "slow", "count"];
+    let topics = ["ping", "slow", "count", "fetch"];
     ["task", "notes"]
         .into_iter()
         .map(|channel| {
@@ -431,6 +431,7 @@ impl Net {
             let shown = format!("{name}: {report:#?}");
             assert_eq!(report.outstanding, 0, "requests outstanding at {shown}");
             assert_eq!(report.handling, 0, "handlers running at {shown}");
+            assert_eq!(report.conduits, 0, "conduits running at {shown}");
             assert_eq!(report.counters.queued, 0, "messages queued at {shown}");
             assert_eq!(report.missing, 0, "messages missing at {shown}");
         }

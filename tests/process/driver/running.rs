@@ -110,12 +110,15 @@ impl Exit {
         serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The lines on standard error that are no event of a log below WARN: warnings, errors, panics.
+    /// The lines on standard error that are no event of a log below WARN: warnings, errors, panics. That the
+    /// machine had no time for the process is nothing that it did.
     pub fn loud(&self) -> Vec<&String> {
+        const STARVED: &str = "the event loop was kept from its work";
         let quiet = |line: &&String| {
             let event: Option<Value> = serde_json::from_str(line).ok();
             event.is_some_and(|event| {
                 ["INFO", "DEBUG", "TRACE"].iter().any(|level| event["level"] == *level)
+                    || event["fields"]["message"] == STARVED
             })
         };
         self.err.iter().filter(|line| !quiet(line)).collect()

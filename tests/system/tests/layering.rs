@@ -10,15 +10,23 @@ use std::{
 use serde_json::Value;
 
 /// The crates of the product, lowest first, and whom of them each may name. Absent means forbidden.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 7] = [
     ("cellbus-proto", &[]),
     ("cellbus-channels", &["cellbus-proto"]),
     ("cellbus-runtime", &["cellbus-proto", "cellbus-channels"]),
     ("cellbus-cells", &["cellbus-proto", "cellbus-channels", "cellbus-runtime"]),
     ("cellbus-bench", &["cellbus-proto", "cellbus-channels", "cellbus-runtime", "cellbus-cells"]),
+    ("cellbus-otel", &["cellbus-channels", "cellbus-runtime", "cellbus-cells"]),
     (
         "cellbus",
-        &["cellbus-proto", "cellbus-channels", "cellbus-runtime", "cellbus-cells", "cellbus-bench"],
+        &[
+            "cellbus-proto",
+            "cellbus-channels",
+            "cellbus-runtime",
+            "cellbus-cells",
+            "cellbus-bench",
+            "cellbus-otel",
+        ],
     ),
 ];
 

@@ -11,7 +11,7 @@ use cellbus_proto::{
     admission::{Arrival, Gate, Peer},
     codec::{Decoder, Encoder, Frame, FrameLimits, Octets},
     directory::Directory,
-    envelope::{Address, Envelope, Flags, Header, Incarnation, Kind, Lane},
+    envelope::{Address, Common, Envelope, Flags, Header, Incarnation, Kind, Lane},
     identity::CellKind,
     link::Phase,
     name::Fqcn,
@@ -123,14 +123,16 @@ impl Site {
         let header = Header {
             kind: Kind::Request,
             sequence: 1000,
-            origin: Address::exact(site(number), Incarnation { counter: 1, nonce: 1 }),
-            destination: Address::any(site(number + 1)),
-            target: "task/fetch".parse().expect("a target"),
-            token: Some(token(signer, number)),
+            common: Arc::new(Common {
+                origin: Address::exact(site(number), Incarnation { counter: 1, nonce: 1 }),
+                destination: Address::any(site(number + 1)),
+                target: "task/fetch".parse().expect("a target"),
+                token: Some(token(signer, number)),
+                lane: Lane::Interactive,
+                flags: Flags::default(),
+            }),
             budget_ms: 30_000,
             hops_left: 16,
-            lane: Lane::Interactive,
-            flags: Flags::default(),
             extras: None,
         };
         let envelope = Envelope { header, payload: Bytes::from(vec![7; PAYLOAD]) };

@@ -122,6 +122,19 @@ pub fn of_status(status: Status) -> &'static str {
             "Look at the disk of that cell; nothing privileged is done until then."
         }
         Status::CommitUnknown => "Find out whether the work was done before it is asked for again.",
+        Status::SourceChanged => {
+            "Ask the holder for a new reference: what it serves has been changed since this one was made."
+        }
+        Status::DigestMismatch => {
+            "Look at the disk of the receiver, and have the holder make a new reference from its source."
+        }
+        Status::TransferExpired | Status::TransferUnknown => {
+            "Ask the holder for a new reference, or whether it still serves this one."
+        }
+        Status::TransferStalled => {
+            "Look at the links between receiver and holder, then resume: what arrived has been kept."
+        }
+        Status::TransferCancelled => "Begin the transfer again if it is still wanted.",
     }
 }
 

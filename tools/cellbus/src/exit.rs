@@ -124,6 +124,12 @@ fn of_status(status: Status) -> Exit {
         | Status::StorageFull
         | Status::StorageDegraded
         | Status::AuditUnavailable
-        | Status::CommitUnknown => Exit::No,
+        | Status::CommitUnknown
+        | Status::SourceChanged
+        | Status::DigestMismatch
+        | Status::TransferExpired
+        | Status::TransferUnknown
+        | Status::TransferStalled
+        | Status::TransferCancelled => Exit::No,
     }
 }

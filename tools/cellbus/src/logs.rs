@@ -40,11 +40,11 @@ impl<S: Subscriber> Layer<S> for WarnCount {
     }
 }
 
-/// Starts logging for the whole process.
+/// Starts logging for the whole process, and where it `runs_cells` and is built to, the export of their spans.
 ///
 /// # Errors
-/// A usage error when the filter is not one.
-pub fn start(global: &Global) -> Result<WarnCount, Box<Failure>> {
+/// A usage error when the filter is not one, or the collector of spans has no address.
+pub fn start(global: &Global, runs_cells: bool) -> Result<WarnCount, Box<Failure>> {
     let level = match global.verbose {
         0 => "warn",
         1 => "info",
@@ -62,9 +62,63 @@ pub fn start(global: &Global) -> Result<WarnCount, Box<Failure>> {
         Format::Table => layer.with_ansi(stderr_is_colourful()).with_filter(filter).boxed(),
     };
     let counting = count.clone().with_filter(LevelFilter::WARN);
-    let started = tracing_subscriber::registry().with(layer).with(counting).try_init();
+    let subscriber = tracing_subscriber::registry().with(layer).with(counting);
+    #[cfg(feature = "otel")]
+    let subscriber = subscriber.with(spans::start(runs_cells)?);
+    #[cfg(not(feature = "otel"))]
+    let _ = runs_cells;
+    let started = subscriber.try_init();
     started.expect("logging is started once, before anything logs");
     Ok(count)
+}
+
+/// Sends what is left of the spans.
+#[cfg(feature = "otel")]
+pub use self::spans::finish;
+
+/// Nothing is left where nothing is exported.
+#[cfg(not(feature = "otel"))]
+pub fn finish() {}
+
+/// Spans of messages, to a collector of OpenTelemetry.
+#[cfg(feature = "otel")]
+mod spans {
+    use std::sync::{Mutex, PoisonError};
+
+    use cellbus_otel::{Export, MessageSpans, is_wanted};
+    use tracing::Subscriber;
+    use tracing_subscriber::{
+        filter::{FilterFn, Filtered},
+        registry::LookupSpan,
+    };
+
+    use crate::{codes::CliCode, output::Failure};
+
+    static EXPORT: Mutex<Option<Export>> = Mutex::new(None);
+
+    pub(super) fn start<S>(
+        runs_cells: bool,
+    ) -> Result<Option<Filtered<MessageSpans, FilterFn, S>>, Box<Failure>>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        if !runs_cells || !is_wanted() {
+            return Ok(None);
+        }
+        let export = Export::from_environment().map_err(|error| {
+            Failure::new(CliCode::Usage, format!("OTEL_EXPORTER_OTLP_ENDPOINT: {error}"))
+        })?;
+        let layer = export.layer().filtered();
+        *EXPORT.lock().unwrap_or_else(PoisonError::into_inner) = Some(export);
+        Ok(Some(layer))
+    }
+
+    pub fn finish() {
+        let export = EXPORT.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(error)) = export.map(Export::finish) {
+            tracing::info!(%error, "spans are lost");
+        }
+    }
 }
 
 #[cfg(test)]

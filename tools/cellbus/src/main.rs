@@ -56,14 +56,15 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(usage(&error)),
     };
+    logs::finish();
     output::print(format, &outcome).into()
 }
 
 fn run(cli: Cli) -> Outcome {
     let Cli { global, command } = cli;
     let format = global.format;
-    let warnings = logs::start(&global)?;
     let command = command.unwrap_or_else(|| Command::Demo(args::Demo::default()));
+    let warnings = logs::start(&global, command.runs_cells())?;
     if command.runs_cells() {
         cellbus_cells::up::keep_to_owner();
     }

@@ -1,10 +1,13 @@
 //! The commands that show what a running cell does: links, routes, figures, dead letters, and the way of
 //! one message.
 
+use std::fmt::Display;
+
 use cellbus_cells::control::{
     DeadLettersAsk, DeadLettersReply, Direction, HistogramReport, HopRow, LinkRow, MetricsReply,
-    Payload, Request, RouteRow, StatsReply, TraceAsk, TraceReply,
+    Payload, Request, RouteRow, StatsReply, TraceAsk, TraceReply, is_ruling, next_step,
 };
+use cellbus_proto::status::Status;
 
 use crate::{
     args::{self, Target},
@@ -202,7 +205,16 @@ pub async fn trace(args: args::Trace) -> Outcome {
         Some(code) => {
             let by = reply.by.as_ref().map(ToString::to_string);
             let text = format!("{} -> {} {} ends there", reply.from, reply.to, reply.target);
-            Err(no(code.clone(), text, by, human).data(&reply))
+            let failure = no(code.clone(), text, by, human).data(&reply);
+            let status = Status::from_code(code);
+            let hint = status.map(|status| {
+                let message = (&reply.from, &reply.to, &reply.target as &dyn Display);
+                next_step(status, reply.by.as_ref(), message, true)
+            });
+            Err(match hint {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            })
         }
     }
 }
@@ -223,7 +235,8 @@ pub fn hops(hops: &[HopRow]) -> Table {
     let mut table = Table::new(["HOP", "CELL", "VERDICT", "HELD", "WIRE", "WHY"]);
     for (hop, row) in hops.iter().enumerate() {
         let why = match (&row.code, &row.rule) {
-            (Some(code), Some(rule)) => format!("{code}, after {rule}"),
+            (Some(code), Some(rule)) if is_of_rules(code) => format!("{code}: {rule}"),
+            (Some(code), Some(rule)) => format!("{code}, though let in by {rule}"),
             (Some(code), None) => code.clone(),
             (None, rule) => or_dash(rule.as_ref()),
         };
@@ -237,4 +250,9 @@ pub fn hops(hops: &[HopRow]) -> Table {
         ]);
     }
     table
+}
+
+/// Whether this code is what rules refuse with, so that a rule beside it is the one that refused.
+fn is_of_rules(code: &str) -> bool {
+    Status::from_code(code).is_some_and(is_ruling)
 }

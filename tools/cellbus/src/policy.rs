@@ -85,7 +85,7 @@ pub struct Explain {
     /// Where inside that cell
     #[arg(value_name = "CHANNEL/TOPIC", value_parser = address)]
     pub address: ChannelTopic,
-    /// Which running cell is asked first.
+    /// Which running cell is asked first: the sender, unless it is elsewhere or another is named.
     #[command(flatten)]
     pub target: Target,
 }
@@ -163,7 +163,15 @@ pub async fn explain(args: Explain) -> Outcome {
         let (from, to, channel, topic) = (from.clone(), to.clone(), channel.clone(), topic.clone());
         Request::Policy(ExplainAsk { from, to, channel, topic })
     };
-    let mut said: PolicyReply = *ask::<Box<PolicyReply>>(&target, request()).await?;
+    // Its sender decides first, and is who is meant where several cells run here.
+    let nobody_named = target.at.is_none() && target.socket.is_none();
+    let sender = Target { at: Some(from.clone()), ..target.clone() };
+    let asked =
+        if nobody_named { ask::<Box<PolicyReply>>(&sender, request()).await.ok() } else { None };
+    let mut said: PolicyReply = match asked {
+        Some(said) => *said,
+        None => *ask::<Box<PolicyReply>>(&target, request()).await?,
+    };
     // What runs in another process of this machine says for itself what it would do.
     while let Some(cell) =
         said.hops.iter().find(|hop| hop.verdict.is_none()).map(|h| h.cell.clone())

@@ -117,19 +117,19 @@ fn p_28_what_must_be_sealed_passes_sealed_and_no_other_way() {
     };
     let first = ask();
     let refused = gate.admit(at(0), NOW, first.clone(), Arrival::Link(&site_1())).unwrap_err();
-    assert_eq!((refused.status, refused.consequence), (Status::Forbidden, Consequence::Answer));
+    assert_eq!((refused.status, refused.consequence), (Status::NotSealed, Consequence::Answer));
     assert_eq!(refused.ruling, Some(Ruling::Unsealed { revision: 5 }));
     // The same allocations, so that a remembered verdict would be found.
     let mut same = first.clone();
     same.header.flags = Flags::SEALED;
     assert!(status(&mut gate, same, &site_1()).is_ok());
-    assert_eq!(status(&mut gate, first, &site_1()), Err(Status::Forbidden), "nor from memory");
+    assert_eq!(status(&mut gate, first, &site_1()), Err(Status::NotSealed), "nor from memory");
 
     let mut reply = run_by("hq", "server", "relay.site-1");
     reply.header.kind = Kind::Reply { to: 1 };
     let receipt = reply.clone();
     reply.payload = bytes::Bytes::from_static(b"answer");
-    assert_eq!(status(&mut gate, reply.clone(), &server()), Err(Status::Forbidden));
+    assert_eq!(status(&mut gate, reply.clone(), &server()), Err(Status::NotSealed));
     assert!(status(&mut gate, sealed(reply), &server()).is_ok());
     assert!(status(&mut gate, receipt, &server()).is_ok(), "a receipt says nothing");
     let mut back = run_by("hq", "server", "relay.site-1");
@@ -138,11 +138,11 @@ fn p_28_what_must_be_sealed_passes_sealed_and_no_other_way() {
 
     let mut empty = ask();
     empty.payload = bytes::Bytes::new();
-    assert_eq!(status(&mut gate, empty.clone(), &site_1()), Err(Status::Forbidden));
+    assert_eq!(status(&mut gate, empty.clone(), &site_1()), Err(Status::NotSealed));
     empty.header.flags = Flags::PROBE;
     assert!(status(&mut gate, empty.clone(), &site_1()).is_ok(), "it is not delivered");
     empty.header.flags = Flags::PROBE.with(Flags::RECEIPT);
-    assert_eq!(status(&mut gate, empty, &site_1()), Err(Status::Forbidden));
+    assert_eq!(status(&mut gate, empty, &site_1()), Err(Status::NotSealed));
     assert!(status(&mut gate, envelope("relay.site-1", "server", "cell/ping"), &site_1()).is_ok());
 }
 
@@ -159,7 +159,7 @@ fn sealing_holds_within_a_job_too_and_not_within_a_cell() {
     let mut gate = ruled(Vec::new());
     gate.set_policy(Arc::new(Policy::new(5, Vec::new()).sealing(["task".parse().unwrap()])), NOW);
     let mut family = envelope("relay.site-1.job-1", "server.job-1", "task/fetch");
-    assert_eq!(status(&mut gate, family.clone(), &site_1()), Err(Status::Forbidden));
+    assert_eq!(status(&mut gate, family.clone(), &site_1()), Err(Status::NotSealed));
     family.header.flags = Flags::SEALED;
     assert_eq!(status(&mut gate, family, &site_1()), Ok(Permit::Job));
     let own = envelope("relay", "relay", "task/fetch");

@@ -69,7 +69,7 @@ pub(super) fn streams() -> Vec<Stream> {
         default.into_iter().flatten().map(make(Limits::Default)).collect();
     streams.extend(before_hello().into_iter().map(make(Limits::BeforeHello)));
     let beat = encode_all(&[Frame::Beat(body::Beat { number: 1 })]);
-    let good_then_bad = [&beat[..], &beat, &prefix(9, 1, 0)].concat();
+    let good_then_bad = [&beat[..], &beat, &prefix(10, 1, 0)].concat();
     let second = Stream {
         name: "bad-after-good",
         about: "two beats, then a type that does not exist",
@@ -79,6 +79,7 @@ pub(super) fn streams() -> Vec<Stream> {
         code: BadFrame,
     };
     streams.push(second);
+    streams.extend(conduits().into_iter().map(make(Limits::Default)));
     streams
 }
 
@@ -90,7 +91,7 @@ fn prefixes() -> Vec<Case> {
     let message = types::MESSAGE;
     vec![
         ("type-zero", "no frame has this type", prefix(0, 10, 0), BadFrame),
-        ("type-nine", "nor this", prefix(9, 10, 0), BadFrame),
+        ("type-ten", "nor this", prefix(10, 10, 0), BadFrame),
         ("type-255", "nor this", prefix(255, 10, 0), BadFrame),
         ("no-header", "every frame has one", prefix(message, 0, 0), BadFrame),
         ("header-too-large", "one byte more than 16 KiB", prefix(message, 16_385, 0), TooLarge),
@@ -168,6 +169,33 @@ fn control() -> Vec<Case> {
             "answer-without-body",
             "nil is no bytes",
             frame(types::ANSWER, &[0x93, 1, 0, 0xc0]),
+            BadFrame,
+        ),
+    ]
+}
+
+fn conduits() -> Vec<Case> {
+    let frame = |body: &[u8]| {
+        [&prefix(types::CONDUIT, u16::try_from(body.len()).unwrap(), 0), body].concat()
+    };
+    vec![
+        (
+            "payload-on-conduit",
+            "what follows is no frame's",
+            prefix(types::CONDUIT, 4, 1),
+            TooLarge,
+        ),
+        ("conduit-without-data", "two elements", frame(&[0x92, 0xc0, 0]), BadFrame),
+        (
+            "conduit-short-share",
+            "15 bytes",
+            frame(&[&[0x93, 0xc4, 15][..], &[0; 15], &[0, 0xc3]].concat()),
+            BadFrame,
+        ),
+        (
+            "conduit-priority-256",
+            "a priority is one byte",
+            frame(&[0x93, 0xc0, 0xcd, 1, 0, 0xc3]),
             BadFrame,
         ),
     ]

@@ -37,7 +37,7 @@ fn the_table_of_states_and_messages_is_that_of_the_code() {
         Input::Message => "any other MESSAGE",
         Input::Beat => "BEAT",
         Input::Echo => "ECHO",
-        Input::LaneOpen => "a lane stream",
+        Input::LaneOpen => "a lane stream, a conduit",
         Input::Drain => "DRAIN",
     };
     let mut table = "| arrives | at a parent | at a child |\n|---|---|---|\n".to_owned();
@@ -66,6 +66,8 @@ fn the_list_of_labels_is_that_of_the_code() {
             Purpose::ControlMessage => "a cell asks another to act, on a topic of the system",
             Purpose::SealedMessage => "a cell vouches for what it has sealed to another",
             Purpose::SealedHeader => "what a sealed message is bound to; nothing is signed for it",
+            Purpose::TransferReference => "the holder of a transfer vouches for a reference to it",
+            Purpose::TransferReceipt => "a receiver vouches for what became of a transfer there",
         };
         writeln!(table, "| {words} | `{}` |", purpose.label()).unwrap();
     }

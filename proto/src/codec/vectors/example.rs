@@ -1,5 +1,7 @@
 //! The worked example of the document: `site-1` registers at `server`, asks, and leaves.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use ed25519_dalek::{Signer, SigningKey};
 
@@ -9,7 +11,7 @@ use crate::{
         Frame, Octets,
         body::{self, Blob, WireIncarnation},
     },
-    envelope::{Address, Envelope, Flags, Header, Incarnation, Kind, Lane},
+    envelope::{Address, Common, Envelope, Flags, Header, Incarnation, Kind, Lane},
     identity::CellKind,
     token::{Claims, Token, TokenSigner},
     transcript::{EndToEndFacts, Purpose, RegisterFacts, Transcript, sha256},
@@ -193,18 +195,21 @@ fn message(
     } else {
         (Address::exact(name("server"), SERVER), site)
     };
+    let hops_left = if token.is_some() { 15 } else { 1 };
     Frame::Message(Envelope {
         header: Header {
             kind,
             sequence,
-            origin,
-            destination,
-            target: topic.into(),
-            hops_left: if token.is_some() { 15 } else { 1 },
-            token,
+            common: Arc::new(Common {
+                origin,
+                destination,
+                target: topic.into(),
+                token,
+                lane: Lane::Control,
+                flags: Flags::default(),
+            }),
+            hops_left,
             budget_ms: 5000,
-            lane: Lane::Control,
-            flags: Flags::default(),
             extras: None,
         },
         payload,

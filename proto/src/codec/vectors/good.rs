@@ -12,8 +12,8 @@ use crate::{
         types,
     },
     envelope::{
-        Address, Envelope, Extras, FanTarget, Flags, Header, HopRecord, Incarnation, Kind, Lane,
-        OriginProof, TraceContext,
+        Address, Common, Envelope, Extras, FanTarget, Flags, Header, HopRecord, Incarnation, Kind,
+        Lane, OriginProof, TraceContext,
     },
     identity::CellKind,
     name::{ChannelTopic, Fqcn},
@@ -29,14 +29,16 @@ fn request() -> Envelope {
         header: Header {
             kind: Kind::Request,
             sequence: 7,
-            origin: Address::exact(name("site-1"), CHILD),
-            destination: Address::any(name("server")),
-            target: ChannelTopic::parse("task", "fetch").unwrap(),
-            token: token(80),
+            common: Arc::new(Common {
+                origin: Address::exact(name("site-1"), CHILD),
+                destination: Address::any(name("server")),
+                target: ChannelTopic::parse("task", "fetch").unwrap(),
+                token: token(80),
+                lane: Lane::Interactive,
+                flags: Flags::IDEMPOTENT,
+            }),
             budget_ms: 30_000,
             hops_left: 16,
-            lane: Lane::Interactive,
-            flags: Flags::IDEMPOTENT,
             extras: None,
         },
         payload: Bytes::from_static(b"hello"),
@@ -92,6 +94,31 @@ fn hello_ok() -> body::HelloOk {
         beat_ms: 1000,
         silence_ms: 4000,
     }
+}
+
+pub(super) fn conduits() -> Vec<Stream> {
+    let conduit = |share: Option<[u8; 16]>, priority, data| {
+        Frame::Conduit(body::Conduit { share: share.map(Octets), priority, data })
+    };
+    let streams: [(&str, &str, Vec<Frame>); 4] = [
+        ("conduit", "a conduit that shares nothing", vec![conduit(None, 0, true)]),
+        (
+            "conduit-shared",
+            "the first for its share, in a hurry",
+            vec![conduit(Some(counting(1)), 255, true)],
+        ),
+        (
+            "conduit-head-only",
+            "a relay has the bytes already",
+            vec![conduit(Some(counting(1)), 128, false)],
+        ),
+        (
+            "conduit-then-request",
+            "all that begins a conduit",
+            vec![conduit(None, 0, true), with(|e| e.header.lane = Lane::Bulk)],
+        ),
+    ];
+    streams.into_iter().map(|(name, about, frames)| Stream::written(name, about, frames)).collect()
 }
 
 pub(super) fn control() -> Vec<Stream> {
@@ -184,7 +211,8 @@ fn many() -> Vec<FanTarget> {
     let to = |sequence, to: &str| FanTarget { sequence, destination: Address::any(name(to)) };
     // The first is the message's own destination and number.
     let Frame::Message(own) = with(|_| ()) else { return Vec::new() };
-    let Header { sequence, destination, .. } = own.header;
+    let Header { sequence, common, .. } = own.header;
+    let destination = Arc::clone(&common.destination);
     vec![FanTarget { sequence, destination }, to(8, "relay-a.site-7"), to(9, "relay-a.site-8")]
 }
 

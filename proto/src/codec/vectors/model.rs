@@ -31,6 +31,7 @@ pub(super) fn fields(body: &str) -> &'static [&'static str] {
         "LANE" => &["lane"],
         "DRAIN" => &["retry_after_ms"],
         "ANSWER" => &["to", "status", "body"],
+        "CONDUIT" => &["share", "priority", "data"],
         "challenge" => &["id", "nonce", "server", "server_nonce"],
         "register" => &["signature", "end_to_end"],
         "registered" => &["signature", "token", "server_key:server_key", "epoch"],
@@ -65,8 +66,8 @@ pub(super) fn fields(body: &str) -> &'static [&'static str] {
     }
 }
 
-const FRAMES: [&str; 8] =
-    ["HELLO", "HELLO_OK", "MESSAGE", "BEAT", "ECHO", "LANE", "DRAIN", "ANSWER"];
+const FRAMES: [&str; 9] =
+    ["HELLO", "HELLO_OK", "MESSAGE", "BEAT", "ECHO", "LANE", "DRAIN", "ANSWER", "CONDUIT"];
 const KINDS: [&str; 4] = ["publish", "request", "reply", "return"];
 
 /// Named values of the msgpack array `bytes`.
@@ -288,6 +289,7 @@ pub(super) fn json_of(frame: &Frame) -> Value {
         Frame::Lane(lane) => body::encode(&(*lane as u8,)),
         Frame::Drain(drain) => body::encode(drain),
         Frame::Answer(answer) => body::encode(answer),
+        Frame::Conduit(conduit) => body::encode(conduit),
     };
     let mut json = named(frame.name(), &bytes);
     json["type"] = frame.name().into();

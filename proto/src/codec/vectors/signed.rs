@@ -1,5 +1,7 @@
 //! What is signed, from its fields to the signature; and tokens, good and bad.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use ed25519_dalek::{Signature, Signer, Verifier};
 use serde_json::{Value, json};
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Vector, example, model, name};
 use crate::{
     codec::body,
-    envelope::{Address, Extras, Flags, Header, Incarnation, Kind, Lane},
+    envelope::{Address, Common, Extras, Flags, Header, Incarnation, Kind, Lane},
     proof::control_signable,
     sealing,
     status::Status,
@@ -133,14 +135,16 @@ fn protected() -> [Vector; 3] {
     let start = Header {
         kind: Kind::Request,
         sequence: 300,
-        origin: address("server", example::SERVER),
-        destination: Address::any(name("site-1")),
-        target: well_known::JOB_START.into(),
-        token: None,
+        common: Arc::new(Common {
+            origin: address("server", example::SERVER),
+            destination: Address::any(name("site-1")),
+            target: well_known::JOB_START.into(),
+            token: None,
+            lane: Lane::Control,
+            flags: Flags::RETRY,
+        }),
         budget_ms: 5000,
         hops_left: 16,
-        lane: Lane::Control,
-        flags: Flags::RETRY,
         extras: None,
     };
     let body = body::JobStart {
@@ -161,10 +165,13 @@ fn protected() -> [Vector; 3] {
     let content_type = Some("text/plain".into());
     let reply = Header {
         kind: Kind::Reply { to: 41 },
-        origin: address("site-1", example::SITE),
-        destination: address("server", example::SERVER),
-        target: "task/fetch".parse().unwrap(),
-        flags: Flags::SEALED.with(Flags::MORE),
+        common: Arc::new(Common {
+            origin: address("site-1", example::SITE),
+            destination: address("server", example::SERVER),
+            target: "task/fetch".parse().unwrap(),
+            flags: Flags::SEALED.with(Flags::MORE),
+            ..Common::clone(&start.common)
+        }),
         extras: Extras { content_type, ..Extras::default() }.boxed(),
         ..start
     };

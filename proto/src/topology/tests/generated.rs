@@ -27,7 +27,7 @@ fn any_limits() -> impl Strategy<Value = Vec<(&'static str, u64)>> {
         .prop_flat_map(|spec| (Just(spec.key), spec.floor..=spec.ceiling));
     let windows = (1_u64..=16, 1_u64..=16, 65_536_u64..=1 << 20, 0_u64..=1 << 20).prop_map(
         |(uni, bidi, stream, spare)| {
-            let receive = (uni + bidi) * stream + Limits::LANE_RESERVE_BYTES + spare;
+            let receive = (uni + 2 * bidi) * stream + Limits::LANE_RESERVE_BYTES + spare;
             vec![
                 ("uni_streams_max", uni),
                 ("bidi_streams_max", bidi),
@@ -114,7 +114,7 @@ proptest! {
             "{SERVER}[limits]\nuni_streams_max = {uni}\nbidi_streams_max = {bidi}\n\
              stream_receive_window_bytes = {stream}\nreceive_window_bytes = {window}\n"
         );
-        let holds = (uni + bidi) * stream + (1 << 20) <= window;
+        let holds = (uni + 2 * bidi) * stream + (1 << 20) <= window;
         match parse(&text) {
             Ok(Parsed { topology: Topology { limits, .. }, .. }) => {
                 prop_assert!(holds);

@@ -245,9 +245,7 @@ impl Cell {
     /// Sends a reply that more follow.
     pub(super) fn answer_more(&self, request: &Header, reply: Reply) {
         let kind = Kind::Reply { to: request.sequence };
-        let sequence = self.own.next_sequence();
-        if let Some(mut header) = request.answer(&self.own.address, kind, sequence) {
-            header.token = self.own.token();
+        if let Some(mut header) = self.own.answer(request, kind) {
             header.flags = header.flags.with(Flags::MORE);
             if reply.content_type.is_some() {
                 header.extras.get_or_insert_default().content_type = reply.content_type;

@@ -13,9 +13,10 @@ use cellbus_channels::{
 };
 use cellbus_proto::{dedupe::RequestId, envelope::Header, name::ChannelTopic, route::Hop};
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
 use super::{LaneKey, Registration, accept::OVERHEAD, request_key, stream::HandlerReply};
-use crate::{cell::Cell, clock, seam::post, stats};
+use crate::{cell::Cell, clock, seam::post, spans, stats};
 
 /// Time that a handler has to clean up, if it has asked to be told that nobody waits.
 const CLEAN_UP: Duration = Duration::from_secs(1);
@@ -133,8 +134,12 @@ impl Cell {
             Purpose::Alone => self.handlers.line(),
             Purpose::Receipted | Purpose::Part { .. } => Line::for_one_reply(),
         };
-        let mut call = Call::new(&*registration.handler, delivery, line);
-        let polled = call.poll_step(&mut Poller::from_waker(Waker::noop()));
+        let span = spans::of_handler(&self.own.name, &ticket.request);
+        let (call, polled) = span.in_scope(|| {
+            let mut call = Call::new(&*registration.handler, delivery, line);
+            let polled = call.poll_step(&mut Poller::from_waker(Waker::noop()));
+            (call, polled)
+        });
         let then = clock::now();
         self.moment = self.moment.map(|_| then);
         let spent = then.saturating_duration_since(now);
@@ -159,10 +164,11 @@ impl Cell {
         self.handlers.running.insert(number, Running { ticket, cancel: Some(cancel) });
         // The task, not the actor, waits: an actor's cost per message grows with what it waits for.
         let driven = drive(ctx.address(), number, call, first, deadline, cancelled, target);
-        actix::spawn(async move {
+        let work = async move {
             driven.await;
             stats.handled(clock::now().saturating_duration_since(now));
-        });
+        };
+        actix::spawn(work.instrument(span));
     }
 
     fn end_at_once(&mut self, ticket: Ticket, ending: Ending, is_held: bool) {

@@ -49,14 +49,16 @@ fn header_of(value: &Value) -> Header {
     Header {
         kind: Kind::Request,
         sequence: number("sequence"),
-        origin: Address::exact(name(text("origin")), start),
-        destination: Address::any(name(text("destination"))),
-        target: text("target").parse().unwrap(),
-        token: None,
+        common: Arc::new(Common {
+            origin: Address::exact(name(text("origin")), start),
+            destination: Address::any(name(text("destination"))),
+            target: text("target").parse().unwrap(),
+            token: None,
+            lane: Lane::Interactive,
+            flags: Flags::from_wire(u8::try_from(number("flags")).unwrap()),
+        }),
         budget_ms: 1,
         hops_left: 1,
-        lane: Lane::Interactive,
-        flags: Flags::from_wire(u8::try_from(number("flags")).unwrap()),
         extras: None,
     }
 }

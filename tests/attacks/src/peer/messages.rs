@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use cellbus_proto::{
     codec::{Frame, body::Blob},
-    envelope::{Address, Envelope, Flags, Header, Incarnation, Kind, Lane, OriginProof},
+    envelope::{Address, Common, Envelope, Flags, Header, Incarnation, Kind, Lane, OriginProof},
     proof::{control_signable, must_be_signed},
     status::Status,
     well_known,
@@ -57,14 +57,16 @@ impl RawPeer {
             header: Header {
                 kind: Kind::Request,
                 sequence: self.next_sequence(),
-                origin: self.address_of(self.me.as_str()),
-                destination: Address::any(to.parse().expect("a cell name")),
-                target: target.parse().expect("a channel and topic"),
-                token: self.token.clone(),
+                common: Arc::new(Common {
+                    origin: self.address_of(self.me.as_str()),
+                    destination: Address::any(to.parse().expect("a cell name")),
+                    target: target.parse().expect("a channel and topic"),
+                    token: self.token.clone(),
+                    lane: Lane::Interactive,
+                    flags: Flags::default(),
+                }),
                 budget_ms: 5000,
                 hops_left: 1,
-                lane: Lane::Interactive,
-                flags: Flags::default(),
                 extras: None,
             },
             payload: Bytes::from_static(b"payload"),
@@ -157,8 +159,9 @@ impl RawPeer {
         assert!(well_known::PING.matches(&header.target), "{header:?}");
         let me = self.address_of(self.me.as_str());
         let kind = Kind::Reply { to: header.sequence };
-        let mut header = header.answer(&me, kind, self.next_sequence()).expect("a request");
-        header.token = self.token.clone();
+        let common = header.common.answer(&me, self.token.clone());
+        let sequence = self.next_sequence();
+        let header = header.answer(kind, sequence, || Arc::new(common)).expect("a request");
         self.send(Envelope { header, payload }).await;
     }
 

@@ -1,5 +1,7 @@
 //! Byes of others, by others, through others.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cellbus_attacks::{
     Closed, Outcome, RawPeer, attack,
@@ -11,6 +13,8 @@ use cellbus_proto::{
     status::Status,
     well_known::{BYE, CHALLENGE, REGISTER},
 };
+
+use crate::parents::{believed, rogue};
 
 /// A bye as an honest neighbour says it, to be changed.
 fn bye(peer: &mut RawPeer) -> Envelope {
@@ -63,7 +67,8 @@ fn atk_004_a_bye_is_never_forwarded() {
         let before = target.look().await;
         for victim in ["server", "relay.site-1", "site-2"] {
             let mut forwarded = bye(&mut y);
-            forwarded.header.destination = y.request(victim, "task/fetch").header.destination;
+            forwarded.header.destination =
+                y.request(victim, "task/fetch").header.destination.clone();
             forwarded.header.token = y.token.clone();
             let outcome = y.ask(forwarded).await;
             assert_eq!(outcome, Outcome::returned(Status::NotDirect, "relay"), "{victim}");
@@ -83,10 +88,10 @@ fn atk_005_a_bye_counts_by_the_receivers_own_name_and_the_connection_alone() {
         let before = target.look().await;
         let mut pair = bye(&mut x);
         pair.header.origin = x.address_of("site-2");
-        pair.header.destination = x.request("site-2", "task/fetch").header.destination;
+        pair.header.destination = x.request("site-2", "task/fetch").header.destination.clone();
         x.send(pair).await;
         let mut to_itself = bye(&mut x);
-        to_itself.header.destination = x.request("x", "task/fetch").header.destination;
+        to_itself.header.destination = x.request("x", "task/fetch").header.destination.clone();
         let outcome = x.ask(to_itself).await;
         assert_eq!(outcome, Outcome::returned(Status::NotDirect, "server"));
         let refused = [("server", Status::OriginMismatch, 1), ("server", Status::NotDirect, 1)];
@@ -270,5 +275,20 @@ fn atk_013_an_exempt_topic_on_another_channel_needs_a_token() {
         }
         target.assert_refused(&before, &[("server", Status::NoToken, 4)]).await;
         assert_eq!(target.holds("server", "x").await, (true, true));
+    });
+}
+
+#[test]
+fn a_parent_whose_stream_ends_after_a_bye_is_no_trouble() {
+    attack(async |target, _guard| {
+        let mut upwards = RawPeer::registered(target, "server", "relay-x").await;
+        let (parent, child) = rogue(target, &target.papers("relay-x")).await;
+        let mut caught = believed(target, &mut upwards, &parent, &child).await;
+        let leaving = child.running().clone();
+        let left = actix_rt::spawn(async move { leaving.drain(Duration::from_secs(5)).await });
+        caught.expect_message(|message| message.header.target.system() == Some(BYE)).await;
+        caught.end_control();
+        assert_eq!(caught.closed().await, Closed::Application(0, "bye".to_owned()));
+        assert!(left.await.expect("it does not panic"));
     });
 }

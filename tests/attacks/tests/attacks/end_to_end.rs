@@ -228,8 +228,9 @@ fn p_28_a_relay_that_gives_its_own_certificate_for_its_childs_is_not_believed() 
             let kind = Kind::Reply { to: question.header.sequence };
             let me = relay.up.address_of(LEAF);
             let sequence = relay.up.next_sequence();
-            let mut header = question.header.answer(&me, kind, sequence).expect("a request");
-            header.token = relay.leaf.running().own().token();
+            let token = relay.leaf.running().own().token();
+            let common = || Arc::new(question.header.common.answer(&me, token));
+            let header = question.header.answer(kind, sequence, common).expect("a request");
             relay.up.send(Envelope { header, payload: body::encode(&lie) }).await;
             let error = asked.await.expect("it does not panic").unwrap_err();
             assert_eq!((error.status(), error.by()), (status, Some(&name("server"))));

@@ -40,7 +40,7 @@ fn atk_085_lengths_are_checked_before_anything_is_kept() {
             (wire::MESSAGE, 0, 5, Status::BadFrame),
             (wire::BEAT, 0, 0, Status::BadFrame),
             (0, 1, 0, Status::BadFrame),
-            (9, 1, 0, Status::BadFrame),
+            (10, 1, 0, Status::BadFrame),
             (255, u16::MAX, u32::MAX, Status::BadFrame),
         ] {
             let end = end_of(target, &wire::prefix(kind, header, payload)).await;

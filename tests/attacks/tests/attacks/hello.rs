@@ -241,7 +241,8 @@ fn s_09_there_is_one_control_stream_and_it_does_not_end() {
         let before = target.look().await;
         let x = RawPeer::registered(target, "server", "x").await;
         let (mut second, _recv) = x.connection.open_bi().await.expect("a stream is granted");
-        second.write_all(&[wire::BEAT]).await.expect("it is open");
+        let beat = wire::frame(wire::BEAT, &[0x91, 1], b"");
+        second.write_all(&beat).await.expect("it is open");
         assert_eq!(x.closed().await, Closed::protocol(Status::BadFrame));
         target.until_gone("server", "x").await;
 

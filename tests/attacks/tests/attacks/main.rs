@@ -3,6 +3,7 @@
 mod bye;
 mod certificates;
 mod challenge;
+mod conduits;
 mod end_to_end;
 mod flood;
 mod frames;

@@ -6,6 +6,7 @@ mod ends;
 mod load;
 mod names;
 mod repeats;
+mod resources;
 mod restart;
 mod swarm;
 mod tokens;

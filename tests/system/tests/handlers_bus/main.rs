@@ -16,6 +16,7 @@ mod filters;
 mod later;
 mod load;
 mod order;
+mod panics;
 mod repeats;
 
 const TREE: &str = "server -> relay -> site-1; relay -> site-2; server -> site-3";

@@ -1,0 +1,179 @@
+//! Fetching: a reference is judged, and then pulled into a sink.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use cellbus_proto::{
+    name::{Fqcn, Segment},
+    status::Status,
+    transfer::{Digest, Meter, Receiver, SignedReference, Told, Unfit},
+};
+use tokio::sync::watch;
+
+use super::{
+    Transfers, engine::Engine, error::FetchError, now, options::FetchOptions,
+    progress::FetchProgress, sink::Sink,
+};
+use crate::{bus::Bus, error::RequestError, transport::BoxFuture};
+
+/// What has been fetched: verified, and durable where the sink makes it so.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// What it is; another reference than the one that was given, where the source has changed.
+    pub reference: Arc<SignedReference>,
+    /// Bytes in all.
+    pub size: u64,
+    /// Of all of them.
+    pub digest: Digest,
+    /// Whether the holder has counted it.
+    pub told: Told,
+    pub(super) bytes: Option<Bytes>,
+}
+
+impl Fetched {
+    /// The bytes, where the sink was memory.
+    #[must_use]
+    pub fn bytes(&self) -> Option<&Bytes> {
+        self.bytes.as_ref()
+    }
+
+    /// The bytes, where the sink was memory; nothing otherwise.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes.unwrap_or_default()
+    }
+
+    /// The named parts of an object, where the sink was memory: slices that share it.
+    pub fn parts(&self) -> impl Iterator<Item = (&str, Bytes)> {
+        let bytes = self.bytes.clone().unwrap_or_default();
+        self.reference.reference.places().map(move |(name, place)| {
+            // What was verified has all parts; the ends of its places are its own bytes.
+            let [start, end] =
+                [place.start, place.end].map(|at| at.min(bytes.len() as u64) as usize);
+            (name, bytes.slice(start..end))
+        })
+    }
+}
+
+/// Gives up a fetch. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Canceller(Arc<watch::Sender<bool>>);
+
+impl Canceller {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+
+    /// Gives it up. The holder is told, and nothing of it stays. Once the bytes are being put in their place it is
+    /// too late, and the fetch ends well.
+    pub fn cancel(&self) {
+        self.0.send_replace(true);
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<bool> {
+        self.0.subscribe()
+    }
+}
+
+/// A fetch that runs while it is awaited.
+///
+/// # Cancellation
+/// Dropping it gives up at once: the holder notices, and what is durable of a file stays, to be gone on with.
+#[must_use = "a fetch does nothing until it is awaited"]
+pub struct Fetching {
+    run: BoxFuture<Result<Fetched, FetchError>>,
+    progress: FetchProgress,
+    canceller: Canceller,
+}
+
+impl Transfers {
+    /// Fetches what `reference` describes into `sink`. The end comes when everything is verified and durable, and
+    /// the holder has been told.
+    ///
+    /// # Errors
+    /// [`FetchError`]; the sink has not been committed: a file is not in its place. Nothing is asked for by a
+    /// reference that is not signed by its holder, that has expired, or that is for others.
+    pub fn fetch(
+        &self,
+        reference: &SignedReference,
+        sink: Sink,
+        options: FetchOptions,
+    ) -> Fetching {
+        let meter = Meter::new(now(), reference.reference.generation, reference.reference.size);
+        let values = watch::Sender::new(meter.progress());
+        let progress = FetchProgress::new(values.subscribe());
+        let canceller = Canceller::new();
+        let (bus, signed) = (self.bus.clone(), Arc::new(reference.clone()));
+        let cancelled = canceller.watch();
+        let run = Box::pin(async move {
+            judge(&bus, &signed).await?;
+            Engine::new(bus, signed, sink, options, values).run(cancelled).await
+        });
+        Fetching { run, progress, canceller }
+    }
+}
+
+impl Fetching {
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> FetchProgress {
+        self.progress.clone()
+    }
+
+    /// What gives it up.
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+}
+
+impl Future for Fetching {
+    type Output = Result<Fetched, FetchError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.run.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Fetching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Fetching").field(&self.progress.latest()).finish()
+    }
+}
+
+/// Whether this cell may believe and use a reference: it is in time, for this cell, and signed by its holder.
+pub(super) async fn judge(bus: &Bus, signed: &SignedReference) -> Result<(), FetchError> {
+    let (me, unix) = (bus.name(), bus.transport().unix_ms() / 1000);
+    let project = bus
+        .transport()
+        .project()
+        .ok_or_else(|| FetchError::Unverified(crate::passage::not_carried(&me)))?;
+    let job = own_job(&me);
+    let receiver = Receiver { name: &me, job: job.as_ref() };
+    // What can be said without asking anybody comes first.
+    let mut asked = None;
+    let judged = signed.judge(project.as_str(), receiver, unix, |signable, signature| {
+        asked = Some((signable.clone(), Bytes::copy_from_slice(signature)));
+        true
+    });
+    judged?;
+    let Some((signable, signature)) = asked else { return Err(Unfit::BadSignature.into()) };
+    let holder = signed.reference.holder.clone();
+    match bus.transport().verify(holder, signable, signature).await {
+        Ok(()) => Ok(()),
+        Err(RequestError::Closed) => Err(FetchError::Closed),
+        Err(error) if error.status() == Status::BadSignature => Err(Unfit::BadSignature.into()),
+        Err(error) => Err(FetchError::Unverified(error)),
+    }
+}
+
+/// The job that a cell would be of, by its name. Whether it is, the holder decides by its token.
+fn own_job(me: &Fqcn) -> Option<Segment> {
+    me.base().parse().ok()
+}

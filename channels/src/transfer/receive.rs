@@ -1,0 +1,254 @@
+//! Receiving what others offer: the application gives a sink or refuses, and its cell fetches.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use cellbus_proto::{
+    status::Status,
+    transfer::{SignedReference, TransferId},
+};
+use tokio::sync::Semaphore;
+
+use super::{
+    Transfers,
+    error::FetchError,
+    fetch::{Fetched, judge},
+    options::FetchOptions,
+    progress::FetchProgress,
+    shelf::is_offer,
+    sink::Sink,
+};
+use crate::{
+    bus::Bus,
+    error::HandleError,
+    handler::{Delivery, Failure, Handler, HandlerOptions, Origin, Reply, Selector},
+    transport::BoxFuture,
+};
+
+/// Offers of one cell that are thought about at once.
+const OFFERS: u32 = 64;
+
+/// A transfer that is offered to this cell. It is the word of its holder, which has signed it.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// Who offers it; not always its holder.
+    pub origin: Origin,
+    /// What is offered.
+    pub reference: Arc<SignedReference>,
+}
+
+/// Where what was offered goes.
+pub struct Taken {
+    sink: Sink,
+    options: FetchOptions,
+    then: Then,
+}
+
+type Then = Box<dyn FnOnce(Result<Fetched, FetchError>) -> BoxFuture<()> + Send>;
+
+impl Taken {
+    /// It goes into `sink`.
+    #[must_use]
+    pub fn new(sink: Sink) -> Self {
+        let then: Then = Box::new(|_told_to_the_holder| Box::pin(std::future::ready(())));
+        Self { sink, options: FetchOptions::default(), then }
+    }
+
+    /// How it is fetched.
+    #[must_use]
+    pub fn options(mut self, options: FetchOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// What is done at its end, once the holder has been told.
+    #[must_use]
+    pub fn then<F>(
+        mut self,
+        then: impl FnOnce(Result<Fetched, FetchError>) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.then = Box::new(|fetched| Box::pin(then(fetched)));
+        self
+    }
+}
+
+impl fmt::Debug for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Taken").field(&self.sink).finish()
+    }
+}
+
+/// Decides on what is offered.
+pub trait Receive: Send + Sync + 'static {
+    /// Gives a sink, or refuses with a reason, which the sender is told.
+    fn take(&self, offer: Offer) -> BoxFuture<Result<Taken, Failure>>;
+}
+
+impl<F, Fut> Receive for F
+where
+    F: Fn(Offer) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Taken, Failure>> + Send + 'static,
+{
+    fn take(&self, offer: Offer) -> BoxFuture<Result<Taken, Failure>> {
+        Box::pin(self(offer))
+    }
+}
+
+/// Offers are taken for as long as this is kept. What was taken is fetched to its end.
+#[must_use = "offers are taken for as long as this is kept"]
+pub struct Receiving {
+    bus: Bus,
+    selector: Selector,
+}
+
+impl fmt::Debug for Receiving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Receiving({})", self.selector)
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        lock(&self.bus.shelf().reception().desks).remove(&self.selector);
+    }
+}
+
+/// Who receives what is offered to one cell.
+#[derive(Default)]
+pub(super) struct Reception {
+    desks: Mutex<BTreeMap<Selector, Arc<Counter>>>,
+    /// Selectors whose messages come here; they stay registered.
+    registered: tokio::sync::Mutex<BTreeSet<Selector>>,
+    /// What is being fetched because it was offered.
+    running: Mutex<BTreeMap<TransferId, Option<FetchProgress>>>,
+}
+
+struct Counter {
+    bus: Bus,
+    receive: Arc<dyn Receive>,
+    places: Arc<Semaphore>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Transfers {
+    /// Has `receive` decide on what is offered to `selector`. At most `at_once` of it are fetched at the same time,
+    /// at least one; what is taken beyond that waits for its turn.
+    ///
+    /// The sender hears what became of the offer at once, and by the receipt what became of the transfer. What is
+    /// offered again while it is being fetched is not asked about again.
+    ///
+    /// # Errors
+    /// [`HandleError`] when the selector is taken or belongs to the system.
+    pub async fn receive(
+        &self,
+        selector: impl Into<Selector>,
+        at_once: usize,
+        receive: impl Receive,
+    ) -> Result<Receiving, HandleError> {
+        let selector = selector.into();
+        let reception = self.bus.shelf().reception();
+        let mut registered = reception.registered.lock().await;
+        if lock(&reception.desks).contains_key(&selector) {
+            return Err(HandleError::Taken(selector.to_string()));
+        }
+        if !registered.contains(&selector) {
+            let offers = Offers { shelf: self.bus.shelf().downgrade(), selector: selector.clone() };
+            let options = HandlerOptions::concurrent(OFFERS);
+            self.bus.handle_with(selector.clone(), options, offers).await?;
+            registered.insert(selector.clone());
+        }
+        let counter = Counter {
+            bus: self.bus.clone(),
+            receive: Arc::new(receive),
+            places: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
+        };
+        lock(&reception.desks).insert(selector.clone(), Arc::new(counter));
+        Ok(Receiving { bus: self.bus.clone(), selector })
+    }
+}
+
+/// Takes offers to one selector, for as long as somebody receives there.
+struct Offers {
+    shelf: Weak<super::shelf::Inner>,
+    selector: Selector,
+}
+
+impl Handler for Offers {
+    fn handle(&self, delivery: Delivery) -> BoxFuture<Result<Reply, Failure>> {
+        let (shelf, selector) = (self.shelf.upgrade(), self.selector.clone());
+        Box::pin(async move {
+            let shelf = shelf.ok_or(Status::ShuttingDown)?;
+            let counter = lock(&shelf.reception.desks).get(&selector).cloned();
+            let counter = counter.ok_or(Status::NoHandler)?;
+            if !is_offer(&delivery) {
+                return Err(Status::BadTarget.into());
+            }
+            take(shelf, counter, delivery)
+                .await
+                .map(|bytes| Reply::from(bytes.to_be_bytes().to_vec()))
+        })
+    }
+}
+
+/// Has an offer decided on, and fetches what is taken. Says how many bytes of it are there: none, unless it was
+/// taken before.
+async fn take(
+    shelf: Arc<super::shelf::Inner>,
+    counter: Arc<Counter>,
+    delivery: Delivery,
+) -> Result<u64, Failure> {
+    let signed = SignedReference::decode(&delivery.payload).map_err(|error| error.status)?;
+    judge(&counter.bus, &signed).await.map_err(|error| error.status())?;
+    let id = signed.reference.id;
+    match lock(&shelf.reception.running).entry(id) {
+        Entry::Occupied(running) => {
+            return Ok(running.get().as_ref().map_or(0, |progress| progress.latest().bytes));
+        }
+        Entry::Vacant(place) => place.insert(None),
+    };
+    let mut running = Running { shelf, id };
+    let reference = Arc::new(signed);
+    let offer = Offer { origin: delivery.origin, reference: Arc::clone(&reference) };
+    let Taken { sink, options, then } = counter.receive.take(offer).await?;
+    if reference.reference.size.is_some_and(|size| size > sink.cap()) {
+        return Err(Status::TooLarge.into());
+    }
+    let fetching = counter.bus.transfers().fetch(&reference, sink, options);
+    lock(&running.shelf.reception.running).insert(id, Some(fetching.progress()));
+    tokio::spawn(async move {
+        let place = counter.places.acquire().await;
+        let fetched = fetching.await;
+        drop(place);
+        running.end();
+        then(fetched).await;
+    });
+    Ok(0)
+}
+
+/// Notes that a transfer is being fetched.
+struct Running {
+    shelf: Arc<super::shelf::Inner>,
+    id: TransferId,
+}
+
+impl Running {
+    fn end(&mut self) {
+        lock(&self.shelf.reception.running).remove(&self.id);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,150 @@
+//! Serving: a source becomes a reference, and its receivers are kept books of.
+
+use std::{fmt, sync::Arc};
+
+use cellbus_proto::{
+    status::Status,
+    transfer::{Counts, Ledger, Outcome, Reference, SignedReference, Terms, TransferId},
+};
+
+use super::{
+    Blob, Transfers,
+    books::{Books, sign},
+    error::ServeError,
+    now,
+    options::{DigestFrom, ServeOptions},
+    progress::ServeProgress,
+    random,
+    shelf::Shelf,
+    source::Source,
+};
+
+/// A transfer that is being served. Dropping it ends that: who is fetching is let go of, and told that it was
+/// cancelled.
+#[must_use = "a transfer is served for as long as this is kept"]
+pub struct Served {
+    pub(super) books: Arc<Books>,
+    shelf: Shelf,
+}
+
+impl Transfers {
+    /// Serves `source` to whoever `options` name, and says by which reference it is fetched.
+    ///
+    /// A source whose digest is declared is read once for that before this returns.
+    ///
+    /// # Errors
+    /// [`ServeError`]; nothing is served.
+    pub async fn serve(
+        &self,
+        source: impl Into<Source>,
+        options: ServeOptions,
+    ) -> Result<Served, ServeError> {
+        let transport = self.bus.transport();
+        let project = transport.project().ok_or(ServeError::NotCarried)?.to_string();
+        let content = source.into().open().await?;
+        let digest = match options.digest {
+            DigestFrom::Caller(digest) => Some(digest),
+            DigestFrom::Reading if content.size.is_some() => Some(content.digest().await?),
+            DigestFrom::Reading | DigestFrom::OnTheWay => None,
+        };
+        let unix_ms = transport.unix_ms();
+        let reference = Reference {
+            id: options.id.unwrap_or_else(|| TransferId::from_bytes(random())),
+            holder: self.bus.name(),
+            target: options.target,
+            size: content.size,
+            size_max: content.size_max,
+            digest,
+            generation: content.generation().max(options.generation),
+            content_type: options.content_type,
+            headers: Blob(options.headers.to_vec()),
+            parts: content.parts.clone(),
+            audience: options.audience,
+            expires_unix: (unix_ms / 1000).saturating_add(options.lifetime.as_secs()),
+            unix_ms,
+        };
+        let terms = Terms {
+            project: project.clone(),
+            expected: options.expected,
+            quorum: options.quorum,
+            signed: options.is_signed,
+        };
+        let signed = sign(&self.bus, &project, reference).await?;
+        signed.encode()?;
+        let ledger = Ledger::new(now(), Arc::new(signed.reference.clone()), terms)?;
+        let limits = (project, options.patience, options.rate);
+        let books = Arc::new(Books::new(self.bus.clone(), limits, ledger, signed, content));
+        let shelf = self.bus.shelf().clone();
+        shelf.open(&self.bus).await.map_err(ServeError::Handle)?;
+        if !shelf.put(&books) {
+            return Err(ServeError::Taken);
+        }
+        Ok(Served { books, shelf })
+    }
+}
+
+impl Served {
+    /// What it is fetched by: to be handed to the receivers, as the payload of any message. Another one after the
+    /// source has changed.
+    #[must_use]
+    pub fn reference(&self) -> Arc<SignedReference> {
+        self.books.reference()
+    }
+
+    /// How far each receiver is, from now on.
+    pub fn progress(&self) -> ServeProgress {
+        ServeProgress::new(Arc::clone(&self.books))
+    }
+
+    /// Waits until every expected receiver has stored it or failed, or the reference has expired.
+    ///
+    /// # Cancellation
+    /// Dropping the future changes nothing.
+    pub async fn outcome(&self) -> Arc<Outcome> {
+        let mut changes = self.books.changes();
+        let expired = tokio::time::sleep(self.books.expires_in());
+        tokio::pin!(expired);
+        loop {
+            if let Some(outcome) = self.books.outcome() {
+                return outcome;
+            }
+            tokio::select! {
+                biased;
+                _ = changes.changed() => {}
+                () = &mut expired => return self.books.close(Status::TransferExpired),
+            }
+        }
+    }
+
+    /// How it stands: as [`Self::outcome`], where that is known.
+    #[must_use]
+    pub fn outcome_now(&self) -> Option<Arc<Outcome>> {
+        self.books.outcome()
+    }
+
+    /// What was taken and refused.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.books.with(Ledger::counts)
+    }
+
+    /// Gives it up: who is fetching is let go of at once, and told so when it comes back. Who has given no receipt
+    /// has not got it.
+    pub fn cancel(&self) -> Arc<Outcome> {
+        self.books.close(Status::TransferCancelled)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.books.close(Status::TransferCancelled);
+        let status = self.books.closed_with().unwrap_or(Status::TransferCancelled);
+        self.shelf.remove(self.books.id(), status);
+    }
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Served").field(&self.books.id()).finish()
+    }
+}

@@ -1,0 +1,137 @@
+//! What is served and received at one cell, and who decides on what comes for it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use cellbus_proto::{
+    status::Status,
+    transfer::{CONTENT_TYPE, Fetch, Receiver, TransferId},
+};
+
+use super::{
+    books::{Books, Denied, Granted},
+    receive::Reception,
+    stream,
+};
+use crate::{
+    bus::Bus,
+    conduit::{Accepted, ConduitHandler},
+    error::HandleError,
+    handler::{Delivery, Failure, Reply},
+    transport::BoxFuture,
+};
+
+/// Transfers that ended and of which is remembered why.
+const GONE_MAX: usize = 1024;
+
+/// What is served and received at one cell. Cheap to clone; every clone is the same one.
+#[derive(Clone, Default)]
+pub struct Shelf(Arc<Inner>);
+
+#[derive(Default)]
+pub(super) struct Inner {
+    served: Mutex<BTreeMap<TransferId, Arc<Books>>>,
+    /// What is not served any more, and why.
+    gone: Mutex<VecDeque<(TransferId, Status)>>,
+    /// Whether conduits come here.
+    is_open: tokio::sync::OnceCell<()>,
+    pub(super) reception: Reception,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shelf {
+    /// Has the conduits of the cell come here.
+    pub(super) async fn open(&self, bus: &Bus) -> Result<(), HandleError> {
+        let opened = self.0.is_open.get_or_try_init(|| bus.serve_conduits(Desk(self.clone())));
+        opened.await.copied()
+    }
+
+    /// Serves it from now on; `false` where its id is taken.
+    pub(super) fn put(&self, books: &Arc<Books>) -> bool {
+        let id = books.id();
+        let mut served = lock(&self.0.served);
+        if served.contains_key(&id) {
+            return false;
+        }
+        served.insert(id, Arc::clone(books));
+        lock(&self.0.gone).retain(|(gone, _)| *gone != id);
+        true
+    }
+
+    /// Serves it no longer; whoever asks is told `status`.
+    pub(super) fn remove(&self, id: TransferId, status: Status) {
+        lock(&self.0.served).remove(&id);
+        let mut gone = lock(&self.0.gone);
+        if gone.len() == GONE_MAX {
+            gone.pop_front();
+        }
+        gone.push_back((id, status));
+    }
+
+    pub(super) fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.0)
+    }
+
+    pub(super) fn reception(&self) -> &Reception {
+        &self.0.reception
+    }
+
+    fn find(&self, id: TransferId) -> Result<Arc<Books>, Status> {
+        if let Some(books) = lock(&self.0.served).get(&id) {
+            return Ok(Arc::clone(books));
+        }
+        let gone = lock(&self.0.gone);
+        let known = gone.iter().rev().find(|(gone, _)| *gone == id);
+        Err(known.map_or(Status::TransferUnknown, |(_, status)| *status))
+    }
+}
+
+impl fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shelf({} transfers)", lock(&self.0.served).len())
+    }
+}
+
+/// Decides on the fetches that come to a cell.
+struct Desk(Shelf);
+
+impl ConduitHandler for Desk {
+    fn accept(&self, delivery: Delivery, wants_data: bool) -> BoxFuture<Result<Accepted, Failure>> {
+        let shelf = self.0.clone();
+        Box::pin(async move { decide(&shelf, delivery, wants_data).await })
+    }
+}
+
+async fn decide(shelf: &Shelf, delivery: Delivery, wants_data: bool) -> Result<Accepted, Failure> {
+    let fetch = Fetch::decode(&delivery.payload).map_err(|error| error.status)?;
+    let books = shelf.find(fetch.id)?;
+    if books.reference().reference.target != delivery.target {
+        // The rules for the transfer's own target have not been asked.
+        return Err(Status::TransferUnknown.into());
+    }
+    let origin = delivery.origin;
+    let receiver = Receiver { name: &origin.name, job: origin.job.as_ref() };
+    let Granted { answer, content } = match books.grant(receiver, &fetch, wants_data).await {
+        Ok(granted) => granted,
+        Err(Denied::Refused(status)) => return Err(status.into()),
+        Err(Denied::Changed(signed)) => {
+            let detail = signed.encode().unwrap_or_default();
+            return Ok(Accepted::returned(Status::SourceChanged, detail));
+        }
+    };
+    let reply = Reply::from(answer.encode());
+    Ok(Accepted::new(reply, move |conduit| {
+        stream::serve(books, origin.name, answer, content, conduit)
+    }))
+}
+
+/// Whether a message offers a transfer.
+pub(super) fn is_offer(delivery: &Delivery) -> bool {
+    delivery.content_type.as_deref() == Some(CONTENT_TYPE)
+}

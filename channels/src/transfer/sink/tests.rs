@@ -1,0 +1,186 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use cellbus_proto::transfer::{Digest, Digester};
+
+use super::{
+    super::error::SinkError,
+    Sink, Store, Syncing,
+    work::{Event, Op, Work},
+};
+
+/// A disk that is full beyond some bytes, until it is freed.
+#[derive(Clone, Default)]
+struct Disk {
+    room: Arc<AtomicU64>,
+    is_slow: Arc<AtomicBool>,
+}
+
+struct Full {
+    disk: Disk,
+    bytes: Vec<u8>,
+}
+
+impl Store for Full {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
+        let end = self.bytes.len() as u64 + bytes.len() as u64;
+        if end > self.disk.room.load(Ordering::SeqCst) {
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return Err(SinkError::io("write", "disk")(full));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync(&mut self, _to: u64) -> Option<Syncing> {
+        let is_slow = self.disk.is_slow.load(Ordering::SeqCst);
+        is_slow.then(|| Box::new(|| Ok(())) as Syncing)
+    }
+
+    fn rewind(&mut self, to: u64) -> Result<(), SinkError> {
+        self.bytes.truncate(usize::try_from(to).unwrap());
+        Ok(())
+    }
+
+    fn commit(&mut self, _size: u64, _digest: Digest) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        Some(std::mem::take(&mut self.bytes).into())
+    }
+
+    fn describe(&self) -> String {
+        "a disk".to_owned()
+    }
+}
+
+fn work(disk: &Disk) -> Work {
+    let mut work = Work::new(Sink::store(Full { disk: disk.clone(), bytes: Vec::new() }));
+    work.hash_with(Digester::marking_every(100));
+    work
+}
+
+#[tokio::test]
+async fn after_a_failure_everything_is_skipped_up_to_the_way_back() {
+    let disk = Disk::default();
+    disk.room.store(250, Ordering::SeqCst);
+    let mut work = work(&disk);
+    let bytes = Bytes::from((0..200_u8).collect::<Vec<_>>());
+    work.push(Op::Write(vec![bytes.clone()]));
+    work.push(Op::Sync { to: 200 });
+    work.push(Op::Write(vec![bytes.clone()]));
+    work.push(Op::Write(vec![bytes.clone()]));
+    work.push(Op::Sync { to: 600 });
+    work.push(Op::Digest);
+    assert!(matches!(work.next().await, Event::Synced(200)));
+    assert!(
+        matches!(work.next().await, Event::Failed(error) if error.status() == cellbus_proto::status::Status::StorageFull)
+    );
+    work.finish().await;
+    disk.room.store(1000, Ordering::SeqCst);
+    work.push(Op::Rewind { to: 100 });
+    work.push(Op::Write(vec![bytes.slice(..50)]));
+    work.push(Op::Digest);
+    let expected = [&bytes[..100], &bytes[..50]].concat();
+    assert!(matches!(work.next().await, Event::Digest(digest) if digest == Digest::of(&expected)));
+    assert_eq!(work.take().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn what_waits_is_counted_until_it_is_written() {
+    let disk = Disk::default();
+    disk.room.store(u64::MAX, Ordering::SeqCst);
+    disk.is_slow.store(true, Ordering::SeqCst);
+    let mut work = work(&disk);
+    for _ in 0..4 {
+        assert!(work.has_room());
+        work.push(Op::Write(vec![Bytes::from(vec![7; 1 << 20])]));
+    }
+    assert!(!work.has_room());
+    for to in [100, 200, 300] {
+        work.push(Op::Sync { to });
+    }
+    let mut synced = Vec::new();
+    while synced.last() != Some(&300) {
+        match work.next().await {
+            Event::Synced(to) => synced.push(to),
+            Event::Room => assert!(work.has_room()),
+            other @ (Event::Opened(_)
+            | Event::Rebuilt
+            | Event::PartLost
+            | Event::Digest(_)
+            | Event::Committed
+            | Event::Failed(_)) => panic!("{other:?}"),
+        }
+    }
+    assert!(synced.is_sorted(), "{synced:?}");
+    assert!(work.has_room());
+    work.push(Op::Digest);
+    let expected = Digest::of(&vec![7; 4 << 20]);
+    assert!(matches!(work.next().await, Event::Digest(digest) if digest == expected));
+}
+
+#[tokio::test]
+async fn a_writer_gets_everything_once_and_never_goes_back() {
+    let (read, writer) = tokio::io::duplex(64);
+    let mut work = Work::new(Sink::writer(writer, 1000));
+    let reading = tokio::spawn(async move {
+        let (mut read, mut all) = (read, Vec::new());
+        tokio::io::AsyncReadExt::read_to_end(&mut read, &mut all).await.unwrap();
+        all
+    });
+    let bytes = Bytes::from((0..200_u8).collect::<Vec<_>>());
+    work.push(Op::Write(vec![bytes.clone()]));
+    work.push(Op::Rewind { to: 200 });
+    work.push(Op::Write(vec![bytes.clone()]));
+    work.push(Op::Rewind { to: 200 });
+    assert!(matches!(work.next().await, Event::Failed(SinkError::NoWayBack)));
+    work.push(Op::Write(vec![Bytes::from(vec![0; 900])]));
+    work.finish().await;
+    drop(work);
+    assert_eq!(reading.await.unwrap(), [&bytes[..], &bytes].concat());
+}
+
+#[tokio::test]
+async fn a_writer_takes_no_more_than_its_cap() {
+    let mut work = Work::new(Sink::writer(tokio::io::sink(), 100));
+    work.push(Op::Write(vec![Bytes::from(vec![0; 100])]));
+    work.push(Op::Write(vec![Bytes::from(vec![0; 1])]));
+    assert!(matches!(work.next().await, Event::Failed(SinkError::TooLarge(100))));
+}
+
+/// Waits for a disk for ever, or panics.
+struct Bad;
+
+impl Store for Bad {
+    fn write(&mut self, _bytes: &[u8]) -> Result<(), SinkError> {
+        panic!("asked to panic");
+    }
+
+    fn rewind(&mut self, _to: u64) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn commit(&mut self, _size: u64, _digest: Digest) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        "bad".to_owned()
+    }
+}
+
+#[tokio::test]
+async fn a_sink_that_breaks_down_is_a_failure_like_another() {
+    let mut work = Work::new(Sink::store(Bad));
+    work.push(Op::Write(vec![Bytes::from_static(b"x")]));
+    work.push(Op::Digest);
+    assert!(matches!(work.next().await, Event::Failed(SinkError::BrokenOff)));
+    work.push(Op::Discard);
+    work.finish().await;
+    assert!(work.has_room() && work.take().is_none());
+}

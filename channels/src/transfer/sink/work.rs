@@ -1,0 +1,293 @@
+//! The work on a sink: in order, off the thread that receives, and hashed on the way.
+//!
+//! One batch is being written while the next one comes in, and what was written before is made durable
+//! beside that.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use cellbus_proto::transfer::{Digest, Digester, SignedReference};
+
+use self::desk::{Desk, Done, Place};
+use super::{super::error::SinkError, Found, Sink, Syncing};
+use crate::transport::BoxFuture;
+
+mod desk;
+
+/// Bytes that wait or are being written, from which on no more are to be pushed.
+pub(in crate::transfer) const ROOM: usize = 4 << 20;
+/// Bytes from which on no more are written in one step.
+const JOINED: usize = 512 << 10;
+/// Bytes that a sink in memory takes where it is, without a thread for that.
+const INLINE: usize = 64 << 10;
+
+/// One step of the work.
+#[derive(Debug)]
+pub(in crate::transfer) enum Op {
+    Open(Box<SignedReference>),
+    Change(Box<SignedReference>),
+    Rebuild { from: u64, to: u64 },
+    Write(Vec<Bytes>),
+    Sync { to: u64 },
+    Rewind { to: u64 },
+    Digest,
+    Commit { size: u64, digest: Digest },
+    Settle,
+    Discard,
+}
+
+/// What has become of a step.
+#[derive(Debug)]
+pub(in crate::transfer) enum Event {
+    Opened(Option<Found>),
+    Rebuilt,
+    PartLost,
+    Synced(u64),
+    Digest(Digest),
+    Committed,
+    /// More bytes may be pushed again.
+    Room,
+    Failed(SinkError),
+}
+
+/// The work on one sink.
+pub(in crate::transfer) struct Work {
+    queue: VecDeque<Op>,
+    /// Bytes in the queue, and in what is being done.
+    bytes: usize,
+    desk: Option<Box<Desk>>,
+    running: Option<Running>,
+    syncing: Option<BoxFuture<(u64, Result<(), SinkError>)>>,
+    /// To be done when what is being synced is.
+    next_sync: Option<(u64, Syncing)>,
+    events: VecDeque<Event>,
+    forget_below: u64,
+}
+
+struct Running {
+    bytes: usize,
+    done: BoxFuture<Option<(Box<Desk>, Done)>>,
+}
+
+impl Work {
+    pub(in crate::transfer) fn new(sink: Sink) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            bytes: 0,
+            desk: Some(Box::new(Desk::new(sink))),
+            running: None,
+            syncing: None,
+            next_sync: None,
+            events: VecDeque::new(),
+            forget_below: 0,
+        }
+    }
+
+    /// Sets what hashes; before anything is written.
+    pub(in crate::transfer) fn hash_with(&mut self, digester: Digester) {
+        if let Some(desk) = &mut self.desk {
+            desk.digester = digester;
+        }
+    }
+
+    pub(in crate::transfer) fn push(&mut self, op: Op) {
+        self.bytes += op.len();
+        match (self.queue.back_mut(), op) {
+            (Some(last @ Op::Write(_)), Op::Write(more)) if last.len() < JOINED => {
+                if let Op::Write(pieces) = last {
+                    pieces.extend(more);
+                }
+            }
+            (_, op) => self.queue.push_back(op),
+        }
+    }
+
+    /// Whether more bytes may be pushed.
+    pub(in crate::transfer) fn has_room(&self) -> bool {
+        self.bytes < ROOM
+    }
+
+    /// The next thing that has happened. Nothing is lost when the future is dropped.
+    pub(in crate::transfer) async fn next(&mut self) -> Event {
+        poll_fn(|cx| match self.poll(cx) {
+            Poll::Ready(Some(event)) => Poll::Ready(event),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// Waits until everything that was pushed is done; what happened is forgotten but for the last failure.
+    pub(in crate::transfer) async fn finish(&mut self) {
+        while poll_fn(|cx| self.poll(cx)).await.is_some() {}
+    }
+
+    /// Bytes that the sink takes; nothing while it is being worked on.
+    pub(in crate::transfer) fn cap(&self) -> u64 {
+        match self.desk.as_ref().map(|desk| &desk.place) {
+            Some(Place::Store(store)) => store.cap(),
+            Some(Place::Writer { cap, .. }) => *cap,
+            None => 0,
+        }
+    }
+
+    /// What the sink holds in memory.
+    pub(in crate::transfer) fn take(&mut self) -> Option<Bytes> {
+        match &mut self.desk.as_mut()?.place {
+            Place::Store(store) => store.take(),
+            Place::Writer { .. } => None,
+        }
+    }
+
+    /// `None` when there is nothing to do and nothing to say.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Poll::Ready(Some(event));
+            }
+            if self.poll_sync(cx) | self.poll_running(cx) | self.begin() {
+                continue;
+            }
+            let is_idle = self.running.is_none() && self.syncing.is_none() && self.queue.is_empty();
+            return if is_idle { Poll::Ready(None) } else { Poll::Pending };
+        }
+    }
+
+    fn poll_sync(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(syncing) = &mut self.syncing else { return false };
+        let Poll::Ready((to, synced)) = syncing.as_mut().poll(cx) else { return false };
+        self.syncing = self.next_sync.take().map(|(to, sync)| start_sync(to, sync));
+        match synced {
+            Ok(()) => {
+                self.forget_below = to;
+                self.events.push_back(Event::Synced(to));
+            }
+            Err(error) => self.events.push_back(Event::Failed(error)),
+        }
+        true
+    }
+
+    fn poll_running(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(running) = &mut self.running else { return false };
+        let Poll::Ready(done) = running.done.as_mut().poll(cx) else { return false };
+        let bytes = running.bytes;
+        self.running = None;
+        match done {
+            Some((desk, done)) => self.take_back(desk, done, bytes),
+            None => {
+                self.queue.clear();
+                self.bytes = 0;
+                self.events.push_back(Event::Failed(SinkError::BrokenOff));
+            }
+        }
+        true
+    }
+
+    fn take_back(&mut self, desk: Box<Desk>, done: Done, bytes: usize) {
+        self.desk = Some(desk);
+        let had_room = self.has_room();
+        self.bytes -= bytes;
+        if !had_room && self.has_room() {
+            self.events.push_back(Event::Room);
+        }
+        self.events.extend(done.events);
+        if let Some(rest) = done.rest {
+            self.queue.push_front(rest);
+        }
+        if let Some((to, sync)) = done.sync {
+            match self.syncing {
+                // Of two that wait, the later one makes durable what the earlier one would have.
+                Some(_) => self.next_sync = Some((to, sync)),
+                None => self.syncing = Some(start_sync(to, sync)),
+            }
+        }
+    }
+
+    /// Begins with what comes next, where the sink is free.
+    fn begin(&mut self) -> bool {
+        let Some(first) = self.queue.front() else { return false };
+        let waits_for_sync = match first {
+            Op::Rewind { .. } | Op::Change(_) | Op::Commit { .. } | Op::Settle | Op::Discard => {
+                self.syncing.is_some()
+            }
+            Op::Open(_) | Op::Rebuild { .. } | Op::Write(_) | Op::Sync { .. } | Op::Digest => false,
+        };
+        if waits_for_sync || self.running.is_some() {
+            return false;
+        }
+        let Some(mut desk) = self.desk.take() else {
+            // It was broken off, and that has been said.
+            self.queue.clear();
+            return false;
+        };
+        if self.forget_below > 0 {
+            desk.digester.forget_below(std::mem::take(&mut self.forget_below));
+        }
+        let ops = self.next_batch();
+        let bytes = ops.iter().map(Op::len).sum();
+        if desk.is_quick() && bytes <= INLINE {
+            let done = desk.run(ops);
+            self.take_back(desk, done, bytes);
+            return true;
+        }
+        let done: BoxFuture<_> = match &desk.place {
+            Place::Store(_) => Box::pin(async move {
+                let work = tokio::task::spawn_blocking(move || {
+                    let done = desk.run(ops);
+                    (desk, done)
+                });
+                work.await.ok()
+            }),
+            Place::Writer { .. } => Box::pin(async move {
+                let done = desk.run_writer(ops).await;
+                Some((desk, done))
+            }),
+        };
+        self.running = Some(Running { bytes, done });
+        true
+    }
+
+    /// One step that stands alone, or writes and one that follows them.
+    fn next_batch(&mut self) -> Vec<Op> {
+        let mut ops = Vec::new();
+        while let Some(op) = self.queue.pop_front() {
+            let is_write = matches!(op, Op::Write(_));
+            if !is_write && !ops.is_empty() && !matches!(op, Op::Sync { .. } | Op::Digest) {
+                self.queue.push_front(op);
+                break;
+            }
+            ops.push(op);
+            if !is_write {
+                break;
+            }
+        }
+        ops
+    }
+}
+
+fn start_sync(to: u64, sync: Syncing) -> BoxFuture<(u64, Result<(), SinkError>)> {
+    Box::pin(async move {
+        let done = tokio::task::spawn_blocking(sync).await;
+        (to, done.unwrap_or(Err(SinkError::BrokenOff)))
+    })
+}
+
+impl Op {
+    fn len(&self) -> usize {
+        match self {
+            Self::Write(pieces) => pieces.iter().map(Bytes::len).sum(),
+            Self::Open(_)
+            | Self::Change(_)
+            | Self::Rebuild { .. }
+            | Self::Sync { .. }
+            | Self::Rewind { .. }
+            | Self::Digest
+            | Self::Commit { .. }
+            | Self::Settle
+            | Self::Discard => 0,
+        }
+    }
+}

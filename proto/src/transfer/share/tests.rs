@@ -1,0 +1,236 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::{codec::Octets, testing::at, transfer::Digest};
+
+fn key(id: u8) -> ShareKey {
+    ShareKey {
+        destination: "server".parse().unwrap(),
+        target: "model/weights".parse().unwrap(),
+        id: TransferId::from_bytes([id; 16]),
+        generation: 1,
+    }
+}
+
+fn fetch(offset: u64) -> Fetch {
+    let id = TransferId::from_bytes([1; 16]);
+    Fetch { id, generation: 1, offset, nonce: Octets([1; 16]), have: false }
+}
+
+fn answer(offset: u64, data: bool) -> Answer {
+    let id = TransferId::from_bytes([1; 16]);
+    Answer { id, generation: 1, size: Some(100), size_max: 100, offset, data }
+}
+
+fn trailer() -> Trailer {
+    Trailer { size: 100, digest: Digest::of(b"x"), generation: 1 }
+}
+
+fn share(budget: u64) -> Share {
+    let settings =
+        ShareSettings { budget, window_min: 20, ahead_max: 10, ..ShareSettings::default() };
+    Share::new(settings)
+}
+
+fn lead(share: &mut Share, reader: u64, offset: u64) -> Followed {
+    assert_eq!(share.handle_open(&key(1), reader, &fetch(offset)), Role::Lead);
+    share.handle_answer(at(0), &key(1), reader, &answer(offset, true))
+}
+
+fn follow(share: &mut Share, reader: u64, offset: u64) -> Followed {
+    assert_eq!(share.handle_open(&key(1), reader, &fetch(offset)), Role::Follow);
+    share.handle_answer(at(0), &key(1), reader, &answer(offset, false))
+}
+
+fn spool(share: &mut Share, bytes: u64) -> bool {
+    let taken = share.handle_filling(&key(1), bytes);
+    if taken {
+        share.handle_spooled(&key(1), bytes);
+    }
+    taken
+}
+
+#[test]
+fn the_first_one_asks_for_the_bytes_and_the_others_for_the_answer_alone() {
+    let mut share = share(1000);
+    assert_eq!(share.handle_open(&key(1), 1, &fetch(0)), Role::Lead);
+    assert_eq!(share.handle_open(&key(1), 2, &fetch(0)), Role::Wait, "nothing is known yet");
+    let spooled = Spooled { spool: SpoolId(1), capacity: 100, from: 0 };
+    let filled = share.handle_answer(at(0), &key(1), 1, &answer(0, true));
+    assert_eq!(filled, Followed::Fill(spooled));
+    assert_eq!(follow(&mut share, 2, 0), Followed::Serve(spooled));
+    assert_eq!(share.next(&key(1), 1), Next::Wait);
+    assert!(spool(&mut share, 60));
+    for reader in [1, 2] {
+        assert_eq!(share.next(&key(1), reader), Next::Read { from: 0, len: 60 });
+    }
+    assert!(share.handle_read(&key(1), 2, 60) && spool(&mut share, 40));
+    share.handle_trailer(&key(1), trailer());
+    assert_eq!(share.next(&key(1), 2), Next::Read { from: 60, len: 40 });
+    assert!(share.handle_read(&key(1), 2, 40));
+    assert_eq!(share.next(&key(1), 2), Next::Trailer(trailer()));
+    assert_eq!(share.next(&key(1), 1), Next::Read { from: 0, len: 100 }, "a slow one reads later");
+}
+
+#[test]
+fn who_comes_late_is_served_from_what_is_kept_and_nobody_after_that() {
+    let mut share = share(1000);
+    lead(&mut share, 1, 10);
+    spool(&mut share, 90);
+    share.handle_trailer(&key(1), trailer());
+    assert!(!share.handle_left(at(5), &key(1), 1), "nothing is still sent");
+    assert!(matches!(follow(&mut share, 2, 50), Followed::Serve(Spooled { from: 50, .. })));
+    assert_eq!(share.expire(at(600)), [], "it is read");
+    share.handle_left(at(600), &key(1), 2);
+    assert_eq!((share.deadline(), share.used()), (Some(at(660)), 90));
+    assert_eq!(share.expire(at(660)), [SpoolId(1)]);
+    assert_eq!((share.used(), share.deadline()), (0, None));
+    assert_eq!(share.handle_open(&key(1), 3, &fetch(0)), Role::Lead);
+}
+
+#[test]
+fn nothing_is_shared_with_another_transfer_content_or_end() {
+    let mut share = share(1000);
+    lead(&mut share, 1, 30);
+    let later = Fetch { generation: 2, ..fetch(30) };
+    assert_eq!(share.handle_open(&key(1), 2, &later), Role::Plain);
+    assert_eq!(share.handle_open(&key(2), 2, &fetch(30)), Role::Plain, "a hint is no more");
+    let have = Fetch { have: true, ..fetch(30) };
+    assert_eq!(share.handle_open(&key(1), 2, &have), Role::Plain);
+    assert_eq!(share.handle_open(&key(1), 2, &fetch(29)), Role::Plain, "that is not there");
+    assert_eq!(share.handle_open(&key(1), 2, &fetch(41)), Role::Plain, "too far ahead");
+    assert_eq!(share.handle_open(&key(1), 3, &fetch(40)), Role::Follow);
+    let other = Answer { generation: 2, ..answer(40, false) };
+    assert_eq!(share.handle_answer(at(0), &key(1), 3, &other), Followed::Cut);
+    assert_eq!(share.next(&key(1), 3), Next::Cut);
+}
+
+#[test]
+fn a_leader_that_is_refused_leaves_its_place_to_the_next() {
+    let mut share = share(1000);
+    share.handle_open(&key(1), 1, &fetch(0));
+    assert_eq!(share.handle_open(&key(1), 2, &fetch(0)), Role::Wait);
+    share.handle_refused(at(0), &key(1), 1);
+    assert!(matches!(lead(&mut share, 2, 0), Followed::Fill(_)));
+}
+
+#[test]
+fn who_has_led_may_leave_while_others_read_and_the_last_one_ends_it() {
+    let mut share = share(1000);
+    lead(&mut share, 1, 0);
+    follow(&mut share, 2, 0);
+    assert!(!share.handle_left(at(0), &key(1), 1));
+    assert!(spool(&mut share, 50));
+    assert!(share.handle_left(at(0), &key(1), 2), "nobody reads what still comes");
+    assert!(!spool(&mut share, 1));
+    // What is there is gone on with.
+    let on = lead(&mut share, 3, 40);
+    assert_eq!(on, Followed::Fill(Spooled { spool: SpoolId(1), capacity: 100, from: 40 }));
+    assert!(matches!(follow(&mut share, 4, 0), Followed::Serve(_)));
+    assert!(spool(&mut share, 60));
+    share.handle_trailer(&key(1), trailer());
+    assert_eq!(share.next(&key(1), 4), Next::Read { from: 0, len: 100 });
+}
+
+#[test]
+fn a_lost_source_cuts_its_readers_off_behind_what_is_there() {
+    let mut share = share(1000);
+    lead(&mut share, 1, 0);
+    spool(&mut share, 50);
+    share.handle_source_lost(&key(1));
+    assert_eq!(share.next(&key(1), 1), Next::Read { from: 0, len: 50 });
+    share.handle_read(&key(1), 1, 50);
+    assert_eq!(share.next(&key(1), 1), Next::Cut);
+}
+
+#[test]
+fn a_spool_that_cannot_keep_everything_cuts_off_the_slow_and_waits_for_the_fastest() {
+    let mut share = share(30);
+    assert!(matches!(lead(&mut share, 1, 0), Followed::Fill(Spooled { capacity: 30, .. })));
+    follow(&mut share, 2, 0);
+    assert_eq!(share.room(&key(1)), 30);
+    assert!(spool(&mut share, 30));
+    assert_eq!(share.room(&key(1)), 0, "nobody has read");
+    share.handle_read(&key(1), 1, 25);
+    assert_eq!(share.room(&key(1)), 25);
+    assert!(spool(&mut share, 20));
+    assert_eq!(share.next(&key(1), 1), Next::Read { from: 25, len: 5 }, "to the turn of the file");
+    assert_eq!(share.next(&key(1), 2), Next::Cut);
+    assert!(!share.handle_read(&key(1), 2, 5), "it has been written over");
+    assert!(!spool(&mut share, 40), "more than there is room for");
+}
+
+#[test]
+fn without_room_everybody_goes_alone_and_what_nobody_reads_makes_room() {
+    let mut share = share(100);
+    lead(&mut share, 1, 0);
+    let second = ShareKey { generation: 1, ..key(2) };
+    let of_second = Fetch { id: second.id, ..fetch(0) };
+    assert_eq!(share.handle_open(&second, 2, &of_second), Role::Lead);
+    assert_eq!(share.handle_answer(at(0), &second, 2, &answer(0, true)), Followed::Plain);
+    assert_eq!(share.handle_open(&second, 3, &of_second), Role::Plain, "nor do others wait");
+    share.handle_left(at(0), &key(1), 1);
+    share.expire(at(60));
+    lead(&mut share, 4, 0);
+    share.handle_left(at(61), &key(1), 4);
+    assert_eq!(share.handle_open(&second, 5, &of_second), Role::Lead);
+    let filled = share.handle_answer(at(61), &second, 5, &answer(0, true));
+    assert!(matches!(filled, Followed::Fill(Spooled { capacity: 100, .. })));
+    assert_eq!((share.expire(at(61)).len(), share.used()), (1, 100));
+}
+
+proptest! {
+    /// Readers and the filler take turns at random over a ring; the file is kept in memory.
+    #[test]
+    fn w_33_nobody_reads_a_byte_that_was_written_over_or_is_not_there(
+        budget in 20u64..150,
+        turns in prop::collection::vec((0u64..4, 1u64..40), 0..200),
+    ) {
+        let mut share = share(budget);
+        let Followed::Fill(Spooled { capacity, .. }) = lead(&mut share, 0, 0) else {
+            return Ok(());
+        };
+        for reader in 1..3 {
+            follow(&mut share, reader, 0);
+        }
+        let mut file = vec![0; capacity as usize];
+        let (mut filled, mut read) = (0u64, [0u64; 3]);
+        for (who, bytes) in turns {
+            if who == 3 {
+                let bytes = bytes.min(share.room(&key(1))).min(100 - filled);
+                if bytes == 0 {
+                    continue;
+                }
+                prop_assert!(share.handle_filling(&key(1), bytes));
+                for at in filled..filled + bytes {
+                    file[(at % capacity) as usize] = at as u8;
+                }
+                share.handle_spooled(&key(1), bytes);
+                filled += bytes;
+                if filled == 100 {
+                    share.handle_trailer(&key(1), trailer());
+                }
+                prop_assert!(share.used() <= budget);
+                continue;
+            }
+            match share.next(&key(1), who) {
+                Next::Read { from, len } => {
+                    prop_assert_eq!(from, read[who as usize]);
+                    let len = len.min(bytes);
+                    for at in from..from + len {
+                        prop_assert_eq!(file[(at % capacity) as usize], at as u8);
+                    }
+                    prop_assert!(from / capacity == (from + len - 1) / capacity);
+                    prop_assert!(share.handle_read(&key(1), who, len));
+                    read[who as usize] += len;
+                }
+                Next::Trailer(_) => prop_assert_eq!(read[who as usize], 100),
+                Next::Wait => prop_assert_eq!(read[who as usize], filled),
+                Next::Cut => prop_assert!(read[who as usize] + capacity < filled),
+            }
+        }
+        // The fastest one is never cut off.
+        let fastest = (0..3).max_by_key(|reader| read[*reader as usize]).unwrap();
+        prop_assert_ne!(share.next(&key(1), fastest), Next::Cut);
+    }
+}

@@ -1,0 +1,270 @@
+//! Bytes that cross a relay once for several receivers: what the table of `proto::transfer` decides, done
+//! with files.
+//!
+//! A leader's bytes go to a spool, and every receiver, the leader among them, is read from there at its own
+//! pace. What the receivers write, and what the holder says to each of them, passes as it is.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use cellbus_proto::{
+    codec::body,
+    envelope::{Common, Envelope},
+    transfer::{
+        Answer, Fetch, Followed, Role, Share, ShareKey, ShareSettings, SpoolId, Spooled, TransferId,
+    },
+};
+use tokio::sync::Notify;
+
+use crate::clock;
+
+mod fill;
+mod read;
+mod spool;
+
+use self::spool::Spool;
+pub(super) use self::{fill::lead, read::follow};
+
+/// What one cell shares.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    state: Mutex<State>,
+    /// Told at every change of the table.
+    changed: Notify,
+    /// Whether somebody waits for spools to be dropped.
+    is_swept: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    table: Share,
+    spools: BTreeMap<SpoolId, Arc<Spool>>,
+    directory: Option<PathBuf>,
+    /// A spool could not be written: nothing is shared any more until the cell starts again.
+    is_off: bool,
+}
+
+/// One conduit that leads or follows. It has left when this is dropped.
+#[derive(Debug)]
+pub(super) struct Reading {
+    shares: Arc<Shares>,
+    key: ShareKey,
+    reader: u64,
+    leads: bool,
+    is_answered: bool,
+    has_left: bool,
+}
+
+/// How a conduit goes on behind its answer.
+pub(super) enum Way {
+    /// Its bytes are its own.
+    Plain,
+    /// They fill a spool, which it is read from.
+    Lead(Reading, Arc<Spool>, Spooled),
+    /// They come from a spool.
+    Follow(Reading, Arc<Spool>, Spooled),
+    /// They cannot come.
+    Cut,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        let state = State {
+            table: Share::new(ShareSettings::default()),
+            spools: BTreeMap::new(),
+            directory: None,
+            is_off: false,
+        };
+        Self { state: Mutex::new(state), changed: Notify::new(), is_swept: AtomicBool::new(false) }
+    }
+}
+
+impl Shares {
+    /// Begins anew, with these figures. Spools are files without a name in `directory`, or where the system
+    /// keeps temporary files.
+    pub(crate) fn start(&self, settings: ShareSettings, directory: Option<PathBuf>) {
+        let mut state = self.lock();
+        state.table = Share::new(settings);
+        state.spools.clear();
+        (state.directory, state.is_off) = (directory, false);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Bytes that spools may take, all together.
+    pub(crate) fn used(&self) -> u64 {
+        self.lock().table.used()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until `done` gives something, which is asked at every change.
+    async fn until<T>(&self, mut done: impl FnMut(&mut Share) -> Option<T>) -> T {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(value) = done(&mut self.lock().table) {
+                return value;
+            }
+            changed.await;
+        }
+    }
+
+    /// Nothing is shared any more.
+    fn give_up(&self, error: &std::io::Error) {
+        self.lock().is_off = true;
+        tracing::warn!(%error, "the spool of a transfer failed; nothing is shared any more");
+    }
+
+    /// Drops what is over, and goes on looking for as long as something is kept that nobody reads.
+    fn sweep(self: &Arc<Self>) {
+        if self.lock().table.deadline().is_none() || self.is_swept.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shares = Arc::clone(self);
+        actix::spawn(async move {
+            loop {
+                let deadline: Option<Instant> = {
+                    let mut state = shares.lock();
+                    for over in state.table.expire(clock::now()) {
+                        state.spools.remove(&over);
+                    }
+                    state.table.deadline()
+                };
+                let Some(deadline) = deadline else { break };
+                tokio::time::sleep_until(deadline.into()).await;
+            }
+            shares.is_swept.store(false, Ordering::Release);
+        });
+    }
+}
+
+/// Decides how a conduit is opened towards its holder, and changes what it asks of the next hop. Waits where
+/// somebody else has just asked for the same.
+pub(super) async fn open(
+    shares: &Arc<Shares>,
+    request: &Envelope,
+    conduit: &mut body::Conduit,
+    reader: u64,
+) -> Option<Reading> {
+    let id = conduit.share.filter(|_| conduit.data)?;
+    let fetch = Fetch::decode(&request.payload).ok()?;
+    let Common { destination, target, .. } = &*request.header.common;
+    let key = ShareKey {
+        destination: destination.name.clone(),
+        target: target.clone(),
+        id: TransferId::from_bytes(id.0),
+        generation: fetch.generation,
+    };
+    if shares.lock().is_off {
+        return None;
+    }
+    let role = shares.until(|table| match table.handle_open(&key, reader, &fetch) {
+        Role::Wait => None,
+        role @ (Role::Plain | Role::Lead | Role::Follow) => Some(role),
+    });
+    let role = role.await;
+    if role == Role::Plain {
+        return None;
+    }
+    conduit.data = role == Role::Lead;
+    let shares = Arc::clone(shares);
+    let leads = conduit.data;
+    Some(Reading { shares, key, reader, leads, is_answered: false, has_left: false })
+}
+
+impl Reading {
+    /// The holder has let the conduit in.
+    pub(super) fn answered(mut self, answer: &Envelope) -> Way {
+        let Ok(answer) = Answer::decode(&answer.payload) else {
+            // No transfer after all: whoever leads has its bytes, whoever follows has none.
+            return if self.leads { Way::Plain } else { Way::Cut };
+        };
+        let mut state = self.shares.lock();
+        let followed = state.table.handle_answer(clock::now(), &self.key, self.reader, &answer);
+        // What the table made room with.
+        for over in state.table.expire(clock::now()) {
+            state.spools.remove(&over);
+        }
+        let way = match followed {
+            Followed::Plain => {
+                self.has_left = true;
+                Ok(None)
+            }
+            Followed::Cut => Err(()),
+            Followed::Fill(at) => match state.spool(at.spool) {
+                Ok(spool) => Ok(Some((true, spool, at))),
+                Err(error) => {
+                    drop(state);
+                    self.shares.give_up(&error);
+                    self.shares.lock().table.handle_source_lost(&self.key);
+                    self.shares.tell();
+                    // Its bytes have begun to come, and nobody else reads them yet.
+                    return Way::Plain;
+                }
+            },
+            Followed::Serve(at) => match state.spools.get(&at.spool) {
+                Some(spool) => Ok(Some((false, Arc::clone(spool), at))),
+                None => Err(()),
+            },
+        };
+        drop(state);
+        self.is_answered = true;
+        self.shares.tell();
+        match way {
+            Ok(None) => Way::Plain,
+            Ok(Some((true, spool, at))) => Way::Lead(self, spool, at),
+            Ok(Some((false, spool, at))) => Way::Follow(self, spool, at),
+            Err(()) => Way::Cut,
+        }
+    }
+
+    /// The conduit has ended. Says whether nobody reads any longer what still comes.
+    fn leave(&mut self) -> bool {
+        if std::mem::replace(&mut self.has_left, true) {
+            return false;
+        }
+        let mut state = self.shares.lock();
+        let is_last = if self.is_answered {
+            state.table.handle_left(clock::now(), &self.key, self.reader)
+        } else {
+            state.table.handle_refused(clock::now(), &self.key, self.reader);
+            true
+        };
+        drop(state);
+        self.shares.tell();
+        self.shares.sweep();
+        is_last
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl State {
+    /// The file of a spool, made where it is new.
+    fn spool(&mut self, id: SpoolId) -> std::io::Result<Arc<Spool>> {
+        if let Some(spool) = self.spools.get(&id) {
+            return Ok(Arc::clone(spool));
+        }
+        let spool = Arc::new(Spool::create(self.directory.as_deref())?);
+        self.spools.insert(id, Arc::clone(&spool));
+        Ok(spool)
+    }
+}

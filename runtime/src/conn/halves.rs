@@ -1,0 +1,112 @@
+//! The halves of a stream as conduits use them: polled, given up with a reason, and told so.
+
+use std::{
+    collections::VecDeque,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use cellbus_channels::{Broken, ConduitRecv, ConduitSend};
+
+use super::{RecvStream, SendHalf, SendStream};
+
+/// Streams that are reset or stopped say why with one of these numbers.
+const CANCELLED: u32 = 0;
+const LOST: u32 = 1;
+
+/// The number that travels.
+pub(super) fn code_of(why: Broken) -> u32 {
+    match why {
+        Broken::Cancelled => CANCELLED,
+        Broken::Lost => LOST,
+    }
+}
+
+/// What the number of a peer says. One that is not known promises nothing.
+pub(super) fn broken_of(code: u64) -> Broken {
+    if code == u64::from(CANCELLED) { Broken::Cancelled } else { Broken::Lost }
+}
+
+impl SendStream {
+    /// What the peer is told when this half is dropped before it was finished.
+    pub(crate) fn reset_when_dropped(&mut self, why: Broken) {
+        match &mut self.0 {
+            SendHalf::Quic(stream) => stream.reset_when_dropped(why),
+            SendHalf::Memory(writer) => writer.reset_when_dropped(why),
+        }
+    }
+
+    /// Ends the half at once.
+    pub(crate) fn reset_with(&mut self, why: Broken) {
+        match &mut self.0 {
+            SendHalf::Quic(stream) => stream.reset_with(why),
+            SendHalf::Memory(writer) => writer.reset_with(why),
+        }
+    }
+}
+
+impl RecvStream {
+    /// What the peer is told when this half is dropped before its end.
+    pub(crate) fn stop_when_dropped(&mut self, why: Broken) {
+        match self {
+            Self::Quic(reader) => reader.stop_when_dropped(why),
+            Self::Memory(reader) => reader.stop_when_dropped(why),
+        }
+    }
+
+    /// Tells the peer that nothing more is read.
+    pub(crate) fn stop_with(&mut self, why: Broken) {
+        match self {
+            Self::Quic(reader) => reader.stop_with(why),
+            Self::Memory(reader) => reader.stop_with(why),
+        }
+    }
+}
+
+impl ConduitSend for SendStream {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunks: &mut VecDeque<Bytes>,
+    ) -> Poll<Result<(), Broken>> {
+        match &mut self.0 {
+            SendHalf::Quic(stream) => stream.poll_write(cx, chunks),
+            SendHalf::Memory(writer) => writer.poll_write(cx, chunks),
+        }
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        match &mut self.0 {
+            SendHalf::Quic(stream) => stream.poll_broken(cx),
+            SendHalf::Memory(writer) => writer.poll_broken(cx),
+        }
+    }
+
+    fn finish(&mut self) {
+        match &mut self.0 {
+            SendHalf::Quic(stream) => stream.finish_now(),
+            SendHalf::Memory(writer) => writer.finish_now(),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.reset_with(Broken::Cancelled);
+    }
+}
+
+impl ConduitRecv for RecvStream {
+    fn poll_chunks(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut Vec<Bytes>,
+    ) -> Poll<Result<bool, Broken>> {
+        match self {
+            Self::Quic(reader) => reader.poll_chunks(cx, into),
+            Self::Memory(reader) => reader.poll_chunks(cx, into),
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stop_with(Broken::Cancelled);
+    }
+}
