@@ -246,6 +246,8 @@ impl Engine {
             let signature = transport.sign(signable).await.ok();
             receipt.signature = signature.map(|signature| Blob(signature.to_vec()));
         }
+        // What the holder says to it is no byte of the transfer, and waits for none.
+        self.paced_until = None;
         let Some(conduit) = &mut self.conduit else { return self.pull.handle_lost() };
         let written = timeout(RECEIPT, conduit.send.write_one(receipt.to_stream())).await;
         if matches!(written, Ok(Ok(()))) {
