@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod batch;
+pub mod breaker;
 pub mod causes;
 pub mod challenge;
 pub mod codec;

@@ -246,6 +246,11 @@ pub struct Halt;
 #[rtype(result = "usize")]
 pub struct Busy;
 
+/// Gives handlers that have failed another chance.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Forgive;
+
 /// Says bye to every neighbour; the links close when they have answered, or after a second.
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<Arc<crate::link::Health>>")]
@@ -517,6 +522,14 @@ impl Handler<BeginDrain> for Cell {
             // Fails only when the link has ended already.
             let _ = post(&info.link, Say::Drain);
         }
+    }
+}
+
+impl Handler<Forgive> for Cell {
+    type Result = ();
+
+    fn handle(&mut self, _: Forgive, _: &mut Self::Context) {
+        self.handlers.forgive();
     }
 }
 

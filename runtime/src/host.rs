@@ -28,7 +28,7 @@ use crate::{
     bus::CellTransport,
     carrier::{Accept, Dial},
     cell::{
-        BeginDrain, Busy, Cell, CellParts, CellSettings, CellState, Halt, HandlerTable,
+        BeginDrain, Busy, Cell, CellParts, CellSettings, CellState, Forgive, Halt, HandlerTable,
         InspectCell, InspectReport, JobTable, Root, RootError, Roster, SayBye,
     },
     clock,
@@ -356,13 +356,16 @@ impl RunningCell {
         self.jobs.allow(at, job, allow);
     }
 
-    /// Takes a new message policy, which also holds should the cell start again.
+    /// Takes a new message policy, which also holds should the cell start again. Handlers that have failed
+    /// get another chance.
     pub fn set_policy(&self, policy: Arc<Policy>) {
         self.policy.set(&policy);
         self.own.protection.set_policy(Arc::clone(&policy));
         if let Some(group) = self.group() {
             // Fails only when the filter has ended.
             let _ = post(&group.filter, SetPolicy(policy));
+            // The same of the cell.
+            let _ = post(&group.cell, Forgive);
         }
     }
 

@@ -14,6 +14,7 @@ use std::{
 
 use cellbus_channels::Line;
 use cellbus_proto::{
+    breaker::Breaker,
     dedupe::{Dedupe, DedupeLimits},
     envelope::Header,
     load::{Amount, Load},
@@ -85,6 +86,7 @@ pub(super) struct Handlers {
     order: Order<LaneKey>,
     load: Load<Fqcn>,
     dedupe: Dedupe<Answer>,
+    breaker: Breaker,
     waiting: BTreeMap<u64, Work>,
     running: BTreeMap<u64, Running>,
     /// What waits or runs, by the nonce of its origin's start and its sequence number there.
@@ -110,6 +112,7 @@ impl Handlers {
             order: Order::default(),
             load: Load::new(limit),
             dedupe: Dedupe::new(DedupeLimits::default()),
+            breaker: Breaker::default(),
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
             by_request: BTreeSet::new(),
@@ -130,7 +133,23 @@ impl Handlers {
 
     /// Whether there is a handler for messages to `target`.
     pub(super) fn answers(&self, target: &ChannelTopic) -> bool {
-        self.table.find(target).is_some()
+        self.find(target).is_some()
+    }
+
+    /// The handler that messages to `target` are given to.
+    fn find(&self, target: &ChannelTopic) -> Option<std::sync::Arc<Registration>> {
+        self.table.find(target).filter(|found| !self.breaker.is_failed(found.number))
+    }
+
+    /// A handler for `target` has panicked; `true` when it is given nothing from now on.
+    fn note_panic(&mut self, now: Instant, target: &ChannelTopic) -> bool {
+        let found = self.table.find(target);
+        found.is_some_and(|registration| self.breaker.note(now, registration.number))
+    }
+
+    /// Handlers that have failed get another chance.
+    pub(super) fn forgive(&mut self) {
+        self.breaker.forgive();
     }
 
     pub(super) fn selectors(&self) -> Vec<String> {

@@ -52,7 +52,7 @@ impl Cell {
         budget_ms: u32,
         ctx: &mut Context<Self>,
     ) {
-        let Some(registration) = self.handlers.table.find(&admitted.header().target) else {
+        let Some(registration) = self.handlers.find(&admitted.header().target) else {
             return self.refuse_delivered(admitted, Status::NoHandler);
         };
         let Verified::Claims(claims) = admitted.verified().clone() else {

@@ -73,6 +73,12 @@ impl Cell {
         if let Ending::Ended(Outcome::Panicked) = ending {
             let target = &ticket.request.target;
             tracing::error!(cell = %self.own.name, %target, "a handler panicked");
+            if self.handlers.note_panic(self.now(), target) {
+                tracing::error!(
+                    cell = %self.own.name, code = Status::NoHandler.code(), %target,
+                    "a handler has panicked too often and is given nothing until the next reload"
+                );
+            }
         }
         match (ticket.purpose, ending) {
             (Purpose::Alone, Ending::Cancelled) => {

@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use cellbus_channels::{Class, HandlerOptions, Reply, Status};
-use cellbus_harness::guard::LogGuard;
+use cellbus_harness::{guard::LogGuard, net::open_policy};
 
 use super::{both_watched, request, serve, text, works};
 
 #[test]
-fn g_40_handlers_that_panic_again_and_again_end_their_own_messages_and_the_cell_goes_on() {
+fn g_40_a_handler_that_panics_ends_its_own_messages_and_after_five_is_given_nothing_until_a_reload()
+{
     let log = LogGuard::start();
     log.expect("a handler panicked");
+    log.expect("panicked too often");
     log.expect_panic("asked to panic");
-    both_watched(|net| async move {
+    both_watched(|mut net| async move {
         let diary = works(&net, "server", "notes/ping", HandlerOptions::default()).await;
         serve(&net, "server", "task/slow", HandlerOptions::default(), |delivery| async move {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -21,7 +23,7 @@ fn g_40_handlers_that_panic_again_and_again_end_their_own_messages_and_the_cell_
         })
         .await;
         let before = net.inspect().await["server"].incarnation.clone();
-        let asked: Vec<_> = (0..40)
+        let asked: Vec<_> = (0..8)
             .map(
                 |number| {
                     if number % 2 == 0 { format!("panic {number}") } else { number.to_string() }
@@ -41,16 +43,22 @@ fn g_40_handlers_that_panic_again_and_again_end_their_own_messages_and_the_cell_
                 }
             }
         }
-        for publish in ["panic", "well"] {
-            let message = request(&net, "site-1", "server", "task/slow", publish);
-            message.publish().await.expect("it is accepted");
-        }
+        let message = request(&net, "site-1", "server", "task/slow", "panic, the fifth");
+        message.publish().await.expect("it is accepted");
+        net.advance(Duration::from_secs(1)).await;
+        let well = || request(&net, "site-1", "server", "task/slow", "well").send();
+        let refused = well().await.expect_err("nothing is given to it");
+        assert_eq!((refused.status(), refused.class()), (Status::NoHandler, Class::Refused));
         let other = request(&net, "site-3", "server", "notes/ping", "other 0").send().await;
         assert_eq!(other.expect("other channels see nothing of it").payload, "other 0");
         assert_eq!(diary.read(), ["+other 0", "-other 0"]);
         net.advance(Duration::from_secs(1)).await;
         let report = &net.inspect().await["server"];
         assert_eq!((report.handling, &report.incarnation), (0, &before), "the same start goes on");
+        net.set_policy(open_policy());
+        net.advance(Duration::from_secs(1)).await;
+        let reply = request(&net, "site-1", "server", "task/slow", "well").send().await;
+        assert_eq!(reply.expect("the rules were loaded again").payload, "well");
         net.finish().await;
     });
 }
