@@ -49,11 +49,11 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::at;
 
     #[test]
     fn g_40_five_panics_within_a_minute_fail_a_handler_until_it_is_forgiven() {
-        let (mut breaker, start) = (Breaker::default(), Instant::now());
-        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut breaker = Breaker::default();
         for seconds in [0, 20, 40, 61, 81, 101] {
             assert!(!breaker.note(at(seconds), 1), "never five in one minute: {seconds}");
         }
