@@ -152,6 +152,21 @@ pub async fn fetch(net: &Net, from: &str, offset: u64) -> Fetched {
     Fetched { bytes, settled: rest.concat().first().copied() }
 }
 
+/// Takes all that comes, and asks again for what is missing whenever it is cut off.
+pub async fn fetch_on(net: &Net, from: &str, mut conduit: Conduit) -> Bytes {
+    let mut all = Vec::new();
+    loop {
+        let (bytes, end) = read_pieces(&mut conduit.recv).await;
+        all.extend_from_slice(&bytes);
+        match end {
+            Ok(()) => return all.into(),
+            Err(broken) => assert_eq!(broken, Broken::Lost),
+        }
+        drop(conduit);
+        conduit = open_fetch(net, from, all.len() as u64).await.expect("it is let in");
+    }
+}
+
 /// All data up to the trailer.
 pub async fn read_pieces(recv: &mut Box<dyn ConduitRecv>) -> (Bytes, Result<(), Broken>) {
     let (mut reader, mut data, mut chunks) = (PieceReader::new(true), Vec::new(), Vec::new());
