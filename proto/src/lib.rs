@@ -18,6 +18,7 @@ pub mod exchange;
 pub mod fan;
 pub mod folded;
 pub mod identity;
+pub mod idle;
 pub mod inflight;
 pub mod link;
 pub mod load;

@@ -32,7 +32,7 @@ use crate::{
         Answer, Ask, AskMany, Below, Cell, CellState, GiveUp, GiveUpMany, HandlerTable, LeaseFor,
         SubmitMany, TakeAsks, check_outgoing, millis,
     },
-    conduits,
+    clock, conduits,
     ingress::{self, Leases, NotPushed},
     own::Own,
     seam::{Gone, post},
@@ -72,7 +72,7 @@ struct Asked {
     own: Arc<Own>,
     result: oneshot::Receiver<Result<Reply, RequestError>>,
     waiting: Waiting,
-    begun: Option<Instant>,
+    begun: Instant,
 }
 
 impl Future for Asked {
@@ -192,7 +192,7 @@ impl CellTransport {
     fn ask_now(&self, to: Fqcn, outgoing: Outgoing) -> Option<Asked> {
         let (cell, own) = (self.current()?, Arc::clone(&self.own));
         let sequence = own.next_sequence();
-        let begun = own.stats.ask(sequence);
+        let begun = clock::now();
         let (answer, result) = oneshot::channel();
         let answer = Answer::Once(answer);
         tell(&own, &cell, Ask { sequence, to, outgoing, answer }).ok()?;
@@ -215,7 +215,7 @@ impl CellTransport {
         Box::pin(async move {
             let (sender, result) = oneshot::channel();
             let ask = Ask { sequence, to, outgoing, answer: answer(sender) };
-            let begun = own.stats.ask(sequence);
+            let begun = clock::now();
             tell(&own, &cell, ask).ok()?;
             let mut waiting = Waiting { cell, sequence, done: false };
             let outcome = result.await.ok();

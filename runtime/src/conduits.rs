@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Context,
     time::Duration,
@@ -26,7 +26,9 @@ use cellbus_channels::{
 };
 use cellbus_proto::{
     envelope::{Address, Header},
+    idle::Idle,
     name::Fqcn,
+    status::Status,
     transfer::ShareSettings,
 };
 use futures_util::task::AtomicWaker;
@@ -93,6 +95,8 @@ struct Running {
 #[derive(Debug, Default)]
 struct TieState {
     broken: AtomicBool,
+    /// Bytes that were read and written, on all halves.
+    moved: AtomicU64,
     wakers: [AtomicWaker; Tie::HALVES],
     /// For what stays within this process.
     breaker: OnceLock<Breaker>,
@@ -170,13 +174,7 @@ impl Conduits {
             .filter(|running| is_meant(&running.ends))
             .map(|running| Arc::clone(&running.state))
             .collect();
-        for state in meant {
-            state.broken.store(true, Ordering::Release);
-            state.wakers.iter().for_each(AtomicWaker::wake);
-            if let Some(breaker) = state.breaker.get() {
-                breaker.lose();
-            }
-        }
+        meant.iter().for_each(|state| state.break_off());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -184,9 +182,21 @@ impl Conduits {
     }
 }
 
+impl TieState {
+    fn break_off(&self) {
+        self.broken.store(true, Ordering::Release);
+        self.wakers.iter().for_each(AtomicWaker::wake);
+        if let Some(breaker) = self.breaker.get() {
+            breaker.lose();
+        }
+    }
+}
+
 impl Tie {
     /// Halves of streams that one conduit has in a cell.
     const HALVES: usize = 4;
+    /// How long what works on a conduit may take to end when it is broken off.
+    const LAST_WORDS: Duration = Duration::from_secs(1);
 
     /// The filter has let a request through.
     pub(crate) fn new(own: &Arc<Own>, request: &Header) -> Arc<Self> {
@@ -217,6 +227,37 @@ impl Tie {
 
     fn is_broken(&self) -> bool {
         self.state.broken.load(Ordering::Acquire)
+    }
+
+    fn count_moved(&self, bytes: usize) {
+        self.state.moved.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Does `work` on a conduit that has been answered, until that ends or no byte has moved for a minute: whoever
+    /// neither reads nor writes must not keep its places on links.
+    async fn while_it_moves(&self, work: impl Future<Output = ()>) {
+        let stands_still = async {
+            let mut idle = Idle::default();
+            loop {
+                tokio::time::sleep(Idle::LOOK).await;
+                if idle.look(self.state.moved.load(Ordering::Relaxed)) {
+                    return;
+                }
+            }
+        };
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            () = &mut work => return,
+            () = stands_still => {}
+        }
+        self.own.counters.refuse(Status::Deadline);
+        tracing::info!(
+            cell = %self.own.name, code = Status::Deadline.code(), "a conduit stood still and is broken off"
+        );
+        self.state.break_off();
+        // It is told so; what does not end then is dropped.
+        let _ = tokio::time::timeout(Self::LAST_WORDS, work).await;
     }
 }
 

@@ -26,10 +26,6 @@ pub use self::{
 /// One message in so many has its time in an outbox measured.
 const QUEUE_SAMPLE: u32 = 64;
 
-/// The first requests of a cell are measured all, and then one in so many.
-const REQUESTS_ALL: u64 = 4096;
-const REQUEST_SAMPLE: u64 = 16;
-
 /// What the filter has let in and not yet counted: it gathers what one batch brings.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -51,8 +47,7 @@ pub struct Stats {
 /// What [`Stats`] said at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StatsReport {
-    /// Microseconds from a request of this cell to its end, whatever that was; of the first 4096 messages
-    /// of the cell, and of one in 16 after them.
+    /// Microseconds from a request of this cell to its end, whatever that was.
     pub request_us: HistogramReport,
     /// Microseconds from the start of a handler to its end.
     pub handler_us: HistogramReport,
@@ -102,17 +97,9 @@ impl Stats {
         all
     }
 
-    /// A request of this cell begins, the `sequence`th message of it: the time, where it is to be measured.
-    pub(crate) fn ask(&self, sequence: u64) -> Option<Instant> {
-        let is_measured = sequence < REQUESTS_ALL || sequence.is_multiple_of(REQUEST_SAMPLE);
-        is_measured.then(clock::now)
-    }
-
     /// A request of this cell that was made at `begun` has ended.
-    pub(crate) fn asked(&self, begun: Option<Instant>) {
-        if let Some(begun) = begun {
-            self.request_us.record(micros(clock::now().saturating_duration_since(begun)));
-        }
+    pub(crate) fn asked(&self, begun: Instant) {
+        self.request_us.record(micros(clock::now().saturating_duration_since(begun)));
     }
 
     /// A handler has ended, `span` after it was started.

@@ -330,8 +330,8 @@ pub const CANCEL_MAX: usize = 1024;
 pub const FEATURES_MAX: usize = 16;
 
 /// A list of at most `MAX` elements. The length that stands in front of it sizes nothing: a list
-/// that claims more is refused before its elements are read.
-fn at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+/// that claims more is refused before its elements are read, and no more memory is taken than they need.
+pub(crate) fn at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
@@ -350,7 +350,7 @@ where
             if claimed > MAX {
                 return Err(de::Error::invalid_length(claimed, &self));
             }
-            let mut elements = Vec::with_capacity(claimed);
+            let mut elements = Vec::new();
             while let Some(element) = list.next_element()? {
                 if elements.len() == MAX {
                     return Err(de::Error::invalid_length(MAX + 1, &self));

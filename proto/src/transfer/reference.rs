@@ -1,9 +1,9 @@
 //! What a transfer is, who holds it and who may have it: the one thing that is passed around.
 
-use std::{collections::BTreeSet, fmt, marker::PhantomData, ops::Range, str::FromStr};
+use std::{collections::BTreeSet, fmt, ops::Range, str::FromStr};
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     SIZE_MAX,
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     codec::{
         CodecError, Octets,
-        body::{self, Blob},
+        body::{self, Blob, at_most},
     },
     name::{ChannelTopic, Fqcn, Segment},
     status::Status,
@@ -367,37 +367,6 @@ struct Wire {
     job: Option<Segment>,
     expires_unix: u64,
     unix_ms: u64,
-}
-
-/// A list of at most `MAX` elements, for which no more memory is taken than its bytes can need.
-fn at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    T: Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    struct Visitor<T, const MAX: usize>(PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de>, const MAX: usize> de::Visitor<'de> for Visitor<T, MAX> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "at most {MAX} elements")
-        }
-
-        fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
-            let claimed = list.size_hint().unwrap_or(0);
-            if claimed > MAX {
-                return Err(de::Error::invalid_length(claimed, &self));
-            }
-            let mut elements = Vec::new();
-            while let Some(element) = list.next_element()? {
-                elements.push(element);
-            }
-            Ok(elements)
-        }
-    }
-
-    deserializer.deserialize_seq(Visitor::<T, MAX>(PhantomData))
 }
 
 fn optional_at_most<'de, const MAX: usize, T, D>(

@@ -132,7 +132,7 @@ impl CellTransport {
         let mut waiting = Waiting { cell, sequence, done: false };
         let outcome = result.await;
         waiting.done = true;
-        self.own.stats.asked(Some(begun));
+        self.own.stats.asked(begun);
         drop(awaited);
         outcome.map_err(|_gone| RequestError::Closed)
     }

@@ -1,6 +1,6 @@
 //! Answers to the requests of conduits, on their way back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix::Addr;
 use cellbus_channels::{Broken, ConduitSend};
@@ -13,6 +13,9 @@ use crate::{
     own::Own,
 };
 
+/// How long a neighbour may take to read an answer that it waits for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Writes an answer that was let out, and counts what became of it.
 pub(super) async fn write_answer(
     own: &Arc<Own>,
@@ -21,7 +24,8 @@ pub(super) async fn write_answer(
 ) -> Result<(), Broken> {
     let queued = Queued::new(own);
     let budget_ms = answer.budget_left(clock::now()).unwrap_or(1);
-    let written = head::write(send, None, answer.envelope(), budget_ms).await;
+    let writing = head::write(send, None, answer.envelope(), budget_ms);
+    let written = tokio::time::timeout(PATIENCE, writing).await.unwrap_or(Err(Broken::Lost));
     queued.end(written.is_ok());
     written
 }

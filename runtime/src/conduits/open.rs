@@ -44,7 +44,7 @@ pub(crate) async fn open(
     let bounds = own.conduits.bounds().ok_or(RequestError::Closed)?;
     let budget = outgoing.budget.unwrap_or(bounds.budget);
     let opened = opened(&own, bounds, &to, outgoing, options, budget).await;
-    own.stats.asked(Some(begun));
+    own.stats.asked(begun);
     match opened {
         Err(Unopened::Here(Status::Deadline)) => Err(RequestError::TimedOut { to, budget }),
         Err(Unopened::Here(status)) => Err(returned(&own.name, status)),

@@ -80,17 +80,24 @@ pub(super) async fn relay(arrived: Arrived, onward: Onward) {
                 return;
             }
             let up = (up_send, up_recv);
-            match way {
-                None => finish(up),
-                Some(Way::Plain) => pump(up, down).await,
-                Some(Way::Lead(reading, spool, at)) => {
-                    share::lead(reading, spool, at, up, down).await;
+            let carried = async {
+                match way {
+                    None => finish(up),
+                    Some(Way::Plain) => pump(up, down).await,
+                    Some(Way::Lead(reading, spool, at)) => {
+                        share::lead(reading, spool, at, up, down).await;
+                    }
+                    Some(Way::Follow(reading, spool, at)) => {
+                        share::follow(reading, spool, at, up, down).await;
+                    }
+                    // As if a link were lost: whoever asks comes again.
+                    Some(Way::Cut) => {}
                 }
-                Some(Way::Follow(reading, spool, at)) => {
-                    share::follow(reading, spool, at, up, down).await;
-                }
-                // As if a link were lost: whoever asks comes again.
-                Some(Way::Cut) => {}
+            };
+            match conduit.data {
+                true => tie.while_it_moves(carried).await,
+                // Its bytes come from a relay before this one, which breaks it off where it stands still.
+                false => carried.await,
             }
         }
         Err(status) => {

@@ -46,9 +46,14 @@ pub(super) async fn serve(arrived: Arrived, admitted: Admitted, tie: Arc<Tie>) {
     let judge =
         JudgeConduitAnswer { from: Hop::Local, answer, asked: Asked::of(&request), to: hop };
     let Ok(Ok(answer)) = filter.send(judge).await else { return };
-    if write_answer(&own, &mut send, *answer).await.is_ok() {
-        let conduit = Conduit { send: Box::new(send), recv: Box::new(recv) };
-        run(&own, serve, conduit).await;
+    if write_answer(&own, &mut send, *answer).await.is_err() {
+        return;
+    }
+    let running = run(&own, serve, Conduit { send: Box::new(send), recv: Box::new(recv) });
+    match conduit.data {
+        true => tie.while_it_moves(running).await,
+        // Its bytes come from a relay on the way, which breaks it off where it stands still.
+        false => running.await,
     }
 }
 

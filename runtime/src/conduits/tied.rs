@@ -83,6 +83,7 @@ impl ConduitRecv for TiedRecv {
         let polled = ready!(self.stream.poll_chunks(cx, into));
         let read = into[before..].iter().map(Bytes::len).sum();
         self.tie.own.counters.read(read);
+        self.tie.count_moved(read);
         Poll::Ready(polled)
     }
 
@@ -118,7 +119,9 @@ impl ConduitSend for TiedSend {
         let len = |chunks: &VecDeque<Bytes>| chunks.iter().map(Bytes::len).sum::<usize>();
         let before = len(chunks);
         let polled = self.stream.poll_write(cx, chunks);
-        self.tie.own.counters.wrote(before - len(chunks));
+        let written = before - len(chunks);
+        self.tie.own.counters.wrote(written);
+        self.tie.count_moved(written);
         polled
     }
 

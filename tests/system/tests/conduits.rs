@@ -126,6 +126,45 @@ fn whoever_gives_up_is_heard_at_the_other_end() {
 }
 
 #[test]
+fn f_33_a_conduit_that_stands_still_is_broken_off_everywhere_after_a_minute() {
+    scenario(|net| async move {
+        let heard = serve(&net, "server", Serving::Flood(whole(64 * MIB))).await;
+        let Opened { mut conduit, .. } = open(&net, "site-1", "server").await.unwrap();
+        let refused = |cell: &str| net.cell(cell).running.own().counters.refused(Status::Deadline);
+        net.advance(Duration::from_secs(55)).await;
+        assert!(heard.lock().unwrap().ends.is_empty(), "it may yet be read");
+        net.advance(Duration::from_secs(20)).await;
+        assert_eq!(heard.lock().unwrap().ends, [Broken::Lost]);
+        let reports = net.inspect().await;
+        assert_eq!((reports["server"].conduits, reports["relay"].conduits), (0, 0));
+        assert!(refused("server") + refused("relay") >= 1, "nobody counted it");
+        let (read, end) = read_all(&mut conduit.recv).await;
+        assert!(read.len() < 64 * MIB);
+        assert_eq!(end, Err(Broken::Lost));
+        drop(conduit);
+        net.finish().await;
+    });
+}
+
+#[test]
+fn a_conduit_on_which_a_byte_moves_now_and_then_is_left_alone() {
+    scenario(|net| async move {
+        serve(&net, "server", Serving::Echo).await;
+        let Opened { mut conduit, .. } = open(&net, "site-1", "server").await.unwrap();
+        for _ in 0..4 {
+            net.advance(Duration::from_secs(45)).await;
+            conduit.send.write_one(&b"."[..]).await.unwrap();
+            let mut chunks = Vec::new();
+            assert_eq!(conduit.recv.chunks(&mut chunks).await, Ok(true));
+            assert_eq!(chunks.concat(), b".");
+        }
+        drop(conduit);
+        net.advance(Duration::from_secs(1)).await;
+        net.finish().await;
+    });
+}
+
+#[test]
 fn one_direction_may_end_before_the_other() {
     scenario(|net| async move {
         serve(&net, "server", Serving::Echo).await;

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use cellbus_attacks::{
-    Closed, RawPeer, Target, attack,
+    Closed, Outcome, RawPeer, Target, attack,
     peer::conduits::{PLAIN, stream_of},
     wire,
 };
@@ -22,6 +22,7 @@ use cellbus_proto::{
     codec::{Frame, body},
     envelope::{Address, FanTarget, Kind, Lane},
     status::Status,
+    well_known::QUIT,
 };
 
 /// Accepts everything, and lets go when the other end does.
@@ -98,6 +99,27 @@ fn w_30_what_is_no_conduit_closes_the_connection() {
         target.assert_refused(&before, &[("server", Status::BadFrame, tried)]).await;
         assert_eq!(served.0.load(Ordering::SeqCst), 0);
         assert_eq!(conduits(target, "server").await, 0);
+    });
+}
+
+#[test]
+fn p_26_whoever_has_left_for_good_loses_the_conduits_that_run() {
+    attack(async |target, _| {
+        holding(target, "server").await;
+        let mut x = RawPeer::registered(target, "server", "x").await;
+        let mut y = RawPeer::registered(target, "server", "y").await;
+        let (request, other) =
+            (x.conduit_request("server", "task/fetch"), y.conduit_request("server", "task/fetch"));
+        let (mut conduit, mut theirs) = (x.conduit(request).await, y.conduit(other).await);
+        conduit.answer().await.expect("it is let in");
+        theirs.answer().await.expect("it is let in");
+        assert_eq!(conduits(target, "server").await, 2);
+        let mut leave = x.request("server", "task/fetch");
+        (leave.header.target, leave.header.lane) = (QUIT.into(), Lane::Control);
+        leave.payload = Bytes::new();
+        assert!(matches!(x.ask(leave).await, Outcome::Replied(_)));
+        assert_eq!(conduit.reset_code().await, Some(1), "as lost");
+        assert_eq!(conduits(target, "server").await, 1, "those of others go on");
     });
 }
 

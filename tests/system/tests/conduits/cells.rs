@@ -19,6 +19,8 @@ pub enum Serving {
     Echo,
     /// Gives these bytes, and ends.
     Give(Bytes),
+    /// Gives these bytes for as long as somebody takes them.
+    Flood(Bytes),
     /// Does nothing until both directions have broken.
     Hold,
     /// Lets go when something has come.
@@ -80,6 +82,10 @@ async fn run(serving: Serving, mut conduit: Conduit, heard: Arc<Mutex<Heard>>) {
         Serving::Give(bytes) => {
             conduit.send.write_one(bytes).await.expect("it is read");
             conduit.send.finish();
+        }
+        Serving::Flood(bytes) => {
+            let end = conduit.send.write_one(bytes).await;
+            heard.lock().expect("no panic in between").ends.extend(end.err());
         }
         Serving::Hold => {
             let end = conduit.send.broken().await;

@@ -77,6 +77,32 @@ fn every_receiver_gets_it_and_is_counted_once() {
 }
 
 #[test]
+fn receivers_behind_one_relay_cost_the_holder_one_copy() {
+    scenario(
+        |_| {},
+        |net| async move {
+            let mut kept = Vec::new();
+            for site in &SITES[..2] {
+                kept.push(receives(&net, site, FetchOptions::default()).await);
+            }
+            let written = async |cell: &str| net.inspect().await[cell].counters.bytes_out;
+            let before = (written("server").await, written("relay").await);
+            let size = 6 * MIB as u64;
+            let sending = transfers(&net, "server").send(whole(6 * MIB), to(&SITES[..2])).await;
+            let outcome = within(sending.unwrap()).await;
+            assert_eq!((outcome.verdict, outcome.stored), (Verdict::Completed, 2));
+            settled(&net).await;
+            let grown = (written("server").await - before.0, written("relay").await - before.1);
+            assert!((size..size + size / 8).contains(&grown.0), "server: {} of {size}", grown.0);
+            assert!(grown.1 >= 2 * size, "relay: {} of {size}", grown.1);
+            drop(kept);
+            settled(&net).await;
+            net.finish().await;
+        },
+    );
+}
+
+#[test]
 fn one_that_refuses_fails_alone_and_the_whole_is_not_complete() {
     scenario(
         |_| {},
