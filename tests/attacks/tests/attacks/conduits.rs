@@ -107,7 +107,7 @@ fn p_26_whoever_has_left_for_good_loses_the_conduits_that_run() {
     attack(async |target, _| {
         holding(target, "server").await;
         let mut x = RawPeer::registered(target, "server", "x").await;
-        let mut y = RawPeer::registered(target, "server", "y").await;
+        let mut y = RawPeer::registered(target, "server", "z").await;
         let (request, other) =
             (x.conduit_request("server", "task/fetch"), y.conduit_request("server", "task/fetch"));
         let (mut conduit, mut theirs) = (x.conduit(request).await, y.conduit(other).await);
