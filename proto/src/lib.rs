@@ -31,6 +31,7 @@ pub mod registry;
 pub mod route;
 pub mod sealing;
 pub mod status;
+pub mod task;
 pub mod token;
 pub mod topology;
 pub mod transcript;
