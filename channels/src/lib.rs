@@ -19,6 +19,7 @@ mod message;
 mod passage;
 mod queue;
 pub mod replies;
+pub mod task;
 pub mod transfer;
 mod transport;
 
@@ -59,3 +60,8 @@ struct Messages;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/TRANSFERS.md")]
 struct TransfersPage;
+
+/// The examples of the page are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/TASKS.md")]
+struct TasksPage;

@@ -46,7 +46,11 @@ fn c_09_another_worker_of_the_site_takes_over_and_the_old_attempt_is_stale() {
     let task = board.post(at(0), posting(&["a"]));
     board.fetch(&site("a"), A);
     assert_eq!(given(board.fetch(&site("a"), B)), (task, 2));
-    assert_eq!(board.judge(&site("a"), A, task, 1), Err(Verdict::Stale), "the late one of attempt 1");
+    assert_eq!(
+        board.judge(&site("a"), A, task, 1),
+        Err(Verdict::Stale),
+        "the late one of attempt 1"
+    );
     assert_eq!(board.judge(&site("a"), A, task, 2), Err(Verdict::Stale), "another's attempt");
     assert_eq!(board.advance(&site("a"), A, task, 1, 0.5), None);
     assert_eq!(board.judge(&site("a"), B, task, 2), Ok(()));
@@ -169,7 +173,7 @@ fn every_message_survives_the_way() {
 #[test]
 fn a_fetch_is_these_bytes() {
     let fetch = wire::encode(&Fetch { worker: Octets([0xab; 16]), wait_ms: 1000 }, b"");
-    let expected = format!("00000017{}", format!("9301c410{}cd03e8", "ab".repeat(16)));
+    let expected = format!("000000179301c410{}cd03e8", "ab".repeat(16));
     assert_eq!(hex::encode(&fetch), expected);
 }
 

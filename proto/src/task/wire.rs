@@ -205,11 +205,7 @@ struct Fields<A>(A);
 impl<'de, A: SeqAccess<'de>> Fields<A> {
     fn begin(mut seq: A) -> Result<Self, A::Error> {
         let version: u16 = seq.next_element()?.ok_or_else(|| too_few(0))?;
-        if version == VERSION {
-            Ok(Self(seq))
-        } else {
-            Err(de::Error::custom("another version"))
-        }
+        if version == VERSION { Ok(Self(seq)) } else { Err(de::Error::custom("another version")) }
     }
 
     fn next<T: Deserialize<'de>>(&mut self) -> Result<T, A::Error> {

@@ -106,10 +106,11 @@ impl Roster for TreeRoster {
     }
 }
 
-/// Everybody may talk to everybody on the channels `task` and `notes`, topics `ping`, `slow`, `count`.
+/// Everybody may talk to everybody on the channels `task` and `notes`, topics `ping`, `slow`, `count`, `fetch`,
+/// `submit` and `progress`.
 #[must_use]
 pub fn open_policy() -> Vec<Rule> {
-    let topics = ["ping", "slow", "count", "fetch"];
+    let topics = ["ping", "slow", "count", "fetch", "submit", "progress"];
     ["task", "notes"]
         .into_iter()
         .map(|channel| {

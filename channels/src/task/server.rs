@@ -1,0 +1,384 @@
+//! The side that hands out tasks and takes results.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cellbus_proto::{
+    name::Fqcn,
+    task::{
+        Board, Fetched, Missing, Posting, Standing, TaskId,
+        wire::{self, Given, Task, Verdict},
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use super::{fetch, progress, submit};
+use crate::{Bus, Delivery, Failure, HandleError, HandlerOptions, Reply, from_fn};
+
+/// Time before the end of its budget at which a question is answered with nothing.
+const MARGIN: Duration = Duration::from_secs(1);
+/// Sites whose workers may wait for a task at once, each of them.
+const CONCURRENT: u32 = 4;
+
+/// Hands out tasks at one cell. Cheap to clone; every clone is the same board.
+#[derive(Clone)]
+pub struct Tasks {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    state: Mutex<State>,
+    news: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    board: Board,
+    posted: BTreeMap<TaskId, Posted>,
+}
+
+struct Posted {
+    told: Task,
+    body: Bytes,
+    check: Option<Arc<Check>>,
+    results: mpsc::UnboundedSender<Submitted>,
+}
+
+type Check = dyn Fn(&Submitted) -> Result<(), String> + Send + Sync;
+
+/// A task that is being described.
+#[must_use = "an order does nothing until it is posted"]
+pub struct Order {
+    name: String,
+    posting: Posting,
+    round: Option<(u32, Option<u32>)>,
+    content_type: Option<String>,
+    body: Bytes,
+    check: Option<Arc<Check>>,
+}
+
+/// A result that counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Submitted {
+    /// Who sent it, as verified.
+    pub site: Fqcn,
+    /// How much it counts beside the results of others, if it says.
+    pub weight: Option<f64>,
+    /// Figures about it.
+    pub metrics: BTreeMap<String, f64>,
+    /// Media type of the body.
+    pub content_type: Option<String>,
+    /// The result.
+    pub body: Bytes,
+}
+
+/// A task that sites work on. Dropping it ends the task.
+pub struct Running {
+    tasks: Tasks,
+    id: TaskId,
+    results: mpsc::UnboundedReceiver<Submitted>,
+    end: Option<TaskEnd>,
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskEnd {
+    /// Whether it did what was wanted.
+    pub end: End,
+    /// Sites that brought no result that counts.
+    pub missing: Missing,
+}
+
+/// Whether a task did what was wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Every site's result is there.
+    Complete,
+    /// Enough results are there.
+    Enough,
+    /// Too few came in time.
+    Failed,
+}
+
+impl Order {
+    /// A task called `name` for `sites`. Every one's result is wanted, for as long as `patience`.
+    pub fn new(
+        name: impl Into<String>,
+        sites: impl IntoIterator<Item = Fqcn>,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            posting: Posting::of_all(sites.into_iter().collect::<BTreeSet<_>>(), patience),
+            round: None,
+            content_type: None,
+            body: Bytes::new(),
+            check: None,
+        }
+    }
+
+    /// What the sites are given, and its media type. Shared by all answers, never copied for one. Default: nothing.
+    pub fn body(mut self, content_type: &str, body: impl Into<Bytes>) -> Self {
+        (self.content_type, self.body) = (Some(content_type.to_owned()), body.into());
+        self
+    }
+
+    /// Which round it is, from 0, and of how many. Default: none.
+    pub fn round(mut self, round: u32, of: Option<u32>) -> Self {
+        self.round = Some((round, of));
+        self
+    }
+
+    /// So many results are enough; the others are waited for `grace` longer. Default: all are wanted.
+    pub fn quorum(mut self, results: usize, grace: Duration) -> Self {
+        (self.posting.quorum, self.posting.grace) = (results, Some(grace));
+        self
+    }
+
+    /// Looks at every result before it counts; the text of an error is told to the worker, which may submit
+    /// again. Runs where messages are handled, so it must not block for long. Default: every result counts.
+    pub fn check(
+        mut self,
+        check: impl Fn(&Submitted) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        self.check = Some(Arc::new(check));
+        self
+    }
+}
+
+impl Tasks {
+    /// Serves the exchange at the cell of `bus`.
+    ///
+    /// # Errors
+    /// [`HandleError`] when somebody else serves it there.
+    pub async fn serve(bus: &Bus) -> Result<Self, HandleError> {
+        let tasks = Self { inner: Arc::default() };
+        let options = HandlerOptions::concurrent(CONCURRENT);
+        let (fetching, submitting, advancing) = (tasks.clone(), tasks.clone(), tasks.clone());
+        let handler = from_fn(move |delivery| fetching.clone().answer_fetch(delivery));
+        bus.handle_with(fetch(), options, handler).await?;
+        let handler =
+            from_fn(move |delivery: Delivery| std::future::ready(submitting.take(&delivery)));
+        bus.handle_with(submit(), options, handler).await?;
+        let handler =
+            from_fn(move |delivery: Delivery| std::future::ready(advancing.advance(&delivery)));
+        bus.handle_with(progress(), options, handler).await?;
+        Ok(tasks)
+    }
+
+    /// Hands out a task.
+    pub fn post(&self, order: Order) -> Running {
+        let (sender, results) = mpsc::unbounded_channel();
+        let (round, rounds) = order.round.unzip();
+        let mut state = self.state();
+        let id = state.board.post(Instant::now().into_std(), order.posting);
+        let told = Task {
+            id,
+            attempt: 0,
+            name: order.name,
+            round,
+            rounds: rounds.flatten(),
+            content_type: order.content_type,
+        };
+        let posted = Posted { told, body: order.body, check: order.check, results: sender };
+        state.posted.insert(id, posted);
+        drop(state);
+        self.tell();
+        Running { tasks: self.clone(), id, results, end: None }
+    }
+
+    /// Says to every worker that asks, and has nothing left to do, that the work is over.
+    pub fn close(&self) {
+        self.state().board.close();
+        self.tell();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self) {
+        self.inner.news.send_modify(|news| *news += 1);
+    }
+
+    async fn answer_fetch(self, delivery: Delivery) -> Result<Reply, Failure> {
+        let (asked, _) = decode::<wire::Fetch>(&delivery)?;
+        let patience = Duration::from_millis(asked.wait_ms.into());
+        let until = Instant::now() + patience.min(delivery.budget.saturating_sub(MARGIN));
+        let mut news = self.inner.news.subscribe();
+        loop {
+            news.mark_unchanged();
+            let message = {
+                let mut state = self.state();
+                match state.board.fetch(&delivery.origin.name, asked.worker) {
+                    Fetched::Nothing => None,
+                    Fetched::Over => Some(wire::encode(&Given::Over, b"")),
+                    Fetched::Task(given) => state.posted.get(&given.task).map(|posted| {
+                        let task = Task { attempt: given.attempt, ..posted.told.clone() };
+                        wire::encode(&Given::Task(task), &posted.body)
+                    }),
+                }
+            };
+            if let Some(message) = message {
+                return Ok(reply(message));
+            }
+            if !matches!(timeout_at(until, news.changed()).await, Ok(Ok(()))) {
+                return Ok(reply(wire::encode(&Given::Nothing, b"")));
+            }
+        }
+    }
+
+    fn take(&self, delivery: &Delivery) -> Result<Reply, Failure> {
+        let (submit, body) = decode::<wire::Submit>(delivery)?;
+        let submitted = Submitted {
+            site: delivery.origin.name.clone(),
+            weight: submit.weight,
+            metrics: submit.metrics,
+            content_type: submit.content_type,
+            body,
+        };
+        let verdict = self.judge(submit.worker, submit.task, submit.attempt, submitted);
+        Ok(reply(wire::encode(&verdict, b"")))
+    }
+
+    fn judge(
+        &self,
+        worker: cellbus_proto::task::Worker,
+        task: TaskId,
+        attempt: u32,
+        submitted: Submitted,
+    ) -> Verdict {
+        let judge = |state: &State| state.board.judge(&submitted.site, worker, task, attempt);
+        let check = {
+            let state = self.state();
+            if let Err(verdict) = judge(&state) {
+                return verdict;
+            }
+            state.posted.get(&task).and_then(|posted| posted.check.clone())
+        };
+        // Looked at without the lock: it may take a while.
+        if let Some(Err(why)) = check.map(|check| check(&submitted)) {
+            return Verdict::Rejected(why);
+        }
+        let mut state = self.state();
+        if let Err(verdict) = judge(&state) {
+            return verdict;
+        }
+        let accepted = state.board.accept(Instant::now().into_std(), &submitted.site, task);
+        let Some(posted) = state.posted.get(&task).filter(|_| accepted.is_ok()) else {
+            return Verdict::Late;
+        };
+        // Fails only when the task is being dropped, and its result with it.
+        let taken = posted.results.send(submitted);
+        drop(state);
+        self.tell();
+        if taken.is_ok() { Verdict::Accepted } else { Verdict::Late }
+    }
+
+    fn advance(&self, delivery: &Delivery) -> Result<Reply, Failure> {
+        let (said, _) = decode::<wire::Progress>(delivery)?;
+        let site = &delivery.origin.name;
+        let moved =
+            self.state().board.advance(site, said.worker, said.task, said.attempt, said.done);
+        if moved.is_some() {
+            self.tell();
+        }
+        Ok(Reply::default())
+    }
+}
+
+impl Running {
+    /// The next result that counts; `None` when the task has ended, which [`Self::end`] then explains.
+    ///
+    /// # Cancellation
+    /// Dropping the future loses no result.
+    pub async fn next(&mut self) -> Option<Submitted> {
+        let mut news = self.tasks.inner.news.subscribe();
+        loop {
+            news.mark_unchanged();
+            let now = Instant::now();
+            let standing = self.tasks.state().board.standing(now.into_std(), self.id);
+            if let Ok(result) = self.results.try_recv() {
+                return Some(result);
+            }
+            let until = match standing {
+                Ok(Standing::Waiting { until }) => Instant::from_std(until),
+                Ok(Standing::Complete) => return self.finish(End::Complete, Missing::new()),
+                Ok(Standing::Enough(missing)) => return self.finish(End::Enough, missing),
+                Ok(Standing::Failed(missing)) => return self.finish(End::Failed, missing),
+                Err(_) => return None,
+            };
+            tokio::select! {
+                _ = news.changed() => {}
+                () = sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// How far each site says that it is, 0 to 1; empty when the task has ended.
+    #[must_use]
+    pub fn progress(&self) -> BTreeMap<Fqcn, f64> {
+        self.tasks.state().board.progress(self.id).unwrap_or_default()
+    }
+
+    /// Waits until something has changed: a result, a progress, another task.
+    pub async fn changed(&self) {
+        // The sender lives as long as `self` does.
+        let _ = self.tasks.inner.news.subscribe().changed().await;
+    }
+
+    /// Waits for the end; results that nobody has taken are lost.
+    pub async fn end(&mut self) -> TaskEnd {
+        while self.next().await.is_some() {}
+        let failed = TaskEnd { end: End::Failed, missing: Missing::new() };
+        self.end.clone().unwrap_or(failed)
+    }
+
+    fn finish(&mut self, end: End, missing: Missing) -> Option<Submitted> {
+        self.end = Some(TaskEnd { end, missing });
+        self.over();
+        // One may have been accepted between the look and the end.
+        self.results.try_recv().ok()
+    }
+
+    fn over(&self) {
+        let mut state = self.tasks.state();
+        state.board.end(self.id);
+        state.posted.remove(&self.id);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.over();
+    }
+}
+
+impl fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tasks").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+fn decode<T: wire::Header>(delivery: &Delivery) -> Result<(T, Bytes), Failure> {
+    wire::decode(&delivery.payload).map_err(|bad| Failure::failed(bad.to_string()))
+}
+
+fn reply(payload: Bytes) -> Reply {
+    Reply { payload, content_type: Some(wire::CONTENT_TYPE.into()) }
+}
