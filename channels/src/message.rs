@@ -199,7 +199,10 @@ impl RequestBuilder {
         let Self { bus, to, outgoing } = self;
         let outgoing = passage::out(bus.filters(), &to, outgoing)
             .map_err(|error| passage::not_published(&bus.name(), &error))?;
-        bus.transport().publish(to, outgoing).await
+        match bus.transport().publish_at_once(&to, &outgoing) {
+            Some(outcome) => outcome,
+            None => bus.transport().publish(to, outgoing).await,
+        }
     }
 
     /// Sends the request and has every cell on the way, and the last, note what it did with it. Handed to the

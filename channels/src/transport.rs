@@ -88,6 +88,15 @@ pub trait Transport: Send + Sync + 'static {
     /// message has [`Flags::RECEIPT`], that the destination cell has.
     fn publish(&self, to: Fqcn, outgoing: Outgoing) -> BoxFuture<Result<(), PublishError>>;
 
+    /// As [`Self::publish`], where that can be done without waiting for anything; else `None`, and nothing has
+    /// been done.
+    ///
+    /// Default: nothing can.
+    fn publish_at_once(&self, to: &Fqcn, outgoing: &Outgoing) -> Option<Result<(), PublishError>> {
+        let _never_sent = (to, outgoing);
+        None
+    }
+
     /// Registers a handler; it stays until the bus is closed.
     fn register(
         &self,

@@ -56,6 +56,19 @@ pub fn encode(items: impl IntoIterator<Item = Bytes>) -> Result<Bytes, BatchErro
     write(items.into_iter(), |item, out| put(&item, out))
 }
 
+/// Puts items into one payload, in order, where they are known to be few and short.
+pub(crate) fn encode_sized(items: &[Bytes]) -> Bytes {
+    debug_assert!(items.len() <= ITEMS_MAX);
+    let len: usize = items.iter().map(|item| 4 + item.len()).sum();
+    let mut out = BytesMut::with_capacity(4 + len);
+    out.put_u32(items.len() as u32);
+    for item in items {
+        out.put_u32(item.len() as u32);
+        out.put_slice(item);
+    }
+    out.freeze()
+}
+
 /// The items of a batch: slices of `batch`, nothing is copied.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::{
     admission::Admitted,
+    bundle,
     envelope::{Envelope, Extras, FanTarget},
 };
 
@@ -55,10 +56,11 @@ impl Admitted {
         Some(first)
     }
 
-    /// How many messages for single cells this one stands for.
+    /// How many messages for single cells this one stands for, those of a bundle included.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.header().fan().len().max(1)
+        let bundled = bundle::count(self.header(), &self.envelope().payload);
+        self.header().fan().len().max(1) * usize::try_from(bundled).unwrap_or(1)
     }
 
     /// The messages for single cells that this one stands for.

@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod batch;
 pub mod breaker;
+pub mod bundle;
 pub mod causes;
 pub mod challenge;
 pub mod codec;

@@ -54,6 +54,12 @@ impl<K: Ord + Clone> Order<K> {
         Turn::Later
     }
 
+    /// Whether nothing of a sequence runs or waits, so that what comes next may start at once.
+    #[must_use]
+    pub fn is_idle(&self, key: &K) -> bool {
+        !self.lanes.contains_key(key)
+    }
+
     /// What has started has not ended yet.
     pub fn hold(&mut self, key: &K) {
         match self.lanes.get_mut(key) {

@@ -19,7 +19,6 @@ use cellbus_channels::{
     transfer::Shelf,
 };
 use cellbus_proto::{
-    envelope::Kind,
     name::{Fqcn, Segment},
     status::Status,
     transcript::Signable,
@@ -30,7 +29,7 @@ use tokio::sync::{broadcast::error::RecvError, mpsc, oneshot, watch};
 use crate::{
     cell::{
         Answer, Ask, AskMany, Below, Cell, CellState, GiveUp, GiveUpMany, HandlerTable, LeaseFor,
-        SubmitMany, TakeAsks, check_outgoing, millis,
+        SubmitMany, TakeAsks, check_outgoing, millis, publish_of,
     },
     clock, conduits,
     ingress::{self, Leases, NotPushed},
@@ -139,12 +138,15 @@ fn tell(own: &Arc<Own>, cell: &Addr<Cell>, ask: Ask) -> Result<(), Gone> {
 }
 
 impl CellTransport {
-    /// Publishes where the way is known and has room.
+    /// Publishes where the way is known and has room. The lease is of a message with the same flags, so what
+    /// needs protection, or is waited for, is not among it.
     fn publish_now(&self, to: &Fqcn, outgoing: &Outgoing) -> Option<Result<(), PublishError>> {
         let generation = self.own.generation();
         let pushed = self.leases.with(to, &outgoing.target, generation, |lease| {
             let budget = outgoing.budget.unwrap_or(lease.budget);
-            let sendable = check_outgoing(outgoing, lease.payload_max).is_ok()
+            let sendable = lease.common.flags == outgoing.flags
+                && lease.lane == outgoing.lane
+                && check_outgoing(outgoing, lease.payload_max).is_ok()
                 && millis(budget) > 0
                 && lease.has_room(outgoing.lane)
                 && self.own.ingress.has_room();
@@ -152,8 +154,8 @@ impl CellTransport {
                 return None;
             }
             let sequence = self.own.next_sequence();
-            let kind = Kind::Publish;
-            let envelope = self.own.envelope(kind, sequence, to, outgoing, millis(budget));
+            let common = Arc::clone(&lease.common);
+            let envelope = publish_of(common, sequence, outgoing, millis(budget));
             Some(ingress::push(&self.own, envelope, &lease.filter))
         })??;
         match pushed {
@@ -241,6 +243,10 @@ impl Transport for CellTransport {
         }
     }
 
+    fn publish_at_once(&self, to: &Fqcn, outgoing: &Outgoing) -> Option<Result<(), PublishError>> {
+        self.publish_now(to, outgoing)
+    }
+
     fn publish(&self, to: Fqcn, outgoing: Outgoing) -> BoxFuture<Result<(), PublishError>> {
         if self.protects(std::slice::from_ref(&to), &outgoing) {
             return Box::pin(self.clone().publish_protected(to, outgoing));
@@ -252,10 +258,7 @@ impl Transport for CellTransport {
                 receipt.map(|_empty| ()).map_err(PublishError::from)
             });
         }
-        match self.publish_now(&to, &outgoing) {
-            Some(outcome) => Box::pin(std::future::ready(outcome)),
-            None => Box::pin(self.clone().publish_later(to, outgoing)),
-        }
+        Box::pin(self.clone().publish_later(to, outgoing))
     }
 
     fn register(

@@ -62,7 +62,7 @@ use self::{
     registrar::Registrar,
 };
 pub(crate) use self::{
-    ask::{check_outgoing, millis},
+    ask::{check_outgoing, millis, publish_of},
     protect::{KeyOf, SubmitProtected},
     registrar::random_nonce,
     root::announcement_signable,
@@ -370,7 +370,7 @@ impl Cell {
     }
 
     fn take(&mut self, admitted: Admitted, ctx: &mut Context<Self>) {
-        self.own.counters.deliver();
+        self.own.counters.deliver_many(admitted.count() as u64);
         if let Some(admitted) = self.protect_in(admitted, ctx) {
             self.take_clear(admitted, ctx);
         }

@@ -71,7 +71,11 @@ impl Counters {
     }
 
     pub(crate) fn deliver(&self) {
-        self.delivered.fetch_add(1, Ordering::Relaxed);
+        self.deliver_many(1);
+    }
+
+    pub(crate) fn deliver_many(&self, messages: u64) {
+        self.delivered.fetch_add(messages, Ordering::Relaxed);
     }
 
     pub(crate) fn exempt(&self) {
@@ -96,13 +100,18 @@ impl Counters {
         self.dead[status as usize].fetch_add(messages as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn bury(&self, status: Status) {
-        self.dead[status as usize].fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn bury(&self, status: Status, messages: u64) {
+        self.dead[status as usize].fetch_add(messages, Ordering::Relaxed);
     }
 
     /// Counts a refusal and gives how many there have been with this code.
     pub(crate) fn refuse(&self, status: Status) -> u64 {
-        self.refused[status as usize].fetch_add(1, Ordering::Relaxed) + 1
+        self.refuse_many(status, 1)
+    }
+
+    /// Counts the refusal of a message that is `messages` ones.
+    pub(crate) fn refuse_many(&self, status: Status, messages: u64) -> u64 {
+        self.refused[status as usize].fetch_add(messages, Ordering::Relaxed) + messages
     }
 
     pub(crate) fn late_reply(&self) {

@@ -2,7 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use cellbus_proto::{
+    bundle,
     dead_letters::{ChannelClass, DeadLetter, DeadLetters},
     envelope::Header,
     route::Hop,
@@ -54,6 +56,13 @@ impl DeadLetterOffice {
                 destination = %header.destination.name, target = %header.target, ?from, left_out,
                 "a message has ended here"
             );
+        }
+    }
+
+    /// Remembers each of the messages that one stands for.
+    pub fn bury_all(&self, header: &Header, payload: &Bytes, status: Status, from: Hop) {
+        for len in bundle::lengths(header, payload) {
+            self.bury(header, len, status, from);
         }
     }
 

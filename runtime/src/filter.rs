@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message};
 use cellbus_proto::{
     admission::{Admitted, Arrival, Consequence, Gate, Peer, Permit, Refused},
+    bundle,
     envelope::{Envelope, Header, Kind},
     fan,
     inflight::InFlight,
@@ -328,7 +329,7 @@ impl AuthFilter {
         });
         self.count_refusal(status, &envelope, from);
         if consequence != Consequence::Answer || !envelope.header.wants_answer() {
-            self.own.dead_letters.bury(&envelope.header, envelope.payload.len(), status, from);
+            self.own.dead_letters.bury_all(&envelope.header, &envelope.payload, status, from);
         }
         match consequence {
             Consequence::Answer => {
@@ -347,7 +348,8 @@ impl AuthFilter {
     }
 
     fn count_refusal(&mut self, status: Status, envelope: &Envelope, from: Hop) {
-        let count = self.own.counters.refuse(status);
+        let publishes = bundle::count(&envelope.header, &envelope.payload);
+        let count = self.own.counters.refuse_many(status, publishes);
         self.observe_refused(status, envelope, from);
         let Some(suppressed) = self.throttle.allow(status, clock::now()) else { return };
         let header = &envelope.header;
@@ -479,6 +481,7 @@ impl Handler<TakeIngress> for AuthFilter {
         told.0 = None;
         let batch = self.own.ingress.take();
         let weight = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        let batch = bundle::join(batch, |common| self.own.bundled(common));
         let mut out = self.departures();
         for envelope in batch {
             let _ = self.take_whole(Hop::Local, envelope, &mut out);

@@ -361,6 +361,8 @@ impl RunningCell {
     pub fn set_policy(&self, policy: Arc<Policy>) {
         self.policy.set(&policy);
         self.own.protection.set_policy(Arc::clone(&policy));
+        // Leases are of messages that the former policy wanted no seal of.
+        self.own.advance_generation();
         if let Some(group) = self.group() {
             // Fails only when the filter has ended.
             let _ = post(&group.filter, SetPolicy(policy));

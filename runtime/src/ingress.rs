@@ -16,7 +16,7 @@ use std::{
 
 use actix::Addr;
 use cellbus_proto::{
-    envelope::{Envelope, Lane, cost},
+    envelope::{Common, Envelope, Lane, cost},
     folded::Folded,
     name::{ChannelTopic, Fqcn},
 };
@@ -54,6 +54,10 @@ pub struct Lease {
     pub way: Way,
     /// Who decides on the messages.
     pub filter: Addr<AuthFilter>,
+    /// What the messages have in common.
+    pub common: Arc<Common>,
+    /// The lane that was asked for.
+    pub lane: Lane,
     /// Budget of a message that states none.
     pub budget: Duration,
     /// Largest payload, in bytes.

@@ -201,6 +201,15 @@ impl Own {
         })
     }
 
+    /// What bundles of publishes with `common` have in common.
+    #[must_use]
+    pub fn bundled(&self, common: &Arc<Common>) -> Arc<Common> {
+        self.commons.of_bundle(common, || Common {
+            flags: common.flags.with(Flags::BATCH),
+            ..Common::clone(common)
+        })
+    }
+
     /// The session token in force.
     #[must_use]
     pub fn token(&self) -> Option<Token> {
@@ -211,5 +220,7 @@ impl Own {
     pub fn set_token(&self, token: Option<Token>) {
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
         self.commons.forget();
+        // Leases hold what carries the token.
+        self.advance_generation();
     }
 }

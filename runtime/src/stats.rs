@@ -7,7 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cellbus_proto::{dead_letters::ChannelClass, envelope::Lane};
+use cellbus_proto::{
+    bundle,
+    dead_letters::ChannelClass,
+    envelope::{Envelope, Lane},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
@@ -72,16 +76,13 @@ pub struct MessageCount {
 }
 
 impl Stats {
-    /// A message was let in; counted with [`Self::count`].
-    pub(crate) fn admitted(
-        &self,
-        lane: Lane,
-        class: ChannelClass,
-        payload_len: usize,
-        tally: &mut Tally,
-    ) {
-        tally.messages[class as usize][lane as usize] += 1;
-        tally.payload_bytes.add(payload_len as u64, &self.payload_bytes);
+    /// A message was let in; counted with [`Self::count`]. The publishes of a bundle count each, with the
+    /// mean of their payloads.
+    pub(crate) fn admitted(&self, class: ChannelClass, message: &Envelope, tally: &mut Tally) {
+        let (header, len) = (&message.header, message.payload.len() as u64);
+        let count = bundle::count(header, &message.payload);
+        tally.messages[class as usize][header.lane as usize] += count;
+        tally.payload_bytes.add_many(len / count, count, &self.payload_bytes);
     }
 
     /// Counts what the filter has let in since the last time, and says how much that is.
@@ -105,6 +106,12 @@ impl Stats {
     /// A handler has ended, `span` after it was started.
     pub(crate) fn handled(&self, span: Duration) {
         self.handler_us.record(micros(span));
+    }
+
+    /// Handlers have ended that were run one after the other, `span` after the first was started.
+    pub(crate) fn handled_many(&self, span: Duration, handlers: u32) {
+        let each = micros(span.checked_div(handlers).unwrap_or_default());
+        self.handler_us.record_many(each, handlers.into());
     }
 
     /// A message leaves that has been here for as long as `waited` says, which is asked of one in 64.
@@ -150,7 +157,31 @@ fn micros(span: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use cellbus_proto::envelope::{Address, Common, Flags, Header, Kind};
+
     use super::*;
+
+    fn message(lane: Lane, flags: Flags, payload: Vec<u8>) -> Envelope {
+        let common = Common {
+            origin: Address::any("site-1".parse().unwrap()),
+            destination: Address::any("server".parse().unwrap()),
+            target: "notes/any".parse().unwrap(),
+            token: None,
+            lane,
+            flags,
+        };
+        let header = Header {
+            kind: Kind::Publish,
+            sequence: 1,
+            common: Arc::new(common),
+            budget_ms: 1,
+            hops_left: 0,
+            extras: None,
+        };
+        Envelope { header, payload: payload.into() }
+    }
 
     #[test]
     fn one_message_in_sixty_four_has_its_time_in_the_queue_measured_the_first_among_them() {
@@ -171,16 +202,23 @@ mod tests {
     fn messages_are_counted_by_lane_and_class_and_never_by_name() {
         let stats = Stats::default();
         let mut tally = Tally::default();
-        stats.admitted(Lane::Bulk, ChannelClass::Application, 100, &mut tally);
-        stats.admitted(Lane::Bulk, ChannelClass::Application, 0, &mut tally);
-        stats.admitted(Lane::Control, ChannelClass::System, 3, &mut tally);
-        assert_eq!(stats.count(&mut tally), 3);
+        let bundle = [&[0, 0, 0, 2][..], &[0; 98]].concat();
+        let bulk = message(Lane::Bulk, Flags::default(), vec![0; 100]);
+        stats.admitted(ChannelClass::Application, &bulk, &mut tally);
+        let bulk = message(Lane::Bulk, Flags::default(), Vec::new());
+        stats.admitted(ChannelClass::Application, &bulk, &mut tally);
+        let two = message(Lane::Interactive, Flags::BATCH, bundle);
+        stats.admitted(ChannelClass::Application, &two, &mut tally);
+        let control = message(Lane::Control, Flags::default(), vec![0; 3]);
+        stats.admitted(ChannelClass::System, &control, &mut tally);
+        assert_eq!(stats.count(&mut tally), 5);
         assert_eq!(stats.count(&mut tally), 0, "nothing is counted twice");
         let report = stats.report();
         let counted: Vec<_> = report.messages.iter().filter(|row| row.count > 0).collect();
         assert_eq!(report.messages.len(), 6, "as many rows as there are sorts");
         assert_eq!((counted[0].class.as_str(), counted[0].lane.as_str()), ("system", "control"));
-        assert_eq!((counted[1].lane.as_str(), counted[1].count), ("bulk", 2));
-        assert_eq!((report.payload_bytes.count, report.payload_bytes.sum), (3, 103));
+        assert_eq!((counted[1].lane.as_str(), counted[1].count), ("interactive", 2));
+        assert_eq!((counted[2].lane.as_str(), counted[2].count), ("bulk", 2));
+        assert_eq!((report.payload_bytes.count, report.payload_bytes.sum), (5, 205));
     }
 }

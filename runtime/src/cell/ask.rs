@@ -12,7 +12,7 @@ use bytes::Bytes;
 use cellbus_channels::{Outgoing, Reply, RequestError};
 use cellbus_proto::{
     admission::Admitted,
-    envelope::{Address, Envelope, Extras, Header, Incarnation, Kind, Lane},
+    envelope::{Address, Common, Envelope, Extras, Header, Incarnation, Kind, Lane},
     exchange::{Completed, Stray},
     folded::Folded,
     name::Fqcn,
@@ -103,6 +103,18 @@ pub struct FailOwn {
     pub sequence: u64,
     /// Why.
     pub status: Status,
+}
+
+/// A publish of which everything in common with others is known.
+pub(crate) fn publish_of(
+    common: Arc<Common>,
+    sequence: u64,
+    outgoing: &Outgoing,
+    budget_ms: u32,
+) -> Envelope {
+    let extras = extras(outgoing);
+    let header = Header { kind: Kind::Publish, sequence, common, budget_ms, hops_left: 0, extras };
+    Envelope { header, payload: outgoing.payload.clone() }
 }
 
 impl Own {

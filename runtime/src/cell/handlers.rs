@@ -25,6 +25,7 @@ use cellbus_proto::{
 mod accept;
 mod answer;
 mod batch;
+mod bundle;
 mod cancel;
 mod run;
 mod stream;

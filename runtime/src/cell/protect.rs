@@ -209,8 +209,8 @@ impl Cell {
         if header.wants_answer() && status != Status::Duplicate {
             self.answer_failed(header, status, Bytes::new());
         } else {
-            let len = admitted.envelope().payload.len();
-            self.own.dead_letters.bury(header, len, status, admitted.arrived());
+            let payload = &admitted.envelope().payload;
+            self.own.dead_letters.bury_all(header, payload, status, admitted.arrived());
         }
     }
 

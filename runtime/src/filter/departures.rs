@@ -92,13 +92,13 @@ impl AuthFilter {
         out: &mut Departures,
     ) -> Result<(), Status> {
         for mut part in admitted.split() {
-            self.own.counters.bury(status);
+            self.own.counters.bury(status, part.count() as u64);
             part.note(&self.own.name, || format!("not passed on: {}", status.code()));
             let arrived = part.arrived();
             self.observe_refused(status, part.envelope(), arrived);
             if !part.header().wants_answer() {
-                let len = part.envelope().payload.len();
-                self.own.dead_letters.bury(part.header(), len, status, arrived);
+                let payload = &part.envelope().payload;
+                self.own.dead_letters.bury_all(part.header(), payload, status, arrived);
             }
             self.give_back(&part.into_envelope().header, arrived, status, out);
         }

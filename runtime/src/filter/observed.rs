@@ -19,8 +19,7 @@ impl AuthFilter {
             Permit::Rule { .. } | Permit::Job => ChannelClass::Application,
         };
         let envelope = admitted.envelope();
-        let (lane, len) = (envelope.header.lane, envelope.payload.len());
-        self.own.stats.admitted(lane, class, len, &mut self.tally);
+        self.own.stats.admitted(class, envelope, &mut self.tally);
         if self.own.taps.any() {
             let from = self.neighbour_name(admitted.arrived());
             let reason = || self.gate.reason(admitted.permit());

@@ -25,6 +25,8 @@ struct Known {
     sent: Map<(usize, usize, Lane, Flags), Arc<Common>>,
     /// Answers, by where what the requests have in common lives; with that, so that it stays there.
     answers: Map<usize, (Arc<Common>, Arc<Common>)>,
+    /// Bundles, by where what their publishes have in common lives; with that, so that it stays there.
+    bundles: Map<usize, (Arc<Common>, Arc<Common>)>,
 }
 
 impl Commons {
@@ -78,11 +80,29 @@ impl Commons {
         answer
     }
 
+    /// What bundles of such publishes have in common; `new` where it is not known.
+    pub(super) fn of_bundle(
+        &self,
+        publish: &Arc<Common>,
+        new: impl FnOnce() -> Common,
+    ) -> Arc<Common> {
+        let bundles = &mut self.lock().bundles;
+        let key = Arc::as_ptr(publish).addr();
+        if let Some((_, bundle)) = bundles.get(&key) {
+            return Arc::clone(bundle);
+        }
+        let bundle = Arc::new(new());
+        forget_when_full(bundles);
+        bundles.insert(key, (Arc::clone(publish), Arc::clone(&bundle)));
+        bundle
+    }
+
     /// Forgets what carries a token.
     pub(super) fn forget(&self) {
         let mut known = self.lock();
         known.sent.clear();
         known.answers.clear();
+        known.bundles.clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

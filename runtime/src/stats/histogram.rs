@@ -64,8 +64,13 @@ impl Histogram {
 
     /// Counts one value.
     pub fn record(&self, value: u64) {
-        self.buckets[index(value)].fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add(value, Ordering::Relaxed);
+        self.record_many(value, 1);
+    }
+
+    /// Counts `value` as many times as `count` says.
+    pub(crate) fn record_many(&self, value: u64, count: u64) {
+        self.buckets[index(value)].fetch_add(count, Ordering::Relaxed);
+        self.sum.fetch_add(value * count, Ordering::Relaxed);
         // Seldom true after the first few, and a load costs nothing.
         if value > self.max.load(Ordering::Relaxed) {
             self.max.fetch_max(value, Ordering::Relaxed);
@@ -124,15 +129,15 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
-    /// Adds `value`; what is of another bucket is counted in `histogram` first.
-    pub(crate) fn add(&mut self, value: u64, histogram: &Histogram) {
+    /// Adds `value` as many times as `count` says; what is of another bucket is counted in `histogram` first.
+    pub(crate) fn add_many(&mut self, value: u64, count: u64, histogram: &Histogram) {
         let bucket = index(value);
         if bucket != self.bucket {
             histogram.take(self);
             self.bucket = bucket;
         }
-        self.count += 1;
-        self.sum += value;
+        self.count += count;
+        self.sum += value * count;
         self.max = self.max.max(value);
     }
 }

@@ -1,5 +1,7 @@
 //! Publishes of this cell itself, to one cell: the way that a sender is told once and then takes by itself.
 
+use std::sync::Arc;
+
 use actix::{Handler, Message, ResponseFuture};
 use cellbus_channels::Outgoing;
 use cellbus_proto::{envelope::Kind, name::Fqcn, status::Status};
@@ -29,12 +31,13 @@ impl Handler<LeaseFor> for Cell {
         };
         let sequence = self.own.next_sequence();
         let envelope = self.own.envelope(Kind::Publish, sequence, &to, &outgoing, millis(budget));
+        let (common, lane) = (Arc::clone(&envelope.header.common), outgoing.lane);
         let asked = self.filter.send(AskLease(envelope));
         let (filter, budget) = (self.filter.clone(), self.settings.budget);
         let payload_max = self.settings.payload_max;
         Box::pin(async move {
             let way = asked.await.unwrap_or(Err(Status::ShuttingDown))?;
-            Ok(Lease { way, filter, budget, payload_max })
+            Ok(Lease { way, filter, common, lane, budget, payload_max })
         })
     }
 }

@@ -10,6 +10,7 @@ use cellbus_channels::{
 };
 use cellbus_proto::{
     admission::{Admitted, Verified},
+    bundle,
     dedupe::{RequestId, Seen},
     envelope::{Envelope, Flags, Header, Kind},
     exchange::retry_after_detail,
@@ -44,6 +45,26 @@ pub(super) struct Incoming {
     pub(super) id: Option<RequestId>,
 }
 
+impl Incoming {
+    /// What its handler gets, but for the payload.
+    pub(super) fn delivery(&self) -> Delivery {
+        let Self { request, claims, .. } = self;
+        let origin = Origin {
+            name: claims.subject.clone(),
+            kind: claims.kind,
+            org: claims.org.clone(),
+            job: claims.job.clone(),
+        };
+        let mut delivery = Delivery::new(origin, request.target.clone(), Bytes::new());
+        delivery.content_type = request.content_type().cloned();
+        if let Some(extras) = &request.extras {
+            delivery.headers = extras.headers.clone();
+        }
+        delivery.expects_reply = request.kind == Kind::Request;
+        delivery
+    }
+}
+
 impl Cell {
     /// Gives a message to its handler, now or when its turn comes.
     pub(in crate::cell) fn dispatch(
@@ -73,7 +94,9 @@ impl Cell {
         let is_batch = request.flags.contains(Flags::BATCH);
         let incoming =
             Incoming { request, payload, claims, arrived, deadline, registration, purpose, id };
-        if is_batch {
+        if bundle::is_bundle(&incoming.request) {
+            self.accept_bundle(incoming, ctx);
+        } else if is_batch {
             self.accept_batch(incoming, ctx);
         } else {
             self.accept(incoming, ctx);
@@ -132,20 +155,10 @@ impl Cell {
 
     /// Takes on a message, or says why not.
     pub(super) fn accept(&mut self, incoming: Incoming, ctx: &mut Context<Self>) {
-        let Incoming { request, payload, claims, arrived, deadline, registration, purpose, id } =
+        let mut delivery = incoming.delivery();
+        let Incoming { request, payload, arrived, deadline, registration, purpose, id, .. } =
             incoming;
-        let origin = Origin {
-            name: claims.subject.clone(),
-            kind: claims.kind,
-            org: claims.org.clone(),
-            job: claims.job.clone(),
-        };
-        let mut delivery = Delivery::new(origin, request.target.clone(), payload);
-        delivery.content_type = request.content_type().cloned();
-        if let Some(extras) = &request.extras {
-            delivery.headers = extras.headers.clone();
-        }
-        delivery.expects_reply = request.kind == Kind::Request;
+        delivery.payload = payload;
         let size = delivery.payload.len() + OVERHEAD;
         let mut ticket = Ticket::new(request, size, purpose, id, arrived);
         delivery = match self.filter_in(delivery) {
@@ -223,7 +236,10 @@ impl Cell {
         let arrived = admitted.arrived();
         let Envelope { header, payload } = admitted.into_envelope();
         if !header.wants_answer() {
-            self.own.dead_letters.bury(&header, payload.len(), status, arrived);
+            // Answering below counts one of them.
+            let others = bundle::count(&header, &payload) - 1;
+            self.own.counters.refuse_many(status, others);
+            self.own.dead_letters.bury_all(&header, &payload, status, arrived);
         }
         self.answer_failed(&header, status, Bytes::new());
     }

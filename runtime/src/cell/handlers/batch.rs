@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::Context;
 use bytes::Bytes;
 use cellbus_proto::{
-    batch::{self, Outcome},
+    batch::{self, BatchError, Outcome},
     dedupe::RequestId,
     envelope::Header,
     status::Status,
@@ -32,12 +32,7 @@ impl Cell {
     pub(super) fn accept_batch(&mut self, whole: Incoming, ctx: &mut Context<Self>) {
         let items = match batch::decode(whole.payload.clone()) {
             Ok(items) => items,
-            Err(error) => {
-                let answer = Answer::failed(Status::BadFrame, error.to_string().into());
-                let Incoming { request, payload, purpose, id, arrived, .. } = whole;
-                let ticket = Ticket::new(request, payload.len() + OVERHEAD, purpose, id, arrived);
-                return self.refuse_ticket(ticket, answer);
-            }
+            Err(error) => return self.refuse_batch(whole, error),
         };
         let number = self.handlers.next_number();
         let batch = Batch {
@@ -61,6 +56,14 @@ impl Cell {
             self.accept(one, ctx);
         }
         self.finish_batch(number);
+    }
+
+    /// Ends a message that says to be many and is not.
+    pub(super) fn refuse_batch(&mut self, whole: Incoming, error: BatchError) {
+        let answer = Answer::failed(Status::BadFrame, error.to_string().into());
+        let Incoming { request, payload, purpose, id, arrived, .. } = whole;
+        let ticket = Ticket::new(request, payload.len() + OVERHEAD, purpose, id, arrived);
+        self.refuse_ticket(ticket, answer);
     }
 
     /// Notes what became of one message of a batch.

@@ -64,6 +64,16 @@ pub(super) struct Work {
     pub(super) registration: Arc<Registration>,
 }
 
+/// A handler that has been polled once.
+pub(super) struct Begun {
+    pub(super) call: Call,
+    /// What came of that.
+    pub(super) first: Option<Step>,
+    /// When it was started.
+    pub(super) since: Instant,
+    pub(super) deadline: Instant,
+}
+
 /// A message whose handler was not ready at once.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -153,6 +163,22 @@ impl Cell {
             Poll::Ready(Step::Reply(reply)) => Some(Step::Reply(reply)),
             Poll::Pending => None,
         };
+        span.in_scope(|| {
+            let begun = Begun { call, first, since: now, deadline };
+            self.go_on(number, ticket, begun, is_held, ctx);
+        });
+    }
+
+    /// Has a handler that was not ready at once go on in a task of its own.
+    pub(super) fn go_on(
+        &mut self,
+        number: u64,
+        ticket: Ticket,
+        begun: Begun,
+        is_held: bool,
+        ctx: &mut Context<Self>,
+    ) {
+        let Begun { call, first, since, deadline } = begun;
         self.handlers.order.hold(&ticket.lane);
         if !is_held {
             self.handlers.load.hold(&ticket.request.origin.name, ticket.size);
@@ -166,9 +192,9 @@ impl Cell {
         let driven = drive(ctx.address(), number, call, first, deadline, cancelled, target);
         let work = async move {
             driven.await;
-            stats.handled(clock::now().saturating_duration_since(now));
+            stats.handled(clock::now().saturating_duration_since(since));
         };
-        actix::spawn(work.instrument(span));
+        actix::spawn(work.in_current_span());
     }
 
     fn end_at_once(&mut self, ticket: Ticket, ending: Ending, is_held: bool) {

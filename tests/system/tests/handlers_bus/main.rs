@@ -11,6 +11,7 @@ use cellbus_channels::{Bus, Delivery, Failure, HandlerOptions, Reply, from_fn};
 use cellbus_harness::{guard::LogGuard, net::Net, seeds::run_paused, sim::SimNet};
 
 mod batches;
+mod bundles;
 mod cancelling;
 mod filters;
 mod later;

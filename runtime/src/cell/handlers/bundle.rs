@@ -1,0 +1,132 @@
+//! Publishes that came in one message: handed out one by one, and as long as each ends at once, with nothing
+//! kept of any.
+
+use std::{
+    sync::Arc,
+    task::{Context as Poller, Poll, Waker},
+};
+
+use actix::Context;
+use bytes::Bytes;
+use cellbus_channels::{
+    call::{Call, Outcome, Step},
+    filter::Point,
+};
+use cellbus_proto::{batch, name::Fqcn};
+
+use super::{
+    LaneKey,
+    accept::{Incoming, OVERHEAD},
+    run::{Begun, Ending, Purpose, Ticket},
+};
+use crate::{cell::Cell, clock, stats};
+
+/// Handlers after which the clock is read.
+const LOOK: usize = 16;
+
+impl Cell {
+    /// Takes on every publish of a bundle, in order. Nobody waits for them.
+    pub(super) fn accept_bundle(&mut self, whole: Incoming, ctx: &mut Context<Self>) {
+        let mut items = match batch::decode(whole.payload.clone()) {
+            Ok(items) => items.into_iter(),
+            Err(error) => return self.refuse_batch(whole, error),
+        };
+        if self.is_straight(&whole, items.as_slice()) {
+            self.run_straight(&whole, &mut items, ctx);
+        }
+        for payload in items {
+            self.accept(one_of(&whole, payload), ctx);
+        }
+    }
+
+    /// Whether the messages can be handed out right away: no filter looks at them, none waits before them,
+    /// there is room for the largest, and time.
+    fn is_straight(&mut self, whole: &Incoming, items: &[Bytes]) -> bool {
+        let request = &whole.request;
+        let largest = items.iter().map(Bytes::len).max().unwrap_or(0) + OVERHEAD;
+        let origin: &Fqcn = &request.origin.name;
+        !self.own.filters.applies(Point::RequestIn, &request.target)
+            && self.handlers.order.is_idle(&LaneKey::of(request))
+            && self.handlers.load.check(origin, largest).is_ok()
+            && whole.deadline > self.now()
+    }
+
+    /// Hands out messages as long as each ends at once.
+    fn run_straight(
+        &mut self,
+        whole: &Incoming,
+        items: &mut std::vec::IntoIter<Bytes>,
+        ctx: &mut Context<Self>,
+    ) {
+        let begun = self.now();
+        let mut last = begun;
+        let mut template = whole.delivery();
+        template.budget = whole.deadline.saturating_duration_since(begun);
+        let mut since = 0;
+        while let Some(payload) = items.next() {
+            let size = payload.len() + OVERHEAD;
+            let mut delivery = template.clone();
+            delivery.payload = payload;
+            let mut call = Call::new(&*whole.registration.handler, delivery, self.handlers.line());
+            let polled = call.poll_step(&mut Poller::from_waker(Waker::noop()));
+            since += 1;
+            let is_last = items.as_slice().is_empty();
+            let ends = matches!(polled, Poll::Ready(Step::End(_)));
+            if since == LOOK || is_last || !ends {
+                last = self.look(whole, last, since);
+                since = 0;
+            }
+            let ticket = || {
+                let request = whole.request.clone();
+                Ticket::new(request, size, Purpose::Alone, None, whole.arrived)
+            };
+            let first = match polled {
+                Poll::Ready(Step::End(outcome)) => {
+                    self.handlers.keep_line(call.into_line());
+                    if !matches!(outcome, Outcome::Replied(_)) {
+                        let is_over = matches!(outcome, Outcome::Panicked);
+                        self.settle_message(ticket(), Ending::Ended(outcome));
+                        // It may have been given its last message.
+                        if is_over {
+                            return;
+                        }
+                    }
+                    continue;
+                }
+                Poll::Ready(Step::Reply(reply)) => Some(Step::Reply(reply)),
+                Poll::Pending => None,
+            };
+            let number = self.handlers.next_number();
+            let begun = Begun { call, first, since: last, deadline: whole.deadline };
+            return self.go_on(number, ticket(), begun, false, ctx);
+        }
+    }
+
+    /// Reads the clock, and notes how long the last `count` handlers took, each its share.
+    fn look(
+        &mut self,
+        whole: &Incoming,
+        last: std::time::Instant,
+        count: usize,
+    ) -> std::time::Instant {
+        let then = clock::now();
+        self.moment = self.moment.map(|_| then);
+        let spent = then.saturating_duration_since(last);
+        stats::note_kept(&whole.request.target, spent);
+        self.own.stats.handled_many(spent, u32::try_from(count).unwrap_or(u32::MAX));
+        then
+    }
+}
+
+fn one_of(whole: &Incoming, payload: Bytes) -> Incoming {
+    Incoming {
+        request: whole.request.clone(),
+        payload,
+        claims: Arc::clone(&whole.claims),
+        registration: Arc::clone(&whole.registration),
+        purpose: Purpose::Alone,
+        id: None,
+        arrived: whole.arrived,
+        deadline: whole.deadline,
+    }
+}
