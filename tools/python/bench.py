@@ -65,6 +65,7 @@ def take_array(stream: socket.socket) -> None:
         answer = _msgpack.pack([number, None, None])
         os.close(fds[0])
         assert view[0] + view[size - 1] >= 0
+        view.close()
         stream.sendall(struct.pack(">BHI", 0x83, len(answer), 0) + answer)
 
 

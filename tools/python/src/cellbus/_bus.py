@@ -24,6 +24,7 @@ from cellbus.status import Status
 __all__ = ["Bus", "Message", "Pending", "Serving", "connect"]
 
 T = TypeVar("T")
+_SMALL = 16_384
 Handler = Callable[["Message"], Any]
 
 
@@ -298,9 +299,33 @@ class Bus(AbstractContextManager["Bus"]):
         `to` is the cell; without it the server's cell of this job. `budget` is in seconds; without it what the
         connection grants. Payloads above 256 KiB are passed as memory and not copied through the socket.
         """
+        if type(payload) is bytes and len(payload) <= _SMALL and options is None and budget is None:
+            reply = self._request_small(channel, topic, payload, to, content_type)
+            if reply is not None:
+                return reply
         return self.start(
             channel, topic, payload, to=to, budget=budget, content_type=content_type, options=options
         ).result()
+
+    def _request_small(
+        self, channel: str, topic: str, payload: bytes, to: str | None, content_type: str | None
+    ) -> Reply | None:
+        if _asking.deadline.get() is not None:
+            return None
+        engine = self._engine
+        call = engine.ask_small(
+            to if to is not None else _asking.destination(to), channel, topic, content_type, payload
+        )
+        if call is None:
+            return None
+        try:
+            engine.wait_small(call)
+        except BaseException:
+            Pending(engine, call, None).cancel()
+            raise
+        if call.error is not None:
+            raise call.error
+        return cast(Reply, call.end)
 
     def start(
         self,

@@ -67,24 +67,20 @@ class Limits(NamedTuple):
 class Call:
     """Something that was asked and has, or has not, ended."""
 
-    __slots__ = (
-        "attached", "end", "error", "event", "is_abandoned", "is_done", "items", "kind", "missed", "number", "size",
-        "wake",
-    )  # fmt: skip
+    number = 0
+    end: Any = None
+    error: CellbusError | None = None
+    is_done = False
+    is_abandoned = False
+    items: deque[Any] | None = None
+    missed = 0
+    wake: Callable[[], None] | None = None
+    event: threading.Event | None = None
 
     def __init__(self, kind: Kind, size: int = 0, attached: int = 0) -> None:
         self.kind = kind
-        self.number = 0
         self.size = size
         self.attached = attached
-        self.is_done = False
-        self.is_abandoned = False
-        self.error: CellbusError | None = None
-        self.end: Any = None
-        self.items: deque[Any] | None = None
-        self.missed = 0
-        self.wake: Callable[[], None] | None = None
-        self.event: threading.Event | None = None
 
     def finish(self, end: Any = None, error: CellbusError | None = None) -> None:
         """Ends it, once."""
@@ -223,8 +219,11 @@ class Core:
     def take(self, frame: Frame) -> Incoming | None:
         """Takes a frame. Gives the message where it is one for a handler."""
         kind = frame.kind
-        if kind == ToJob.REPLY:
-            call = self._end(frame, Kind.REQUEST)
+        if kind == _REPLY:
+            call = self.calls.get(frame.fields[0])
+            if call is None or call.kind is not Kind.REQUEST:
+                call = self._end(frame, Kind.REQUEST)
+            self._forget(call.number)
             call.finish(Reply(frame.payload, frame.fields[1]))
             return None
         if kind == ToJob.DELIVER:
@@ -367,6 +366,9 @@ class Core:
         else:
             found = Status(status)
             self.close(Disconnected("the cell has ended the connection", found, self.cell or None))
+
+
+_REPLY = int(ToJob.REPLY)
 
 
 def _detail(frame: Frame) -> str:

@@ -19,11 +19,12 @@ from cellbus import _asking
 from cellbus._asking import Asked
 from cellbus._bootstrap import Bootstrap, open_socket
 from cellbus._core import Call, Core, Incoming, Kind
-from cellbus._frames import ToCell, write_frame
-from cellbus._wire import BACKLOG_MAX, Entry, Wire
+from cellbus._frames import ToCell, write_frame, write_request
+from cellbus._wire import BACKLOG_MAX, DONTWAIT, Entry, Wire
 from cellbus.errors import CellbusError, Disconnected, ProtocolError, UnknownError
 from cellbus.status import Status
 
+_REQUEST = Kind.REQUEST
 _TICK = 1.0
 """Seconds after which somebody who reads looks at the clock."""
 
@@ -105,6 +106,43 @@ class Engine:
         if entry is not None:
             self._drain(entry, until)
         return call
+
+    def ask_small(
+        self, to: str, channel: str, topic: str, content_type: str | None, payload: bytes
+    ) -> Call | None:
+        """Sends a request with a few bytes and nothing extraordinary; `None` where that has to wait."""
+        core = self.core
+        size = len(payload)
+        with self.lock:
+            if core.failure is not None or self.wire.outbox or not core.has_room(size, 0):
+                return None
+            call = Call(_REQUEST, size)
+            number = core.begin(call)
+            try:
+                frame = write_request(number, to, channel, topic, None, content_type, size, payload)
+            except BaseException:
+                core.withdraw(call)
+                raise
+            try:
+                entry = self.wire.send_small(frame)
+            except OSError as error:
+                self._fail(error)
+                return call
+        if entry is not None:
+            self._drain(entry, None)
+        return call
+
+    def wait_small(self, call: Call) -> None:
+        """Waits for the end of a call that has the budget of the connection."""
+        until = time.monotonic() + self.core.limits.budget_ms / 1000 + _asking.GRACE
+        if not self._reading.acquire(blocking=False):
+            self.wait(call, lambda: call.is_done, until)
+            return
+        try:
+            while not call.is_done:
+                self._read(until)
+        finally:
+            self._stop_reading()
 
     def _send_call(self, asked: Asked) -> Entry | None:
         number = self.core.begin(asked.call)
@@ -193,6 +231,8 @@ class Engine:
 
     def _stop_reading(self, but: threading.Event | None = None) -> None:
         self._reading.release()
+        if not self._followers:
+            return
         with self.lock:
             for event in self._followers:
                 if event is not but:
@@ -241,7 +281,7 @@ class Engine:
                 wire.flush()
         if found & ~select.POLLOUT and not is_full:
             try:
-                if not wire.read(socket.MSG_DONTWAIT):
+                if not wire.read(DONTWAIT):
                     self._end()
                     return
             except BlockingIOError:
@@ -276,6 +316,8 @@ class Engine:
                     if messages is None:
                         messages = []
                     messages.append(message)
+                if wire.decoder.is_drained:
+                    break
         except (OSError, ValueError, ProtocolError) as error:
             self._break(error)
         if messages is not None and self.on_message is not None:

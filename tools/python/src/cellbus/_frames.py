@@ -284,10 +284,10 @@ def read_header(shape: Shape, kind: int, raw: Any) -> Fields:
     checks = shape.checks
     if type(fields) is not list or len(fields) != len(checks):
         raise ProtocolError(Status.BAD_HEADER, f"header of frame type {kind:#04x}: not {len(checks)} fields")
-    for index, check in enumerate(checks):
-        if not check(fields[index]):
+    for check, field in zip(checks, fields):  # noqa: B905 - the lengths were compared
+        if not check(field):
             raise ProtocolError(
-                Status.BAD_HEADER, f"header of frame type {kind:#04x}: field {index + 1} is not allowed"
+                Status.BAD_HEADER, f"header of frame type {kind:#04x}: {field!r:.40} is not allowed"
             )
     if shape.whole is not None and not shape.whole(fields):
         raise ProtocolError(Status.BAD_HEADER, f"header of frame type {kind:#04x}: its fields do not fit")
@@ -303,9 +303,19 @@ def write_frame(kind: int, fields: Iterable[Any], payload: int = 0) -> bytes:
 
 
 def write_request(
-    number: int, to: str, channel: str, topic: str, budget_ms: int | None, content_type: str | None, payload: int
+    number: int,
+    to: str,
+    channel: str,
+    topic: str,
+    budget_ms: int | None,
+    content_type: str | None,
+    payload: int,
+    content: bytes = b"",
 ) -> bytes:
-    """As `write_frame` for a REQUEST without attachment and options; what repeats is written once."""
+    """As `write_frame` for a REQUEST without attachment and options; what repeats is written once.
+
+    `content` is put behind it.
+    """
     tail = _request_tail(to, channel, topic, budget_ms, content_type)
     if number < 0x80:
         head = bytes((0x98, number))
@@ -315,7 +325,10 @@ def write_request(
         head = b"\x98\xce" + number.to_bytes(4, "big")
     else:
         head = b"\x98" + _msgpack.pack(number)
-    return b"".join((PREFIX.pack(ToCell.REQUEST, len(head) + len(tail), payload), head, tail))
+    return b"".join((PREFIX.pack(_REQUEST, len(head) + len(tail), payload), head, tail, content))
+
+
+_REQUEST = int(ToCell.REQUEST)
 
 
 @lru_cache(maxsize=512)
@@ -358,7 +371,7 @@ class Decoder:
         """Where the next bytes are to be written; never empty."""
         if self._large is not None:
             return memoryview(self._large[2])[self._filled :]
-        return self._view[self._end :]
+        return self._view[self._end :] if self._end else self._view
 
     def received(self, count: int) -> None:
         """Says that `count` bytes were written into `buffer()`."""
@@ -366,6 +379,11 @@ class Decoder:
             self._filled += count
         else:
             self._end += count
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether `next()` can give nothing and has nothing to complain of."""
+        return not self._end and self._large is None and not self.descriptors
 
     @property
     def is_mid_frame(self) -> bool:
@@ -392,14 +410,17 @@ class Decoder:
         body = start + 7 + header
         if have < 7 + header:
             return self._wait()
-        if have >= 7 + header + length:
+        end = body + length
+        if end <= self._end:
             fields = read_header(shape, kind, self._view[start + 7 : body])
-            payload_bytes = bytes(self._view[body : body + length]) if length else b""
-            if body + length == self._end:
+            payload = bytes(self._view[body:end]) if length else b""
+            if end == self._end:
                 self._start = self._end = 0
             else:
-                self._start = body + length
-            return self._complete(kind, fields, payload_bytes)
+                self._start = end
+            if shape.attached is None or fields[shape.attached] is None:
+                return Frame(kind, fields, payload)
+            return self._complete(kind, fields, payload)
         if 7 + header + length <= self.BUFFER:
             return self._wait()
         fields = read_header(shape, kind, self._view[start + 7 : body])

@@ -15,7 +15,10 @@ from cellbus.payload import Outgoing
 from cellbus.status import Status
 
 _ROOM = socket.CMSG_SPACE(8 * 4)
-_SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_CTRUNC = int(socket.MSG_CTRUNC)
+DONTWAIT = int(socket.MSG_DONTWAIT)
 _JOIN_MAX = 16_384
 _IOV_MAX = 512
 BACKLOG_MAX = 512
@@ -46,11 +49,11 @@ class Wire:
         """Receives once. `False` at the end of the stream; `BlockingIOError` where there is nothing."""
         decoder = self.decoder
         count, ancillary, found, _ = self.stream.recvmsg_into(
-            [decoder.buffer()], _ROOM, flags | socket.MSG_CMSG_CLOEXEC
+            (decoder.buffer(),), _ROOM, flags | _CLOEXEC
         )
-        if ancillary or found & socket.MSG_CTRUNC:
+        if ancillary or found & _CTRUNC:
             self._keep(ancillary)
-            if found & socket.MSG_CTRUNC:
+            if found & _CTRUNC:
                 raise ProtocolError(Status.BAD_FRAME, "more descriptors than any frame has")
         if count == 0:
             return False
@@ -88,6 +91,15 @@ class Wire:
                 return None
             return self._left([memoryview(joined)[sent:]], None, None)
         return self._queue([memoryview(head), *(part.cast("B") for part in out.buffers if part.nbytes)], None, out)
+
+    def send_small(self, data: bytes) -> Entry | None:
+        """As `send`, for a whole frame in one piece."""
+        if not self.outbox:
+            sent = self._try(data)
+            if sent == len(data):
+                return None
+            data = data[sent:]
+        return self._left([memoryview(data)], None, None)
 
     def flush(self) -> None:
         """Sends what waits, as far as the socket takes it. `OSError` where the connection is gone."""

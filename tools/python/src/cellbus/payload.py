@@ -85,12 +85,12 @@ def outgoing(payload: Payload, prefix: bytes = b"") -> Outgoing:
         return Outgoing((memoryview(prefix),) if prefix else _EMPTY)
     if isinstance(payload, str):
         return outgoing(payload.encode(), prefix)
+    if isinstance(payload, Sendable):
+        return payload.outgoing(prefix)
     if isinstance(payload, Mapping):
         from cellbus import tensors
 
         return tensors.Packed(payload).outgoing(prefix)
-    if isinstance(payload, Sendable):
-        return payload.outgoing(prefix)
     if not isinstance(payload, (bytes, bytearray, memoryview)):
         raise TypeError(f"cannot send {type(payload).__name__}: bytes, text or named tensors are needed")
     view = memoryview(payload)

@@ -200,6 +200,8 @@ class Tensors(Mapping[str, "np.ndarray[Any, Any]"]):
     `tensors["w"]` is a numpy array, `tensors.torch("w")` a torch tensor over the same memory.
     """
 
+    content_type: str | None = CONTENT_TYPE
+
     def __init__(self, data: memoryview, entries: dict[str, Entry], metadata: dict[str, str]) -> None:
         self._data = data
         self._entries = entries
@@ -238,6 +240,11 @@ class Tensors(Mapping[str, "np.ndarray[Any, Any]"]):
     def nbytes(self) -> int:
         """Bytes of the data."""
         return self._data.nbytes
+
+    def outgoing(self, prefix: bytes = b"") -> Outgoing:
+        """All of it behind `prefix`, to be passed on."""
+        head = write_header(self._entries, self.metadata, len(prefix))
+        return Outgoing((memoryview(prefix + head), self._data), CONTENT_TYPE, keep=self)
 
     def torch(self, name: str) -> Any:
         """One tensor as a torch tensor over the same memory. It must not be written to."""
