@@ -204,7 +204,12 @@ class FakeCell:
             self.end(0x84, [number, int(topic), "server"], frame.payload)
         elif channel == "back":
             self.deliver(
-                "echo", topic, frame.payload, lambda answer: self.back(number, answer), budget or 30_000, frame.fd
+                "echo",
+                topic,
+                frame.payload,
+                lambda answer: self.back(number, answer),
+                budget or 30_000,
+                frame.fd,
             )
         elif channel == "slow":
             self.cancelled[number] = threading.Event()
@@ -247,7 +252,7 @@ class FakeCell:
         self.end(0x86, [number, 1 if taken else 0])
 
     def multicast(self, frame: Frame) -> None:
-        number, cells, _, topic, is_publish, _, media, _, options = frame.fields
+        number, cells, _, _, is_publish, _, media, _, options = frame.fields
         if is_publish and not (options and options[0] & 8):
             self.end(0x85, [number])
             return

@@ -96,7 +96,9 @@ def test_answers_that_nobody_waits_for_yet_are_kept(bus: cellbus.Bus) -> None:
     assert [each.result().payload for each in reversed(pending)] == [b"%d" % i for i in range(99, -1, -1)]
 
 
-def test_s_36_who_asks_too_much_waits_and_never_exceeds_the_limits(make_cell: Callable[..., FakeCell]) -> None:
+def test_s_36_who_asks_too_much_waits_and_never_exceeds_the_limits(
+    make_cell: Callable[..., FakeCell],
+) -> None:
     cell = make_cell(limits=[1 << 20, 4, 100_000, *LIMITS[3:]])
     with cellbus.connect() as bus:
         threads = [
@@ -113,7 +115,9 @@ def test_s_36_who_asks_too_much_waits_and_never_exceeds_the_limits(make_cell: Ca
     assert len(cell.wait_for(0x02)) == 360
 
 
-def test_a_request_beyond_the_limits_waits_until_another_has_ended(make_cell: Callable[..., FakeCell]) -> None:
+def test_a_request_beyond_the_limits_waits_until_another_has_ended(
+    make_cell: Callable[..., FakeCell],
+) -> None:
     cell = make_cell(limits=[1 << 20, 2, *LIMITS[2:]])
     with cellbus.connect() as bus:
         first = [bus.start("slow", "x"), bus.start("slow", "x")]
@@ -152,9 +156,7 @@ def test_two_sides_that_both_write_do_not_stand_still(bus: cellbus.Bus, cell: Fa
     for token in range(20_000):
         cell.send(0x91, [token])
     pending: list[cellbus.Pending[cellbus.Reply]] = []
-    thread = threading.Thread(
-        target=lambda: pending.extend(bus.start("echo", "x", bytes(200_000)) for _ in range(40))
-    )
+    thread = threading.Thread(target=lambda: pending.extend(bus.start("echo", "x", bytes(200_000)) for _ in range(40)))
     thread.start()
     release.set()
     thread.join(30)
@@ -169,7 +171,9 @@ def test_a_ping_is_answered(bus: cellbus.Bus, cell: FakeCell) -> None:
     assert cell.wait_for(0x12)[0].fields == [70_000]
 
 
-def test_a_heartbeat_is_answered_while_the_work_holds_up_its_thread(make_cell: Callable[..., FakeCell]) -> None:
+def test_a_heartbeat_is_answered_while_the_work_holds_up_its_thread(
+    make_cell: Callable[..., FakeCell],
+) -> None:
     cell = make_cell(heartbeat=100)
     with cellbus.connect():
         cell.send(0x91, [5])
@@ -290,7 +294,10 @@ def test_a_handler_answers(bus: cellbus.Bus, cell: FakeCell) -> None:
 
 
 def test_the_most_specific_handler_is_called_and_none_is_refused(bus: cellbus.Bus) -> None:
-    with bus.serve("echo", "x", lambda message: b"exact"), bus.serve("echo", None, lambda message: b"channel"):
+    with (
+        bus.serve("echo", "x", lambda message: b"exact"),
+        bus.serve("echo", None, lambda message: b"channel"),
+    ):
         assert bus.request("back", "x").payload == b"exact"
         assert bus.request("back", "y").payload == b"channel"
     with pytest.raises(cellbus.RefusedError) as caught:
@@ -333,7 +340,10 @@ def test_an_answer_can_be_given_later_once_by_anybody(bus: cellbus.Bus) -> None:
 
 
 def test_a_message_that_is_forgotten_is_answered_as_gone(bus: cellbus.Bus) -> None:
-    with bus.serve("echo", None, lambda message: message.defer() and None), pytest.raises(cellbus.UnknownError) as caught:
+    with (
+        bus.serve("echo", None, lambda message: message.defer() and None),
+        pytest.raises(cellbus.UnknownError) as caught,
+    ):
         bus.request("back", "x", budget=5)
     assert caught.value.status is Status.HANDLER_GONE
 

@@ -132,7 +132,13 @@ def test_no_bytes_make_reading_do_anything_but_read_or_refuse() -> None:
 
 
 def test_what_is_no_tensor_is_refused_by_name() -> None:
-    for wrong in [{"w": object()}, {"w": [1, 2]}, {"w": np.array(["a"])}, {"w": np.array([object()])}, {"w": "x"}]:
+    for wrong in [
+        {"w": object()},
+        {"w": [1, 2]},
+        {"w": np.array(["a"])},
+        {"w": np.array([object()])},
+        {"w": "x"},
+    ]:
         with pytest.raises(TensorError, match="`w`"):
             Packed(wrong)
     with pytest.raises(TensorError, match="no name"):
@@ -171,7 +177,11 @@ def test_a_sealed_file_cannot_be_changed_by_anybody() -> None:
     fd = _memfd.write_sealed([memoryview(b"abc"), memoryview(b""), memoryview(b"def")])
     import os
 
-    for change in (lambda: os.pwrite(fd, b"x", 0), lambda: os.ftruncate(fd, 1), lambda: os.ftruncate(fd, 100)):
+    for change in (
+        lambda: os.pwrite(fd, b"x", 0),
+        lambda: os.ftruncate(fd, 1),
+        lambda: os.ftruncate(fd, 100),
+    ):
         with pytest.raises(PermissionError):
             change()
     assert bytes(_memfd.receive(fd, 6)) == b"abcdef"
@@ -186,7 +196,10 @@ def test_a_file_of_many_buffers_has_all_of_them() -> None:
 def test_torch_tensors_go_and_come_without_copies() -> None:
     torch = pytest.importorskip("torch")
     module = torch.nn.Linear(4, 3)
-    sent = dict(module.state_dict()) | {"half": torch.ones(3, dtype=torch.bfloat16), "none": torch.empty(0, 2)}
+    sent = dict(module.state_dict()) | {
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "none": torch.empty(0, 2),
+    }
     sent["scalar"] = torch.tensor(7)
     found = tensors.read(Packed(sent).tobytes())
     assert found.dtype("half") == "BF16"
@@ -206,7 +219,17 @@ def test_torch_tensors_go_and_come_without_copies() -> None:
 
 
 def test_nothing_in_the_package_can_execute_what_it_reads() -> None:
-    words = ("pickle", "marshal", "shelve", "eval(", "exec(", "torch.load", "allow_pickle", "__import__", "joblib")
+    words = (
+        "pickle",
+        "marshal",
+        "shelve",
+        "eval(",
+        "exec(",
+        "torch.load",
+        "allow_pickle",
+        "__import__",
+        "joblib",
+    )
     for path in Path(cellbus.__file__).parent.rglob("*.py"):
         text = path.read_text()
         for word in words:

@@ -141,9 +141,7 @@ def publish(
     call = _call(Kind.PUBLISH, out)
 
     def frame(number: int) -> bytes:
-        return write_frame(
-            ToCell.PUBLISH, (number, cell, channel, topic, media, attached, flags), call.size
-        )
+        return write_frame(ToCell.PUBLISH, (number, cell, channel, topic, media, attached, flags), call.size)
 
     return Asked(call, out, frame, None)
 

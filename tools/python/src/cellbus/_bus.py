@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from cellbus import _asking, _bootstrap
-from cellbus._asking import Asked, Handlers, HandleRefused, find_handler
+from cellbus._asking import Asked, HandleRefused, Handlers, find_handler
 from cellbus._core import Call, Incoming
 from cellbus._engine import Engine
 from cellbus._transfers import Transfers
@@ -97,9 +97,7 @@ class Message:
         """The application's own headers."""
         self.expects_reply: bool = incoming.expects_reply
         """Whether somebody waits for an answer."""
-        self.deadline: float | None = (
-            time.monotonic() + incoming.budget_ms / 1000 if incoming.expects_reply else None
-        )
+        self.deadline: float | None = time.monotonic() + incoming.budget_ms / 1000 if incoming.expects_reply else None
         """Until when somebody waits, in seconds on the monotonic clock."""
         incoming.on_cancel = self._cancelled.set
         if incoming.is_cancelled:
@@ -355,9 +353,7 @@ class Bus(AbstractContextManager["Bus"]):
     ) -> Iterator[Part]:
         """Asks one cell that gives several answers; yields them as they come. Leaving the loop cancels."""
         core = self._engine.core
-        asked = _asking.request(
-            core, to, channel, topic, payload, budget, content_type, options, many=True
-        )
+        asked = _asking.request(core, to, channel, topic, payload, budget, content_type, options, many=True)
         return self._items(self._start(asked))
 
     def publish(
@@ -390,9 +386,7 @@ class Bus(AbstractContextManager["Bus"]):
         Without `cells` all that are registered below the own cell are asked. The payload crosses each link once.
         """
         core = self._engine.core
-        asked = _asking.multicast(
-            core, cells, channel, topic, payload, False, budget, content_type, options
-        )
+        asked = _asking.multicast(core, cells, channel, topic, payload, False, budget, content_type, options)
         return self._items(self._start(asked))
 
     def tell(
@@ -561,5 +555,3 @@ def connect(
     else:
         bootstrap = _bootstrap.from_environment()
     return Bus(Engine.connect(bootstrap, timeout), max(1, workers))
-
-

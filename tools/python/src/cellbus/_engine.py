@@ -55,14 +55,7 @@ class Engine:
         core = Core()
         wire = Wire(stream, core)
         try:
-            stream.sendall(core.hello(bootstrap.secret))
-            while True:
-                if not wire.read():
-                    raise Disconnected("the cell closed the connection before WELCOME")
-                frame = wire.next()
-                if frame is not None:
-                    core.greet(frame, wire.decoder)
-                    break
+            wire.greet(core, bootstrap.secret)
             stream.settimeout(None)
             ticks = struct.pack("ll", int(_TICK), int(_TICK % 1 * 1_000_000))
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, ticks)
@@ -107,9 +100,7 @@ class Engine:
             self._drain(entry, until)
         return call
 
-    def ask_small(
-        self, to: str, channel: str, topic: str, content_type: str | None, payload: bytes
-    ) -> Call | None:
+    def ask_small(self, to: str, channel: str, topic: str, content_type: str | None, payload: bytes) -> Call | None:
         """Sends a request with a few bytes and nothing extraordinary; `None` where that has to wait."""
         core = self.core
         size = len(payload)
@@ -258,6 +249,9 @@ class Engine:
             try:
                 is_open = wire.read()
             except BlockingIOError:
+                if self._orphans:
+                    with self.lock:
+                        self._refuse_orphans()
                 self._check_time(until)
                 return
             if not is_open:

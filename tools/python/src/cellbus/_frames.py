@@ -209,9 +209,7 @@ _NOTHING, _DETAIL, _MESSAGE = Rule.NOTHING, Rule.DETAIL, Rule.MESSAGE
 
 TO_CELL: dict[int, Shape] = {
     ToCell.HELLO: _shape(_NOTHING, _U16, _U16, _bin(32)),
-    ToCell.REQUEST: _shape(
-        _MESSAGE, _U64, _is_text, _is_text, _is_text, _maybe(_U32), *_BODY, _is_options, attached=6
-    ),
+    ToCell.REQUEST: _shape(_MESSAGE, _U64, _is_text, _is_text, _is_text, _maybe(_U32), *_BODY, _is_options, attached=6),
     ToCell.PUBLISH: _shape(_MESSAGE, _U64, _is_text, _is_text, _is_text, *_BODY, _is_options, attached=5),
     ToCell.HANDLE: _shape(_NOTHING, _U64, _maybe(_is_text), _maybe(_is_text), _maybe(_uint(32, 1))),
     ToCell.DELIVER_REPLY: _shape(_MESSAGE, _U64, *_BODY, attached=2),
@@ -286,9 +284,7 @@ def read_header(shape: Shape, kind: int, raw: Any) -> Fields:
         raise ProtocolError(Status.BAD_HEADER, f"header of frame type {kind:#04x}: not {len(checks)} fields")
     for check, field in zip(checks, fields):  # noqa: B905 - the lengths were compared
         if not check(field):
-            raise ProtocolError(
-                Status.BAD_HEADER, f"header of frame type {kind:#04x}: {field!r:.40} is not allowed"
-            )
+            raise ProtocolError(Status.BAD_HEADER, f"header of frame type {kind:#04x}: {field!r:.40} is not allowed")
     if shape.whole is not None and not shape.whole(fields):
         raise ProtocolError(Status.BAD_HEADER, f"header of frame type {kind:#04x}: its fields do not fit")
     return fields
@@ -332,9 +328,7 @@ _REQUEST = int(ToCell.REQUEST)
 
 
 @lru_cache(maxsize=512)
-def _request_tail(
-    to: str, channel: str, topic: str, budget_ms: int | None, content_type: str | None
-) -> bytes:
+def _request_tail(to: str, channel: str, topic: str, budget_ms: int | None, content_type: str | None) -> bytes:
     packed = _msgpack.pack([to, channel, topic, budget_ms, content_type, None, None])
     if len(packed) + 9 > HEADER_MAX:
         raise ValueError("names are too long for a header")
@@ -350,9 +344,7 @@ class Decoder:
 
     BUFFER = 65_536
 
-    def __init__(
-        self, shapes: dict[int, Shape], attach: Callable[[int, int], memoryview] | None = None
-    ) -> None:
+    def __init__(self, shapes: dict[int, Shape], attach: Callable[[int, int], memoryview] | None = None) -> None:
         self.payload_max = 0
         """Bytes that the payload of a message may have; 0 before the greeting."""
         self.attachment_max = 0
@@ -404,25 +396,28 @@ class Decoder:
         start = self._start
         have = self._end - start
         if have < 7:
-            return self._wait()
+            self._wait()
+            return None
         kind, header, length = PREFIX.unpack_from(self._buffer, start)
         shape = self._check_prefix(kind, header, length)
         body = start + 7 + header
         if have < 7 + header:
-            return self._wait()
+            self._wait()
+            return None
         end = body + length
         if end <= self._end:
             fields = read_header(shape, kind, self._view[start + 7 : body])
-            payload = bytes(self._view[body:end]) if length else b""
+            content = bytes(self._view[body:end]) if length else b""
             if end == self._end:
                 self._start = self._end = 0
             else:
                 self._start = end
             if shape.attached is None or fields[shape.attached] is None:
-                return Frame(kind, fields, payload)
-            return self._complete(kind, fields, payload)
+                return Frame(kind, fields, content)
+            return self._complete(kind, fields, content)
         if 7 + header + length <= self.BUFFER:
-            return self._wait()
+            self._wait()
+            return None
         fields = read_header(shape, kind, self._view[start + 7 : body])
         large = bytearray(length)
         self._filled = self._end - body
@@ -466,9 +461,7 @@ class Decoder:
         if len(payload):
             raise ProtocolError(Status.BAD_FRAME, "both a payload and an attachment")
         if size > self.attachment_max:
-            raise ProtocolError(
-                Status.TOO_LARGE, f"attachment of {size} bytes, the limit is {self.attachment_max}"
-            )
+            raise ProtocolError(Status.TOO_LARGE, f"attachment of {size} bytes, the limit is {self.attachment_max}")
         if not self.descriptors or self._attach is None:
             raise ProtocolError(Status.BAD_FRAME, "a descriptor is missing")
         return Frame(kind, fields, self._attach(self.descriptors.popleft(), size))

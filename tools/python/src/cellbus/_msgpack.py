@@ -92,7 +92,12 @@ def _write(value: Value, out: bytearray, depth: int) -> None:
 
 
 _INTS = ((0xFF, ">BB", 0xCC), (0xFFFF, ">BH", 0xCD), (0xFFFF_FFFF, ">BI", 0xCE), (2**64 - 1, ">BQ", 0xCF))
-_NEGATIVE = ((-(2**7), ">Bb", 0xD0), (-(2**15), ">Bh", 0xD1), (-(2**31), ">Bi", 0xD2), (-(2**63), ">Bq", 0xD3))
+_NEGATIVE = (
+    (-(2**7), ">Bb", 0xD0),
+    (-(2**15), ">Bh", 0xD1),
+    (-(2**31), ">Bi", 0xD2),
+    (-(2**63), ">Bq", 0xD3),
+)
 
 
 def _write_int(value: int, out: bytearray) -> None:

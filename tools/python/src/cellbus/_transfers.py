@@ -7,7 +7,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 from cellbus import _asking, _memfd
 from cellbus.errors import CellbusError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Served", "Transfers"]
 
-OnProgress = Union[Callable[[Progress], None], bool, None]
+OnProgress = Callable[[Progress], None] | bool | None
 """Called for every step; `True` draws a bar with `tqdm` where it is installed; `None` and `False`, nothing."""
 REFERENCE_TYPE = "application/vnd.cellbus.transfer"
 """Media type of a reference."""

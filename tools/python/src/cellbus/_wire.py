@@ -1,4 +1,4 @@
-"""Bytes and descriptors between a core and its socket; what both shells share. Nothing here waits."""
+"""Bytes and descriptors between a core and its socket; what both shells share."""
 
 from __future__ import annotations
 
@@ -45,12 +45,24 @@ class Wire:
         self.decoder = Decoder(core.decoder_shapes, _memfd.receive)
         self.outbox: deque[Entry] = deque()
 
+    def greet(self, core: Core, secret: bytes) -> None:
+        """Says HELLO and waits for WELCOME; the one thing here that waits, as long as the socket allows.
+
+        Raises `RefusedError` where the cell refuses, `Disconnected`, `ProtocolError`, `OSError`.
+        """
+        self.stream.sendall(core.hello(secret))
+        while True:
+            if not self.read():
+                raise Disconnected("the cell closed the connection before WELCOME")
+            frame = self.next()
+            if frame is not None:
+                core.greet(frame, self.decoder)
+                return
+
     def read(self, flags: int = 0) -> bool:
         """Receives once. `False` at the end of the stream; `BlockingIOError` where there is nothing."""
         decoder = self.decoder
-        count, ancillary, found, _ = self.stream.recvmsg_into(
-            (decoder.buffer(),), _ROOM, flags | _CLOEXEC
-        )
+        count, ancillary, found, _ = self.stream.recvmsg_into((decoder.buffer(),), _ROOM, flags | _CLOEXEC)
         if ancillary or found & _CTRUNC:
             self._keep(ancillary)
             if found & _CTRUNC:

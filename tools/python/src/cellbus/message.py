@@ -195,8 +195,6 @@ def option_fields(options: Options | None, extra: Flags = Flags.NONE) -> list[An
     return [int(extra), None, None, b""] if extra else None
 
 
-
-
 def cell_list(cells: Sequence[str] | None) -> list[str] | None:
     """Cells to send to; `None` stays `None`. A single text is refused: it is a sequence of letters."""
     if isinstance(cells, str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Union, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from cellbus import _memfd
 
@@ -21,7 +21,7 @@ class Sendable(Protocol):
         """Its bytes behind `prefix`."""
 
 
-Payload = Union[bytes, bytearray, memoryview, str, Sendable, Mapping[str, Any], None]
+Payload = bytes | bytearray | memoryview | str | Sendable | Mapping[str, Any] | None
 """What the operations of a bus take: bytes-like objects, text (sent as UTF-8), a dict of named tensors
 (numpy arrays or torch tensors), or anything `Sendable`. `None` is the empty payload."""
 

@@ -160,12 +160,14 @@ class Status(IntEnum):
         return StatusClass.FAILED if self is Status.HANDLER_FAILED else StatusClass.REFUSED
 
 
-_UNKNOWN = frozenset({
-    Status.PEER_LOST,
-    Status.PEER_RESTARTED,
-    Status.DEADLINE,
-    Status.ABORTED_RUNNING,
-    Status.HANDLER_PANIC,
-    Status.HANDLER_GONE,
-    Status.COMMIT_UNKNOWN,
-})
+_UNKNOWN = frozenset(
+    {
+        Status.PEER_LOST,
+        Status.PEER_RESTARTED,
+        Status.DEADLINE,
+        Status.ABORTED_RUNNING,
+        Status.HANDLER_PANIC,
+        Status.HANDLER_GONE,
+        Status.COMMIT_UNKNOWN,
+    }
+)

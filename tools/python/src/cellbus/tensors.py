@@ -48,7 +48,14 @@ _NUMPY = {
 _FROM_NUMPY = {code.lstrip("<"): name for name, code in _NUMPY.items()} | {"b1": "BOOL"}
 _TORCH = {
     **{"BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "F16": "float16"},
-    **{"BF16": "bfloat16", "U32": "uint32", "I32": "int32", "F32": "float32", "U64": "uint64", "I64": "int64"},
+    **{
+        "BF16": "bfloat16",
+        "U32": "uint32",
+        "I32": "int32",
+        "F32": "float32",
+        "U64": "uint64",
+        "I64": "int64",
+    },
     **{"F64": "float64", "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
 }
 _FROM_TORCH = {name: code for code, name in _TORCH.items()}
@@ -213,8 +220,8 @@ class Tensors(Mapping[str, "np.ndarray[Any, Any]"]):
         code = _NUMPY.get(entry.dtype)
         if code is None:
             raise TensorError(f"tensor `{name}`: numpy has no {entry.dtype}; use torch() or raw()")
-        np = numpy()
-        array: np.ndarray[Any, Any] = np.frombuffer(self.raw(name), np.dtype(code)).reshape(entry.shape)
+        module = numpy()
+        array: np.ndarray[Any, Any] = module.frombuffer(self.raw(name), module.dtype(code)).reshape(entry.shape)
         return array
 
     def __iter__(self) -> Iterator[str]:
