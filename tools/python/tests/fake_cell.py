@@ -32,8 +32,21 @@ class FakeCell:
     `on[kind]` is called with the frame. What is asked and not ended is counted, and must stay within the limits.
     """
 
-    def __init__(self, directory: Path, limits: list[int] | None = None, heartbeat: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        limits: list[int] | None = None,
+        heartbeat: int | None = None,
+        name: str = NAME,
+        hub: dict[str, FakeCell] | None = None,
+    ) -> None:
         self.limits = limits or LIMITS
+        self.name = name
+        self.hub = hub
+        if hub is not None:
+            hub[name] = self
+        self.delivering = threading.Lock()
+        self.published: list[Frame] = []
         self.heartbeat = heartbeat
         self.directory = directory
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -60,7 +73,7 @@ class FakeCell:
         self.errors: list[BaseException] = []
         self.on: dict[int, Callable[[Frame], None]] = {
             0x02: self.request,
-            0x03: lambda frame: self.end(0x85, [frame.fields[0]]),
+            0x03: self.publish,
             0x04: self.handle,
             0x05: self.delivered,
             0x06: self.delivered,
@@ -144,7 +157,7 @@ class FakeCell:
                 self.send(0x82, [71])
                 self.outgoing.put(None)
                 return
-            self.send(0x81, [1, NAME, "job-7", 2, "trainer", self.heartbeat, self.limits])
+            self.send(0x81, [1, self.name, "job-7", 2, "trainer", self.heartbeat, self.limits])
         if frame.kind in (0x02, 0x03, 0x04, 0x08, 0x09, 0x0A, 0x0B):
             self.outstanding[frame.fields[0]] = len(frame.payload)
             self.most = max(self.most, len(self.outstanding))
@@ -191,7 +204,35 @@ class FakeCell:
         except OSError:
             pass
 
+    def publish(self, frame: Frame) -> None:
+        self.published.append(frame)
+        self.end(0x85, [frame.fields[0]])
+        _, to, channel, topic, _, _, _ = frame.fields
+        if self.hub is not None and to in self.hub and (channel, topic) in self.hub[to].handlers:
+            self.hub[to].deliver(channel, topic, frame.payload, lambda _: None, 0, frame.fd, origin=self.name)
+
+    def route(self, frame: Frame) -> None:
+        """What a bus does: hands the request to the cell that it is for, and its answer back."""
+        number, to, channel, topic, budget, *_ = frame.fields
+        assert self.hub is not None
+        other = self.hub.get(to)
+        if other is None or (channel, topic) not in other.handlers:
+            self.end(0x84, [number, 3 if other else 1, self.name])
+            return
+        other.deliver(
+            channel,
+            topic,
+            frame.payload,
+            lambda answer: self.back(number, answer),
+            budget or 30_000,
+            frame.fd,
+            origin=self.name,
+        )
+
     def request(self, frame: Frame) -> None:
+        if self.hub is not None:
+            self.route(frame)
+            return
         number, to, channel, topic, budget, media, attached, options = frame.fields
         if channel == "echo":
             if options is not None and options[0] & 32:
@@ -218,7 +259,7 @@ class FakeCell:
         if answer.kind == 0x05:
             self.end(0x83, [number, *answer.fields[1:]], answer.payload, answer.fd)
         elif answer.kind == 0x06:
-            self.end(0x84, [number, answer.fields[1], NAME], answer.payload)
+            self.end(0x84, [number, answer.fields[1], "server.job-7"], answer.payload)
 
     def deliver(
         self,
@@ -231,12 +272,13 @@ class FakeCell:
         *,
         origin: str = "server.job-7",
     ) -> int:
-        number = self.next_delivery
-        self.next_delivery += 1
-        self.waiting[number] = then
-        size = None if fd is None else os.fstat(fd).st_size
-        who = [origin, "job", "hq", "job-7"]
-        self.send(0x87, [number, who, channel, topic, budget, budget > 0, None, size, b"h"], payload, fd)
+        with self.delivering:
+            number = self.next_delivery
+            self.next_delivery += 1
+            self.waiting[number] = then
+            size = None if fd is None else os.fstat(fd).st_size
+            who = [origin, "job", "hq", "job-7"]
+            self.send(0x87, [number, who, channel, topic, budget, budget > 0, None, size, b"h"], payload, fd)
         return number
 
     def delivered(self, frame: Frame) -> None:

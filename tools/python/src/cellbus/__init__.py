@@ -29,6 +29,7 @@ from cellbus.errors import (
     UnknownError,
     UnsafePlaceError,
 )
+from cellbus.fedavg import CheckFailed, FedAvg, QuorumMissed, Round, WeightedMean, finite_check
 from cellbus.message import (
     Event,
     EventKind,
@@ -45,6 +46,7 @@ from cellbus.message import (
 )
 from cellbus.payload import Payload
 from cellbus.status import Status, StatusClass
+from cellbus.task import ResultRejected, StaleAttempt, Task, TaskError, Verdict, tasks
 from cellbus.tensors import Arena, Packed, Tensors
 
 __version__ = "0.1.0"
@@ -55,10 +57,12 @@ __all__ = [
     "BootstrapError",
     "Bus",
     "CellbusError",
+    "CheckFailed",
     "Disconnected",
     "Event",
     "EventKind",
     "FailedError",
+    "FedAvg",
     "Fetched",
     "Flags",
     "HandleRefused",
@@ -73,20 +77,30 @@ __all__ = [
     "Pending",
     "Progress",
     "ProtocolError",
+    "QuorumMissed",
     "RefusedError",
     "Reply",
+    "ResultRejected",
+    "Round",
     "Served",
     "Serving",
     "Settled",
     "SettledEnd",
+    "StaleAttempt",
     "Status",
     "StatusClass",
     "StatusError",
+    "Task",
+    "TaskError",
     "TensorError",
     "Tensors",
     "Transfers",
     "UnknownError",
     "UnsafePlaceError",
+    "Verdict",
+    "WeightedMean",
     "connect",
+    "finite_check",
+    "tasks",
     "tensors",
 ]
