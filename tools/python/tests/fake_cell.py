@@ -43,8 +43,6 @@ class FakeCell:
         self.limits = limits or LIMITS
         self.name = name
         self.hub = hub
-        if hub is not None:
-            hub[name] = self
         self.delivering = threading.Lock()
         self.published: list[Frame] = []
         self.heartbeat = heartbeat
@@ -85,6 +83,8 @@ class FakeCell:
             0x10: self.cancel,
             0x11: lambda frame: self.send(0x92, frame.fields),
         }
+        if hub is not None:
+            hub[name] = self
         self.threads = [threading.Thread(target=self.run, daemon=True)]
         self.threads[0].start()
 

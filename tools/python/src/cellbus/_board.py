@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from cellbus._taskwire import Offer, Report, Submit, Verdict
 
+_REMEMBERED = 16
+
 
 @dataclass
 class Seat:
@@ -43,7 +45,7 @@ class Board:
         self.current: Work | None = None
         self.is_over = False
         self._numbers = 0
-        self._past: dict[int, dict[str, int]] = {}
+        self._past: dict[int, Work] = {}
 
     def open(self, name: str, number: int | None, total: int | None, content_type: str | None) -> Work:
         """Begins a task for every site; the one before it is over."""
@@ -56,8 +58,8 @@ class Board:
         """Ends the task: results that come now are late."""
         work = self.current
         if work is not None:
-            found = {site: seat.accepted for site, seat in work.seats.items() if seat.accepted is not None}
-            self._past[work.number] = found
+            self._past[work.number] = work
+            self._past.pop(work.number - _REMEMBERED, None)
         self.current = None
 
     def end(self) -> None:
@@ -81,22 +83,21 @@ class Board:
             seat.done, seat.text = 0.0, None
         return Offer(work.number, seat.attempt, work.name, work.round, work.rounds, work.content_type)
 
-    def judge(self, site: str, result: Submit) -> tuple[Verdict, str]:
+    def judge(self, site: str, result: Submit) -> Verdict:
         """Whether a result can count. `ACCEPTED` means: it can; say so with `accept` when it does."""
         work = self.current
-        if work is None or result.task != work.number:
-            past = self._past.get(result.task)
-            if past is None:
-                return Verdict.REJECTED, f"task {result.task} was never given to anybody"
-            return (Verdict.REPEATED if past.get(site) == result.attempt else Verdict.LATE), ""
+        is_open = work is not None and work.number == result.task
+        if not is_open:
+            work = self._past.get(result.task)
+        if work is None:
+            was_given = 1 <= result.task <= self._numbers
+            return Verdict.LATE if was_given else Verdict.STALE
         seat = work.seats.get(site)
-        if seat is None or result.attempt > seat.attempt or result.attempt < 1:
-            return Verdict.REJECTED, f"attempt {result.attempt} of task {result.task} was never given to {site}"
+        if seat is None or seat.worker != result.worker or seat.attempt != result.attempt:
+            return Verdict.STALE
         if seat.accepted is not None:
-            return (Verdict.REPEATED if seat.accepted == result.attempt else Verdict.STALE), ""
-        if result.attempt < seat.attempt or result.worker != seat.worker:
-            return Verdict.STALE, ""
-        return Verdict.ACCEPTED, ""
+            return Verdict.REPEATED
+        return Verdict.ACCEPTED if is_open else Verdict.LATE
 
     def accept(self, site: str, result: Submit) -> None:
         """Counts a result that `judge` has found to be able to."""

@@ -14,7 +14,7 @@ from cellbus.payload import Outgoing, Payload, outgoing
 CHANNEL = "task"
 CONTENT_TYPE = "application/vnd.cellbus.task"
 HEADER_MAX = 65_536
-METRICS_MAX = 1_024
+METRICS_MAX = 256
 NAME_MAX = 128
 TEXT_MAX = 4_096
 _LENGTH = struct.Struct(">I")

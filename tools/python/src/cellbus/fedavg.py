@@ -44,8 +44,8 @@ def finite_check(
     site: str = "this site",
     like: Mapping[str, Any] | None = None,
 ) -> None:
-    """Refuses what cannot be averaged: NaN, infinity, a weight that is negative or not finite, and everything that
-    cannot be checked (a dtype that numpy has not, no number, an array that cannot be read).
+    """Refuses what cannot be averaged: NaN, infinity, a weight that is not finite and above zero, integers beyond
+    2^53, and everything that cannot be checked (a dtype that numpy has not, booleans, an array that cannot be read).
 
     `like` are the arrays whose names, shapes and dtypes it must have. Raises `CheckFailed`, which names site and
     tensor.
@@ -53,8 +53,8 @@ def finite_check(
     This is hygiene and no defence against poisoning: finite numbers can do more harm than infinite ones.
     """
     np = tensors.numpy()
-    if not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight < 0:
-        raise CheckFailed(f"{site}: weight {weight!r} is not a finite number of at least 0")
+    if not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight <= 0:
+        raise CheckFailed(f"{site}: weight {weight!r} is not a finite number above 0")
     if like is not None and set(found) != set(like):
         odd = sorted(set(found) ^ set(like))[0]
         raise CheckFailed(f"{site}: tensor `{odd}` is {'missing' if odd in like else 'not in the model'}")
@@ -63,7 +63,7 @@ def finite_check(
             array = found[name]
         except (TensorError, ValueError, TypeError) as error:
             raise CheckFailed(f"{site}: tensor `{name}` cannot be checked: {error}") from None
-        if not isinstance(array, (np.ndarray, np.generic)) or array.dtype.kind not in "fiub":
+        if not isinstance(array, (np.ndarray, np.generic)) or array.dtype.kind not in "fiu":
             raise CheckFailed(f"{site}: tensor `{name}` cannot be checked: {getattr(array, 'dtype', type(array))}")
         if like is not None and (array.shape != like[name].shape or array.dtype != like[name].dtype):
             raise CheckFailed(
@@ -75,6 +75,8 @@ def finite_check(
         low, high = float(array.min()), float(array.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise CheckFailed(f"{site}: tensor `{name}` holds NaN or infinity")
+        if array.dtype.kind in "iu" and max(abs(low), abs(high)) > 2**53:
+            raise CheckFailed(f"{site}: tensor `{name}` holds integers beyond 2^53")
         if not math.isfinite(max(abs(low), abs(high)) * max(weight, 1.0) * 2.0**20):
             raise CheckFailed(f"{site}: tensor `{name}` is too large to be added up")
 
@@ -118,9 +120,7 @@ class WeightedMean:
             mean = self._sums[name] / self.weight
             if base is not None:
                 mean += base[name].reshape(-1)
-            if array.dtype.kind == "b":
-                mean = mean >= 0.5
-            elif array.dtype.kind in "iu":
+            if array.dtype.kind in "iu":
                 mean = np.rint(mean)
             out[name] = mean.astype(array.dtype).reshape(array.shape)
         return out
@@ -210,10 +210,11 @@ class FedAvg:
     ) -> None:
         """`initial` are numpy arrays or torch tensors by name; what is averaged has their shapes and dtypes.
 
-        `sites` are the base names of the sites that take part (without it, those that the launcher names in
-        `CELLBUS_SITES`, else `quorum` is needed and every cell of the job may take part). `quorum` is how many results
-        a round needs at least, all sites if not given; when it is reached the round waits `grace` seconds for the
-        others. A round that has no quorum after `round_timeout` seconds ends the work with `QuorumMissed`.
+        `sites` are the sites that take part, by base name, full name or job cell (without it, those that the
+        launcher names in `CELLBUS_SITES`, else `quorum` is needed and every cell of the job may take part).
+        `quorum` is how many results a round needs at least, all sites if not given; when it is reached the round
+        waits `grace` seconds for the others. A round that has no quorum after `round_timeout` seconds ends the work
+        with `QuorumMissed`.
 
         `on_round(round, model)` is called after each round, `on_progress(cell, round, done, text)` when a
         site says how far it is (0 to 1).
@@ -230,7 +231,7 @@ class FedAvg:
         self.rounds = rounds
         named = os.environ.get(SITES_VARIABLE, "").split(",") if sites is None else list(sites)
         self.sites = sorted({site.strip() for site in named if site.strip()})
-        """Base names of the sites that take part; empty where all may."""
+        """The sites that take part; empty where all may."""
         if quorum is None and not self.sites:
             raise ValueError(f"`sites` or `quorum` is needed: {SITES_VARIABLE} is not set")
         self.quorum = len(self.sites) if quorum is None else quorum
@@ -339,7 +340,8 @@ class FedAvg:
     def _site(self, message: Message) -> str:
         origin = message.origin
         site = origin.cell.removesuffix(f".{origin.job}") if origin.job else origin.cell
-        takes_part = not self.sites or site in self.sites or site.rpartition(".")[2] in self.sites
+        names = {origin.cell, site, site.rpartition(".")[2]}
+        takes_part = not self.sites or not names.isdisjoint(self.sites)
         if origin.job != self._job or not takes_part:
             raise RefusedError(Status.FORBIDDEN, None, f"{origin.cell} does not take part")
         return origin.cell
@@ -400,8 +402,8 @@ class FedAvg:
     def _take(self, site: str, result: wire.Submit, body: memoryview) -> tuple[Verdict, str]:
         with self._changed:
             verdict = self._board.judge(site, result)
-        if verdict[0] is not Verdict.ACCEPTED:
-            return verdict
+        if verdict is not Verdict.ACCEPTED:
+            return verdict, ""
         weight = 1.0 if result.weight is None else result.weight
         try:
             found = tensors.read(body)
@@ -415,8 +417,8 @@ class FedAvg:
         with self._adding:
             with self._changed:
                 verdict = self._board.judge(site, result)
-                if verdict[0] is not Verdict.ACCEPTED:
-                    return verdict
+                if verdict is not Verdict.ACCEPTED:
+                    return verdict, ""
                 mean, rounded = self._mean, self._round
                 if mean is None or rounded is None:
                     return Verdict.LATE, ""
