@@ -1,0 +1,557 @@
+"""The blocking shell: a bus for code that waits."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Generic, Literal, TypeVar, cast, overload
+
+from cellbus import _asking, _bootstrap
+from cellbus._asking import Asked, HandleRefused, Handlers, find_handler
+from cellbus._core import Call, Incoming
+from cellbus._engine import Engine
+from cellbus._transfers import Transfers
+from cellbus.errors import CellbusError, UnknownError
+from cellbus.message import Event, EventKind, Flags, Options, Origin, Outcome, Part, Reply
+from cellbus.payload import Payload
+from cellbus.status import Status
+
+__all__ = ["Bus", "Message", "Pending", "Serving", "connect"]
+
+T = TypeVar("T")
+_SMALL = 16_384
+Handler = Callable[["Message"], Any]
+
+
+class Pending(Generic[T]):
+    """Something that was asked and whose end can be waited for."""
+
+    def __init__(self, engine: Engine, call: Call, until: float | None) -> None:
+        self._engine = engine
+        self._call = call
+        self._until = until
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended. Looks, and does not read the socket."""
+        return self._call.is_done
+
+    def result(self, timeout: float | None = None) -> T:
+        """Waits for the end, at most `timeout` seconds.
+
+        Raises `TimeoutError` after that, and the call goes on; `StatusError` where it ended without an answer.
+        """
+        call = self._call
+        until = self._until
+        if timeout is not None:
+            soon = time.monotonic() + timeout
+            until = soon if until is None else min(soon, until)
+        try:
+            self._engine.wait(call, lambda: call.is_done, until)
+        except UnknownError:
+            if timeout is not None and (self._until is None or time.monotonic() < self._until):
+                raise TimeoutError(f"no answer within {timeout} s") from None
+            self.cancel()
+            raise
+        except BaseException:
+            self.cancel()
+            raise
+        if call.error is not None:
+            raise call.error
+        return cast(T, call.end)
+
+    def cancel(self) -> None:
+        """Says that nobody waits any longer. What was asked may have been done."""
+        call = self._call
+        if not call.is_done:
+            self._engine.cancel(call)
+            call.is_abandoned = True
+            call.finish(error=UnknownError(Status.DEADLINE, None, "cancelled"))
+
+
+class Message:
+    """A message for a handler.
+
+    Its handler's return value is the reply: anything that can be sent, or a `Reply`. What it raises is reported
+    to the asker: `RefusedError(Status.FORBIDDEN)` as it is, anything else as failure with its text.
+    """
+
+    def __init__(self, engine: Engine, incoming: Incoming) -> None:
+        self._engine = engine
+        self._incoming = incoming
+        self._is_deferred = False
+        self._cancelled = threading.Event()
+        self.origin: Origin = incoming.origin
+        """Who sent it, verified by the cell."""
+        self.channel: str = incoming.channel
+        self.topic: str = incoming.topic
+        self.payload: bytes | memoryview = incoming.payload
+        """The bytes; a read-only `memoryview` where they were attached."""
+        self.content_type: str | None = incoming.content_type
+        self.headers: bytes = incoming.headers
+        """The application's own headers."""
+        self.expects_reply: bool = incoming.expects_reply
+        """Whether somebody waits for an answer."""
+        self.deadline: float | None = time.monotonic() + incoming.budget_ms / 1000 if incoming.expects_reply else None
+        """Until when somebody waits, in seconds on the monotonic clock."""
+        incoming.on_cancel = self._cancelled.set
+        if incoming.is_cancelled:
+            self._cancelled.set()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits any longer. An answer is still needed, for nobody."""
+        return self._cancelled.is_set()
+
+    def wait_cancelled(self, timeout: float | None = None) -> bool:
+        """Waits until nobody waits any longer, at most `timeout` seconds; says whether that is so."""
+        return self._cancelled.wait(timeout)
+
+    def tensors(self) -> Any:
+        """The payload as named tensors, without a copy. Raises `TensorError`."""
+        return Reply(self.payload).tensors()
+
+    def defer(self) -> Message:
+        """Takes over answering: the return value of the handler is ignored. Gives this message."""
+        self._is_deferred = True
+        return self
+
+    def part(self, payload: Payload, *, content_type: str | None = None) -> None:
+        """Sends one of several replies, where the asker takes several; the last is `reply`."""
+        if self._incoming.is_answered:
+            raise CellbusError("the message has been answered")
+        head, out = _asking.answer(self._engine.core, self._incoming, payload, content_type, True)
+        self._engine.say(head, out)
+
+    def reply(self, payload: Payload = None, *, content_type: str | None = None) -> bool:
+        """Answers. `False` where it was answered before or nobody can be told."""
+        head, out = _asking.answer(self._engine.core, self._incoming, payload, content_type, False)
+        return self._answer(head, out)
+
+    def refuse(self, status: Status = Status.FORBIDDEN, text: str = "") -> bool:
+        """Says that the work was certainly not done."""
+        return self._answer(*_asking.fail(self._incoming, _asking.refusal(status), text))
+
+    def fail(self, text: str) -> bool:
+        """Says that the work was done and has failed."""
+        return self._answer(*_asking.fail(self._incoming, Status.HANDLER_FAILED, text))
+
+    def _answer(self, head: bytes, out: object) -> bool:
+        with self._engine.lock:
+            if not self._engine.core.answered(self._incoming):
+                return False
+        self._engine.say(head, out)
+        return True
+
+    def __del__(self) -> None:
+        if not self._incoming.is_answered:
+            self._engine.abandon(self._incoming)
+
+    def run(self, handler: Handler) -> None:
+        """Calls a handler and answers with what it gives."""
+        token = _asking.deadline.set(self.deadline)
+        try:
+            result = handler(self)
+            if not self._is_deferred:
+                self.reply(result)
+        except Exception as error:
+            self._answer(*_asking.failure(self._incoming, error))
+        except BaseException as error:
+            self._answer(*_asking.failure(self._incoming, error))
+            raise
+        finally:
+            _asking.deadline.reset(token)
+
+
+class _Pool:
+    """At most so many threads, which end with the process."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._work: queue.SimpleQueue[tuple[Message, Handler] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+
+    def submit(self, message: Message, handler: Handler) -> None:
+        self._work.put((message, handler))
+        if self._idle.acquire(blocking=False):
+            return
+        with self._lock:
+            if len(self._threads) < self._size:
+                name = f"cellbus-handler-{len(self._threads)}"
+                thread = threading.Thread(target=self._run, name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                work = self._work.get_nowait()
+            except queue.Empty:
+                self._idle.release()
+                work = self._work.get()
+            if work is None:
+                return
+            message, handler = work
+            try:
+                message.run(handler)
+            finally:
+                del message, handler, work
+
+    def stop(self) -> None:
+        for _ in self._threads:
+            self._work.put(None)
+
+
+class Serving(AbstractContextManager["Serving"]):
+    """Messages that are handled until this is closed; `with` closes it."""
+
+    def __init__(self, bus: Bus, selector: tuple[str | None, str | None]) -> None:
+        self._bus = bus
+        self.selector = selector
+        """Channel and topic; `None` stands for all."""
+
+    def close(self) -> None:
+        """Handles no more. Messages that come are refused with `NO_HANDLER`."""
+        self._bus._stop_serving(self.selector)
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Bus(AbstractContextManager["Bus"]):
+    """What a process can say through its cell, and hear. All threads may use it.
+
+    Operations that wait raise `RefusedError` where the work was certainly not done, `UnknownError` where nobody
+    knows, `FailedError` where it has failed. Where limits of the connection are reached they wait.
+    """
+
+    def __init__(self, engine: Engine, workers: int) -> None:
+        self._engine = engine
+        self._pool = _Pool(workers)
+        self._handlers: Handlers = {}
+        self._asked_for: dict[tuple[str | None, str | None], Outcome] = {}
+        self._serving = threading.Lock()
+        engine.on_message = self._dispatch
+
+    @property
+    def cell(self) -> str:
+        """The full name of the own cell, such as `site-1.job-7`."""
+        return self._engine.core.cell
+
+    @property
+    def job(self) -> str | None:
+        """The job of the own cell."""
+        return self._engine.core.job
+
+    @property
+    def attempt(self) -> int | None:
+        """Which attempt of the job this is, from 1."""
+        return self._engine.core.attempt
+
+    @property
+    def role(self) -> str | None:
+        """What the launcher calls this process."""
+        return self._engine.core.role
+
+    @property
+    def site(self) -> str:
+        """The name of the site: the cell's without the job."""
+        cell, job = self.cell, self.job
+        return cell.removesuffix(f".{job}") if job else cell
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection has not ended, as far as is known."""
+        return self._engine.core.failure is None
+
+    @property
+    def limits(self) -> Any:
+        """What this connection may have: a named tuple, in bytes, counts and milliseconds."""
+        return self._engine.core.limits
+
+    @property
+    def transfers(self) -> Transfers:
+        """Payloads of any size, under references."""
+        return Transfers(self)
+
+    def request(
+        self,
+        channel: str,
+        topic: str,
+        payload: Payload = None,
+        *,
+        to: str | None = None,
+        budget: float | None = None,
+        content_type: str | None = None,
+        options: Options | None = None,
+    ) -> Reply:
+        """Asks one cell and waits for its answer.
+
+        `to` is the cell; without it the server's cell of this job. `budget` is in seconds; without it what the
+        connection grants. Payloads above 256 KiB are passed as memory and not copied through the socket.
+        """
+        if type(payload) is bytes and len(payload) <= _SMALL and options is None and budget is None:
+            reply = self._request_small(channel, topic, payload, to, content_type)
+            if reply is not None:
+                return reply
+        return self.start(
+            channel, topic, payload, to=to, budget=budget, content_type=content_type, options=options
+        ).result()
+
+    def _request_small(
+        self, channel: str, topic: str, payload: bytes, to: str | None, content_type: str | None
+    ) -> Reply | None:
+        if _asking.deadline.get() is not None:
+            return None
+        engine = self._engine
+        call = engine.ask_small(
+            to if to is not None else _asking.destination(to), channel, topic, content_type, payload
+        )
+        if call is None:
+            return None
+        try:
+            engine.wait_small(call)
+        except BaseException:
+            Pending(engine, call, None).cancel()
+            raise
+        if call.error is not None:
+            raise call.error
+        return cast(Reply, call.end)
+
+    def start(
+        self,
+        channel: str,
+        topic: str,
+        payload: Payload = None,
+        *,
+        to: str | None = None,
+        budget: float | None = None,
+        content_type: str | None = None,
+        options: Options | None = None,
+    ) -> Pending[Reply]:
+        """As `request`, without waiting for the answer."""
+        core = self._engine.core
+        return self._start(_asking.request(core, to, channel, topic, payload, budget, content_type, options))
+
+    def stream(
+        self,
+        channel: str,
+        topic: str,
+        payload: Payload = None,
+        *,
+        to: str | None = None,
+        budget: float | None = None,
+        content_type: str | None = None,
+        options: Options | None = None,
+    ) -> Iterator[Part]:
+        """Asks one cell that gives several answers; yields them as they come. Leaving the loop cancels."""
+        core = self._engine.core
+        asked = _asking.request(core, to, channel, topic, payload, budget, content_type, options, many=True)
+        return self._items(self._start(asked))
+
+    def publish(
+        self,
+        channel: str,
+        topic: str,
+        payload: Payload = None,
+        *,
+        to: str | None = None,
+        content_type: str | None = None,
+        options: Options | None = None,
+    ) -> None:
+        """Tells one cell something. Returns when the own cell has taken it; with `Flags.RECEIPT`, the other."""
+        core = self._engine.core
+        self._start(_asking.publish(core, to, channel, topic, payload, content_type, options)).result()
+
+    def broadcast(
+        self,
+        channel: str,
+        topic: str,
+        payload: Payload = None,
+        *,
+        cells: Sequence[str] | None = None,
+        budget: float | None = None,
+        content_type: str | None = None,
+        options: Options | None = None,
+    ) -> Iterator[Part]:
+        """Asks many cells at once and yields an answer, or why there is none, for each as they come.
+
+        Without `cells` all that are registered below the own cell are asked. The payload crosses each link once.
+        """
+        core = self._engine.core
+        asked = _asking.multicast(core, cells, channel, topic, payload, False, budget, content_type, options)
+        return self._items(self._start(asked))
+
+    def tell(
+        self,
+        channel: str,
+        topic: str,
+        payload: Payload = None,
+        *,
+        cells: Sequence[str] | None = None,
+        content_type: str | None = None,
+        options: Options | None = None,
+    ) -> list[Part]:
+        """Tells many cells something. With `Flags.RECEIPT` gives what became of it at each of them."""
+        core = self._engine.core
+        asked = _asking.multicast(core, cells, channel, topic, payload, True, None, content_type, options)
+        pending = self._start(asked)
+        if options is not None and Flags.RECEIPT in options.flags:
+            return list(self._items(pending))
+        pending.result()
+        return []
+
+    def events(self) -> Iterator[Event]:
+        """Yields what happens to the cell's links, to cells below it and to jobs, from now on."""
+        for item in self._items(self._start(_asking.events()), lambda call: call.missed):
+            if isinstance(item, int):
+                yield Event(EventKind.MISSED, None, item, "")
+            else:
+                yield item
+
+    @overload
+    def serve(
+        self, channel: str | None = None, topic: str | None = None, *, concurrency: int | None = None
+    ) -> Callable[[Handler], Handler]: ...
+
+    @overload
+    def serve(
+        self, channel: str | None, topic: str | None, handler: Handler, *, concurrency: int | None = None
+    ) -> Serving: ...
+
+    def serve(
+        self,
+        channel: str | None = None,
+        topic: str | None = None,
+        handler: Handler | None = None,
+        *,
+        concurrency: int | None = None,
+    ) -> Any:
+        """Handles messages of a channel and topic, of a channel, or all: as decorator, or with a handler.
+
+        ```python
+        @bus.serve("model", "score")
+        def score(message: cellbus.Message) -> bytes: ...
+
+        with bus.serve("model", "score", score): ...
+        ```
+
+        Handlers run in threads, at most `workers` of `connect` at once, and of one sender and channel at most
+        `concurrency` (one). Raises `HandleRefused` where somebody else handles them.
+        """
+        selector = (channel, topic)
+        if handler is None:
+
+            def decorate(function: Handler) -> Handler:
+                self._serve(selector, function, concurrency)
+                return function
+
+            return decorate
+        return self._serve(selector, handler, concurrency)
+
+    def serve_forever(self) -> None:
+        """Waits until the connection ends; handlers do their work meanwhile. Raises `Disconnected` at a bad end."""
+        self._engine.wait_for_end()
+        failure = self._engine.core.failure
+        if failure is not None and "goodbye" not in failure.detail and "this process" not in failure.detail:
+            raise failure
+
+    def wait_closed(self, timeout: float | None = None) -> bool:
+        """Waits until the connection has ended, at most `timeout` seconds; says whether it has."""
+        self._engine.wait_for_end(None if timeout is None else time.monotonic() + timeout)
+        return not self.is_open
+
+    def close(self) -> None:
+        """Says goodbye. What is outstanding ends with `Disconnected`. Again is allowed."""
+        self._pool.stop()
+        self._engine.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        self.close()
+        return False
+
+    def _start(self, asked: Asked) -> Pending[Any]:
+        until = None if asked.patience is None else time.monotonic() + asked.patience
+        return Pending(self._engine, self._engine.ask(asked), until)
+
+    def _items(self, pending: Pending[Any], missed: Callable[[Call], int] | None = None) -> Iterator[Any]:
+        call, engine = pending._call, self._engine
+        try:
+            while True:
+                engine.wait(call, lambda: call.is_done or bool(call.items), pending._until)
+                if missed is not None and call.missed:
+                    count, call.missed = missed(call), 0
+                    yield count
+                if call.items:
+                    yield call.items.popleft()
+                    continue
+                if call.error is not None:
+                    raise call.error
+                return
+        finally:
+            pending.cancel()
+
+    def _serve(self, selector: tuple[str | None, str | None], handler: Handler, concurrency: int | None) -> Serving:
+        with self._serving:
+            if selector in self._handlers:
+                raise HandleRefused(Outcome.TAKEN, _selector_text(selector))
+            self._handlers[selector] = handler
+            self._engine.start_pump()
+            if selector not in self._asked_for:
+                try:
+                    outcome = self._start(_asking.handle(*selector, concurrency)).result()
+                    if outcome is not Outcome.REGISTERED:
+                        raise HandleRefused(outcome, _selector_text(selector))
+                except BaseException:
+                    del self._handlers[selector]
+                    raise
+                self._asked_for[selector] = outcome
+        return Serving(self, selector)
+
+    def _stop_serving(self, selector: tuple[str | None, str | None]) -> None:
+        self._handlers.pop(selector, None)
+
+    def _dispatch(self, incoming: Incoming) -> None:
+        handler = find_handler(self._handlers, incoming.channel, incoming.topic)
+        message = Message(self._engine, incoming)
+        if handler is None:
+            handler = _no_handler
+        self._pool.submit(message, handler)
+
+
+def _no_handler(message: Message) -> None:
+    message.refuse(Status.NO_HANDLER)
+
+
+def _selector_text(selector: tuple[str | None, str | None]) -> str:
+    channel, topic = selector
+    return "every channel" if channel is None else f"{channel}/{topic or '*'}"
+
+
+def connect(
+    *,
+    rendezvous: str | os.PathLike[str] | None = None,
+    timeout: float = 10.0,
+    workers: int = 8,
+) -> Bus:
+    """Connects to the cell that has launched this process, or to one that left a rendezvous file.
+
+    `timeout` is for connecting, in seconds; `workers` is how many handlers run at once.
+
+    Raises `BootstrapError` where this process was not launched as job code or has connected before,
+    `UnsafePlaceError` where others could reach the socket, `RefusedError` where the cell refuses, `OSError`.
+    """
+    if rendezvous is not None:
+        bootstrap = _bootstrap.from_rendezvous(rendezvous)
+    else:
+        bootstrap = _bootstrap.from_environment()
+    return Bus(Engine.connect(bootstrap, timeout), max(1, workers))

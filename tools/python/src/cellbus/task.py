@@ -1,0 +1,181 @@
+"""The trainer's side of federated work.
+
+```python
+for task in cellbus.tasks():
+    weights = task.tensors()
+    ...
+    task.submit(new_weights, weight=number_of_samples, metrics={"loss": loss})
+```
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+from cellbus import _taskwire as wire
+from cellbus import tensors as _tensors
+from cellbus._bus import Bus, connect
+from cellbus._taskwire import CHANNEL, CONTENT_TYPE, TaskError, Verdict
+from cellbus.errors import CellbusError, Disconnected, RefusedError, StatusError
+from cellbus.payload import Payload, outgoing
+from cellbus.status import Status, StatusClass
+
+__all__ = ["ResultRejected", "StaleAttempt", "Task", "TaskError", "Verdict", "default_bus", "tasks"]
+
+T = TypeVar("T")
+_PASSING = frozenset(
+    {
+        *(Status.NO_ROUTE, Status.NO_HANDLER, Status.PEER_UNKNOWN, Status.EXPIRED_IN_QUEUE, Status.OVERLOADED),
+        *(Status.SLOW_CONSUMER, Status.RATE_LIMIT, Status.DRAINING),
+    }
+)
+
+
+class ResultRejected(CellbusError):  # noqa: N818 - what has happened
+    """The server cannot use a result; the text says which tensor and why."""
+
+
+class StaleAttempt(CellbusError):  # noqa: N818 - what has happened
+    """Another process of this site has taken the task over. Stop working at it."""
+
+
+class Task:
+    """Something to do, and how to hand in what came of it."""
+
+    def __init__(self, bus: Bus, worker: bytes, offer: wire.Offer, body: memoryview, patience: float) -> None:
+        self._bus = bus
+        self._worker = worker
+        self._patience = patience
+        self.id: int = offer.task
+        """The number of the task at the server."""
+        self.attempt: int = offer.attempt
+        """Which attempt of this site it is, from 1."""
+        self.name: str = offer.name
+        """What is to be done: `train` …"""
+        self.round: int | None = offer.round
+        """Which round of training, from 0."""
+        self.rounds: int | None = offer.rounds
+        """How many rounds there are."""
+        self.content_type: str | None = offer.content_type
+        """Media type of the payload."""
+        self.payload: memoryview = body
+        """What it works with: usually named tensors. Read-only."""
+        self.verdict: Verdict | None = None
+        """What became of its result."""
+
+    def tensors(self) -> _tensors.Tensors:
+        """The payload as named tensors, without a copy and read-only. Raises `TensorError`."""
+        return _tensors.read(self.payload)
+
+    def submit(
+        self,
+        result: Payload = None,
+        weight: float | None = None,
+        metrics: Mapping[str, float] | None = None,
+        *,
+        content_type: str | None = None,
+    ) -> Verdict:
+        """Hands in the result: named tensors or bytes, its weight (samples, steps …), and metrics by name.
+
+        What got lost is sent again; the server counts it once. Gives `ACCEPTED`, or `LATE` where the task is
+        over. Raises `ResultRejected` with the server's reason, `StaleAttempt`, and `StatusError` where the server
+        cannot be reached for as long as the patience lasts.
+        """
+        media = content_type or outgoing(result).content_type
+        numbers = {str(key): float(value) for key, value in (metrics or {}).items()}
+        weight = None if weight is None else float(weight)
+        what = wire.Submit(self._worker, self.id, self.attempt, weight, numbers, media)
+        message = wire.submit(what, result)
+        reply = _persist(
+            lambda: self._bus.request(CHANNEL, "submit", message, content_type=CONTENT_TYPE), self._patience
+        )
+        header, _ = wire.split(reply.payload)
+        self.verdict, text = wire.read_verdict(header)
+        if self.verdict is Verdict.REJECTED:
+            raise ResultRejected(text)
+        if self.verdict is Verdict.STALE:
+            raise StaleAttempt(f"task {self.id}, attempt {self.attempt}: another attempt has taken over")
+        return self.verdict
+
+    def progress(self, done: float, text: str | None = None) -> None:
+        """Says how far it is, from 0 to 1. What cannot be told is not told."""
+        what = wire.Report(self._worker, self.id, self.attempt, min(1.0, max(0.0, float(done))), text)
+        try:
+            self._bus.publish(CHANNEL, "progress", wire.report(what), content_type=CONTENT_TYPE)
+        except Disconnected:
+            raise
+        except StatusError:
+            return
+
+
+def tasks(bus: Bus | None = None, *, wait: float = 20.0, patience: float = 120.0) -> Iterator[Task]:
+    """Yields what the server gives this site to do, until the work is over.
+
+    Without a `bus` the process connects once, and says goodbye when it ends. `wait` is how many seconds one
+    question may take where there is nothing to do; `patience` for how many the server may be out of reach.
+    """
+    connected = default_bus() if bus is None else bus
+    worker = os.urandom(16)
+    last: Task | None = None
+    while True:
+        task = fetch(connected, worker, wait, patience)
+        if task is None:
+            return
+        if last is not None and last.verdict is None and (last.id, last.attempt) == (task.id, task.attempt):
+            raise TaskError(f"task {task.id} ({task.name}) was left without submit(), so it comes again")
+        last = task
+        yield task
+
+
+def fetch(bus: Bus, worker: bytes, wait: float, patience: float) -> Task | None:
+    """Waits for the next task; `None` where there will be no more."""
+    question = wire.fetch(worker, int(wait * 1000))
+    while True:
+        reply = _persist(
+            lambda: bus.request(CHANNEL, "fetch", question, budget=wait + 10, content_type=CONTENT_TYPE), patience
+        )
+        header, body = wire.split(reply.payload)
+        found = wire.read_offer(header)
+        if found is False:
+            return None
+        if isinstance(found, wire.Offer):
+            return Task(bus, worker, found, body.toreadonly(), patience)
+
+
+def _persist(ask: Callable[[], T], patience: float) -> T:
+    """Asks until there is an answer, an error that stays, or no more patience."""
+    until = time.monotonic() + patience
+    pause = 0.05
+    while True:
+        try:
+            return ask()
+        except Disconnected:
+            raise
+        except StatusError as error:
+            is_passing = error.kind is StatusClass.UNKNOWN or error.status in _PASSING
+            if not is_passing or (isinstance(error, RefusedError) and error.by is None):
+                raise
+            if time.monotonic() + pause > until:
+                raise
+        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, keeps no secret
+        pause = min(2.0, pause * 2)
+
+
+_default: Bus | None = None
+_default_lock = threading.Lock()
+
+
+def default_bus() -> Bus:
+    """The bus of this process, connected at the first call and closed when the process ends."""
+    global _default
+    with _default_lock:
+        if _default is None or not _default.is_open:
+            _default = connect()
+            atexit.register(_default.close)
+        return _default
