@@ -58,6 +58,8 @@ pub(super) struct Engine {
     options: FetchOptions,
     pull: Pull,
     work: Work,
+    /// What the sink has from before.
+    found: Option<Found>,
     opening: Option<BoxFuture<Opened>>,
     conduit: Option<Conduit>,
     /// Came in and not handed out yet.
@@ -99,6 +101,7 @@ impl Engine {
             options,
             pull,
             work: Work::new(sink),
+            found: None,
             opening: None,
             conduit: None,
             inputs: VecDeque::new(),
@@ -112,7 +115,7 @@ impl Engine {
         }
     }
 
-    /// Runs to the end.
+    /// Runs to the end, once the sink is open.
     pub(super) async fn run(
         mut self,
         mut cancelled: watch::Receiver<bool>,
@@ -122,7 +125,7 @@ impl Engine {
             let closed: BoxFuture<()> = Box::pin(async move { bus.closed().await });
             closed
         };
-        self.begin().await?;
+        self.begin();
         loop {
             let step = self.pull.poll(now(), random);
             self.tell_progress();
@@ -161,8 +164,11 @@ impl Engine {
         }
     }
 
-    /// Prepares the sink, and goes on with what is there from before.
-    async fn begin(&mut self) -> Result<(), FetchError> {
+    /// Prepares the sink, and finds what is there from before.
+    ///
+    /// # Errors
+    /// [`FetchError`] when it cannot be used.
+    pub(super) async fn open_sink(&mut self) -> Result<(), FetchError> {
         let mut tries = 0;
         let opened = loop {
             self.work.push(Op::Open(Box::new((*self.signed).clone())));
@@ -174,7 +180,7 @@ impl Engine {
             tries += 1;
             sleep(BUSY).await;
         };
-        let found = match opened {
+        self.found = match opened {
             Event::Opened(found) => found,
             Event::Failed(error) => return Err(error.into()),
             Event::Rebuilt
@@ -184,21 +190,25 @@ impl Engine {
             | Event::Committed
             | Event::Room => None,
         };
+        Ok(())
+    }
+
+    /// Begins, or goes on with what is there from before. Time counts from now on.
+    fn begin(&mut self) {
         let reference = Arc::clone(self.pull.reference());
         let settings = PullSettings { size_cap: self.work.cap(), ..self.options.pull };
-        match found {
+        match self.found.take() {
             Some(Found { durable, stage: Stage::Receiving }) => {
                 self.pull = Pull::resume(now(), reference, settings, durable);
             }
             Some(Found { durable, stage: Stage::Verified(digest) }) => {
                 self.pull = Pull::stored(now(), reference, settings, durable, digest);
             }
-            None => {}
+            None => self.pull = Pull::new(now(), reference, settings),
         }
         if let Some(digester) = self.pull.take_digester() {
             self.work.hash_with(digester);
         }
-        Ok(())
     }
 
     fn tell_progress(&self) {
