@@ -208,10 +208,10 @@ impl Request {
     /// Whether events come before the reply, and the asking side may say more.
     #[must_use]
     pub fn goes_on(&self) -> bool {
-        match self {
-            Self::Transfer(ask) => ask.goes_on(),
-            other => matches!(other, Self::Replies(_) | Self::Tap(_) | Self::Serve(_)),
+        if let Self::Transfer(ask) = self {
+            return ask.goes_on();
         }
+        matches!(self, Self::Replies(_) | Self::Tap(_) | Self::Serve(_))
     }
 
     /// How long an answer can take at most, other cells included; for a request that goes on, until the

@@ -261,23 +261,23 @@ fn end_of(putting: &Putting, file: &str, begun: Instant, other: Fqcn, end: End) 
 
 /// Why a receiver has not got it, and what to do about it, where that is known here.
 fn why_not_stored(status: Status) -> String {
-    match status {
-        Status::NoHandler => {
-            "nobody receives there; `cellbus transfer receive DIR --at CELL` would".to_owned()
-        }
-        Status::NoRoute => "it is not connected".to_owned(),
-        Status::StorageFull => {
-            "its disk is full; what it has stays there, to be gone on with".to_owned()
-        }
-        Status::Forbidden => {
-            "it does not take it: a file of this name is there and it was not told to replace it, or \
-             the reference is not for it"
-                .to_owned()
-        }
-        Status::TooLarge => "it is larger than what is taken there".to_owned(),
-        Status::TransferCancelled => "it was given up".to_owned(),
-        other => other.meaning().to_owned(),
-    }
+    const KNOWN: [(Status, &str); 6] = [
+        (
+            Status::NoHandler,
+            "nobody receives there; `cellbus transfer receive DIR --at CELL` would",
+        ),
+        (Status::NoRoute, "it is not connected"),
+        (Status::StorageFull, "its disk is full; what it has stays there, to be gone on with"),
+        (
+            Status::Forbidden,
+            "it does not take it: a file of this name is there and it was not told to replace it, or the \
+             reference is not for it",
+        ),
+        (Status::TooLarge, "it is larger than what is taken there"),
+        (Status::TransferCancelled, "it was given up"),
+    ];
+    let known = KNOWN.iter().find(|(known, _)| *known == status);
+    known.map_or_else(|| status.meaning(), |(_, text)| text).to_owned()
 }
 
 /// Tells something that must not be missed.
@@ -311,22 +311,23 @@ async fn look_at(seen: &Seen, directory: bool) -> Result<PathBuf, ControlError> 
 
 fn not_served(error: &ServeError) -> ControlError {
     let text = with_sources(error);
-    match error {
-        ServeError::Taken => ControlError::local(LocalCode::ControlTaken, text)
-            .hint("`cellbus transfer ls` shows who serves it"),
-        ServeError::NotSigned(status) => ControlError::status(*status, text),
-        ServeError::Handle(_) => ControlError::local(LocalCode::ControlTaken, text),
-        other => bad(with_sources(other)),
+    if let ServeError::NotSigned(status) = error {
+        return ControlError::status(*status, text);
     }
+    if matches!(error, ServeError::Taken | ServeError::Handle(_)) {
+        return ControlError::local(LocalCode::ControlTaken, text)
+            .hint("`cellbus transfer ls` shows what is served");
+    }
+    bad(text)
 }
 
 fn not_fetched(error: &FetchError) -> ControlError {
-    let hint = match error {
-        FetchError::Unfit(_) => "ask its holder for another reference".to_owned(),
-        FetchError::Sink(_) if error.status() == Status::StorageFull => {
-            "make room, then `cellbus transfer resume`".to_owned()
-        }
-        other => format!("`cellbus errors explain {}` says what it means", other.status()),
+    let hint = if matches!(error, FetchError::Unfit(_)) {
+        "ask its holder for another reference".to_owned()
+    } else if error.status() == Status::StorageFull {
+        "make room, then `cellbus transfer resume`".to_owned()
+    } else {
+        format!("`cellbus errors explain {}` says what it means", error.status())
     };
     ControlError::status(error.status(), with_sources(error)).hint(hint)
 }
