@@ -263,6 +263,26 @@ fn whoever_gives_up_frees_both_ends_within_two_seconds() {
     drop(receiving);
 }
 
+#[test]
+fn what_a_topology_says_of_rates_and_spools_is_kept_to() {
+    let limits =
+        "[limits]\ntransfer_rate_max_bytes_per_s = 4000000\ntransfer_spool_max_bytes = 0\n";
+    let net = Federation::up_with(&format!("{ALLOWED}{limits}"));
+    let size = 6 * MIB;
+    let file = random_file(&net, "model.bin", size);
+    let inboxes = ["in-1", "in-2"].map(|name| inbox(&net, name));
+    let _receiving = [receive(&net, "site-1", &inboxes[0]), receive(&net, "site-2", &inboxes[1])];
+    let put = net.ask("server", &["transfer", "put", text(&file), "relay-a.site-1,site-2"]).data();
+    let sent = put["sent"].as_u64().expect("a figure");
+    assert_eq!(sent, 2 * size, "a relay without a spool shares nothing");
+    // Both cross one link, one after the other or side by side.
+    let slowest =
+        put["ends"].as_array().expect("ends").iter().filter_map(|end| end["elapsed_ms"].as_u64());
+    let least = Duration::from_millis(2 * size / 4000) - Duration::from_millis(500);
+    assert!(slowest.max() >= Some(u64::try_from(least.as_millis()).expect("seconds")), "{put}");
+    assert_same(&file, &inboxes[1].join("model.bin"));
+}
+
 /// A cell whose inbox is a file system of its own, in a mount namespace of its own.
 struct SmallDisk {
     cell: Running,
