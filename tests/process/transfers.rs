@@ -351,6 +351,7 @@ fn a_disk_that_is_full_at_90_percent_and_then_freed_goes_on() {
     let data = put.envelope()["data"].clone();
     assert_eq!(put.code, Some(0), "{data}");
     let sent = data["sent"].as_u64().expect("a figure");
-    assert!(sent <= size + AGAIN_MAX, "{} bytes were sent again", sent - size);
+    // What was on its way when the disk was full, and what it had not made durable; once, however often is looked.
+    assert!(sent <= size + 2 * AGAIN_MAX, "{} bytes were sent again", sent - size);
     assert_same(&file, &disk.file("model.bin"));
 }

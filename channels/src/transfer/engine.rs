@@ -37,6 +37,8 @@ use crate::{
     transport::{BoxFuture, Outgoing},
 };
 
+/// Bytes that a sink which was full must have room for before more are asked for.
+const PROBE: u64 = 8 << 20;
 /// Bytes that are written at once.
 const BATCH: usize = 256 << 10;
 /// How long a receipt may take to be taken by the way.
@@ -131,7 +133,7 @@ impl Engine {
             self.tell_progress();
             match step {
                 Step::Rebuild { to } => self.work.push(Op::Rebuild { from: 0, to }),
-                Step::Open(fetch) => self.open(&fetch),
+                Step::Open(fetch) => self.open_if_room(&fetch).await,
                 Step::Close => self.close(),
                 Step::Rewind { to } => self.work.push(Op::Rewind { to }),
                 Step::Sync { to } => self.work.push(Op::Sync { to }),
@@ -186,6 +188,7 @@ impl Engine {
             Event::Rebuilt
             | Event::PartLost
             | Event::Synced(_)
+            | Event::Probed
             | Event::Digest(_)
             | Event::Committed
             | Event::Room => None,
@@ -218,6 +221,29 @@ impl Engine {
             *last = now;
             is_new
         });
+    }
+
+    /// Asks the holder. Where the sink was full, only once it has room: what comes before that would be sent for
+    /// nothing.
+    async fn open_if_room(&mut self, fetch: &Fetch) {
+        let was_full =
+            matches!(&self.sink_error, Some(error) if error.status() == Status::StorageFull);
+        if was_full && !fetch.have {
+            let left =
+                self.pull.reference().size.map_or(PROBE, |size| size - fetch.offset.min(size));
+            self.work.push(Op::Probe { bytes: left.clamp(1, PROBE) });
+            loop {
+                match self.work.next().await {
+                    Event::Probed => break self.sink_error = None,
+                    Event::Failed(error) if error.status() == Status::StorageFull => {
+                        self.sink_error = Some(error);
+                        return self.pull.handle_lost();
+                    }
+                    event => self.handle_sink(event),
+                }
+            }
+        }
+        self.open(fetch);
     }
 
     fn open(&mut self, fetch: &Fetch) {
@@ -378,7 +404,7 @@ impl Engine {
     fn handle_sink(&mut self, event: Event) {
         let now = now();
         match event {
-            Event::Opened(_) | Event::Room => {}
+            Event::Opened(_) | Event::Room | Event::Probed => {}
             Event::Rebuilt => self.pull.handle_rebuilt(now),
             Event::PartLost => self.pull.handle_part_lost(now),
             Event::Synced(to) => self.pull.handle_synced(now, to),
