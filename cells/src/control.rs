@@ -19,6 +19,7 @@ mod reload;
 mod reply;
 mod server;
 mod talk;
+mod transfer;
 
 pub use cellbus_runtime::stats::{HistogramReport, LoopReport, MessageCount, StatsReport};
 
@@ -49,5 +50,10 @@ pub use self::{
     talk::{
         DeliveryRow, Ended, Event, MAX_SAMPLE, MAX_SERVED, Say, ServeAsk, Talk, TapAsk, TapRow,
         lane_name,
+    },
+    transfer::{
+        GetAsk, ListAsk, MAX_AT_ONCE, MAX_PATIENCE_MS, PutAsk, ReceiveAsk, ResumeAsk, Seen,
+        TransferAsk, TransferCancelled, TransferEnd, TransferEnds, TransferEvent, TransferRow,
+        TransferRows, TransferState,
     },
 };

@@ -42,6 +42,7 @@ mod settings;
 mod talks;
 #[cfg(test)]
 mod tests;
+mod transfers;
 
 pub use self::{
     rules::{LiveRules, Reload},

@@ -13,6 +13,7 @@ mod options;
 mod pace;
 mod progress;
 mod receive;
+mod running;
 mod send;
 mod serve;
 mod shelf;
@@ -37,6 +38,7 @@ pub use self::{
     options::{FetchOptions, ServeOptions},
     progress::{FetchProgress, ServeProgress},
     receive::{Offer, Receive, Receiving, Taken},
+    running::Running,
     send::Delivering,
     serve::Served,
     shelf::Shelf,

@@ -36,6 +36,7 @@ use futures_util::task::AtomicWaker;
 use crate::{filter::AuthFilter, own::Own};
 
 mod answer;
+mod answered;
 mod arrived;
 pub(crate) mod head;
 mod open;

@@ -12,7 +12,10 @@ use crate::certificate::{CertDates, CertificateError, LeafHash, identity_of, lea
 
 mod halves;
 pub mod memory;
+mod pace;
 mod quic;
+
+pub(crate) use self::pace::LinkPace;
 
 /// Who is at the other end of a connection, and what binds this to the connection.
 #[derive(Clone, Debug)]
@@ -71,7 +74,7 @@ enum Carrier {
 /// The writing half of a stream. Dropped without [`Self::finish`], it is reset, so that a sender that
 /// dies leaves no short message behind.
 #[derive(Debug)]
-pub struct SendStream(SendHalf);
+pub struct SendStream(SendHalf, Option<pace::Paced>);
 
 #[derive(Debug)]
 enum SendHalf {

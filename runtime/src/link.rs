@@ -122,6 +122,8 @@ pub struct LinkSettings {
     pub inbound_max: usize,
     /// Conduits that this end has open at once; whoever wants more waits.
     pub conduits_max: usize,
+    /// Bytes a second of all its conduits together that this end may send; `None` for as many as go.
+    pub conduit_rate: Option<u64>,
     /// Registrations that one neighbour may begin within a minute.
     pub registrations_per_minute: usize,
     /// Age at which a child's token is renewed.
@@ -136,6 +138,7 @@ impl Default for LinkSettings {
             outbox_max: 8 << 20,
             inbound_max: 4 << 20,
             conduits_max: 16,
+            conduit_rate: None,
             registrations_per_minute: 30,
             renew_after: Duration::from_secs(450),
         }
@@ -316,10 +319,9 @@ impl Link {
             Side::Child => Role::Child(ChildSide::new(clock::now())),
         };
         let health = Health::new(connection.clone());
-        let (limits, max) = (settings.limits, settings.conduits_max);
         let link = Self {
             id,
-            conduits: LinkConduits::new(id, &own, &connection, &health, limits, max),
+            conduits: LinkConduits::new(id, &own, &connection, &health, &settings),
             state: LinkState::new(clock::now(), side, settings.timers),
             outbox: Outbox::new(settings.outbox_max, Arc::clone(&own.counters)),
             health,

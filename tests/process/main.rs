@@ -12,5 +12,6 @@ mod reload;
 mod restart;
 mod secrets;
 mod seeing;
+mod transfers;
 mod twins;
 mod up;

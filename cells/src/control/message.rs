@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ControlError, DeadLettersAsk, LocalCode, MAX_DEAD_LETTERS, MAX_SAMPLE, MAX_SERVED, ReloadAsk,
-    Reply, SendAsk, ServeAsk, Talk, TapAsk, TraceAsk, selector,
+    Reply, SendAsk, ServeAsk, Talk, TapAsk, TraceAsk, TransferAsk, selector, transfer,
 };
 
 /// Version of these messages. Another version is refused with `VERSION`.
@@ -82,6 +82,8 @@ pub enum Request {
     Tap(TapAsk),
     /// Has the asking side answer messages for this cell, until it hangs up.
     Serve(ServeAsk),
+    /// Begins, lists or ends transfers.
+    Transfer(TransferAsk),
     /// Everything the cell knows about itself, for tools and tests.
     Inspect,
     /// Takes no new work, finishes what is there, then ends.
@@ -186,6 +188,7 @@ impl Request {
                 in_bounds("concurrency", u64::from(ask.concurrency), u64::from(MAX_SERVED))?;
                 selector(&ask.of).map(|_| ()).map_err(|error| bad(error.to_string()))
             }
+            Self::Transfer(ask) => transfer::check(ask).map_err(bad),
             Self::Status
             | Self::Cells
             | Self::Peers
@@ -205,6 +208,9 @@ impl Request {
     /// Whether events come before the reply, and the asking side may say more.
     #[must_use]
     pub fn goes_on(&self) -> bool {
+        if let Self::Transfer(ask) = self {
+            return ask.goes_on();
+        }
         matches!(self, Self::Replies(_) | Self::Tap(_) | Self::Serve(_))
     }
 
@@ -230,6 +236,7 @@ impl Request {
             | Self::Reload(_)
             | Self::Tap(_)
             | Self::Serve(_)
+            | Self::Transfer(_)
             | Self::Inspect
             | Self::Drain
             | Self::Stop => Duration::ZERO,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     DeadLettersReply, Ended, HopRow, LinkRow, MetricsReply, Payload, PolicyReply, ReloadReply,
-    RouteRow, SendReply, StatsReply, TraceReply,
+    RouteRow, SendReply, StatsReply, TraceReply, TransferCancelled, TransferEnds, TransferRows,
 };
 
 /// One answer; the variant is that of the request.
@@ -49,6 +49,12 @@ pub enum Reply {
     Send(SendReply),
     /// To a request that goes on, where the cell ends it.
     Ended(Ended),
+    /// To a transfer that was begun.
+    TransferEnds(TransferEnds),
+    /// To a list of transfers.
+    Transfers(TransferRows),
+    /// To a transfer that was to be given up.
+    TransferCancelled(TransferCancelled),
     /// To [`Request::Inspect`](super::Request::Inspect).
     Inspect(serde_json::Value),
     /// To [`Request::Drain`](super::Request::Drain) and [`Request::Stop`](super::Request::Stop): it has begun.
@@ -281,6 +287,9 @@ answers!(
     Trace(TraceReply),
     Send(SendReply),
     Ended(Ended),
+    TransferEnds(TransferEnds),
+    Transfers(TransferRows),
+    TransferCancelled(TransferCancelled),
     Inspect(serde_json::Value),
     Accepted(Accepted),
 );

@@ -5,7 +5,7 @@ use cellbus_proto::{identity::CellKind, name::Fqcn};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::{Payload, RequestReply, Verdict};
+use super::{Payload, RequestReply, TransferEvent, Verdict};
 
 /// Things said or told that wait for the other side.
 const WAITING_MAX: usize = 64;
@@ -53,6 +53,8 @@ pub enum Event {
     Delivery(DeliveryRow),
     /// A reply that more follow, or the last.
     Reply(RequestReply),
+    /// Something happens with a transfer.
+    Transfer(TransferEvent),
 }
 
 /// One message that was looked at.

@@ -337,6 +337,7 @@ impl ControlledCell {
                     ControlError::local(LocalCode::ControlBadRequest, error.to_string())
                 })
             }
+            Request::Transfer(ask) => self.transfer_now(ask).await,
             Request::Replies(_) | Request::Tap(_) | Request::Serve(_) => {
                 Err(bad("this request goes on".to_owned()))
             }

@@ -8,6 +8,7 @@ pub mod figures {
         codec::FrameLimits,
         link::Timers,
         topology::{Congestion as Stated, Limits},
+        transfer::ShareSettings,
     };
     use cellbus_runtime::{
         cell::{CellSettings, HandlerLimits},
@@ -46,8 +47,21 @@ pub mod figures {
             challenge_life: limits.challenge_ttl,
             returns_per_minute: limits.returns_per_minute_max,
             token_life_s: limits.token_ttl.as_secs(),
+            share: ShareSettings {
+                budget: limits.transfer_spool_max as u64,
+                keep: limits.transfer_spool_keep,
+                ..ShareSettings::default()
+            },
             ..CellSettings::default()
         }
+    }
+
+    /// Of transfers over one link; none where the file says nothing.
+    fn rate(limits: &Limits) -> Option<u64> {
+        let key = "transfer_rate_max_bytes_per_s";
+        let spec = Limits::SPECS.iter().find(|spec| spec.key == key);
+        let stated = limits.transfer_rate_max as u64;
+        (spec.map(|spec| spec.ceiling) != Some(stated)).then_some(stated)
     }
 
     /// Of an endpoint and its links.
@@ -68,6 +82,7 @@ pub mod figures {
                 outbox_max: limits.outbox_max_bytes,
                 inbound_max: limits.inbound_max_bytes_per_link,
                 conduits_max: QuicSettings::conduits_max(limits.bidi_streams_max),
+                conduit_rate: rate(limits),
                 renew_after: limits.token_ttl / 2,
                 ..LinkSettings::default()
             },

@@ -45,6 +45,8 @@ impl ControlledCell {
                 self.serve(ask, talk).await
             } else if let Request::Replies(ask) = request {
                 self.replies(ask, talk).await
+            } else if let Request::Transfer(ask) = request {
+                self.transfer(ask, talk).await
             } else {
                 self.answer(request).await
             }
@@ -237,7 +239,7 @@ fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn not_registered(cell: &str, error: &HandleError) -> ControlError {
+pub(super) fn not_registered(cell: &str, error: &HandleError) -> ControlError {
     let text = format!("{cell}: {error}");
     if let HandleError::Reserved(_) = error {
         return ControlError::status(Status::Forbidden, text);

@@ -1,8 +1,8 @@
 //! One transfer at its holder: source, reference and ledger, and who wants to know of changes.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -30,6 +30,11 @@ pub(super) struct Books {
     pub(super) bus: Bus,
     pub(super) project: String,
     pub(super) patience: Duration,
+    /// As `patience`, for who has not taken the offer yet.
+    pub(super) attendance: Duration,
+    pub(super) begun: Instant,
+    /// Bytes that were written to receivers, those that were written again too.
+    pub(super) sent: AtomicU64,
     pub(super) pace: tokio::sync::Mutex<Pace>,
     state: Mutex<State>,
     /// Held while the source is compared and opened again.
@@ -39,6 +44,14 @@ pub(super) struct Books {
     changes: watch::Sender<u64>,
     /// Set when nothing more is served.
     closed: watch::Sender<Option<Status>>,
+}
+
+/// What its holder has said of a transfer.
+pub(super) struct Limits {
+    pub(super) project: String,
+    pub(super) patience: Duration,
+    pub(super) attendance: Duration,
+    pub(super) rate: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -66,11 +79,12 @@ pub(super) enum Denied {
 impl Books {
     pub(super) fn new(
         bus: Bus,
-        (project, patience, rate): (String, Duration, Option<u64>),
+        limits: Limits,
         ledger: Ledger,
         signed: SignedReference,
         content: Content,
     ) -> Self {
+        let Limits { project, patience, attendance, rate } = limits;
         let digest = signed.reference.digest;
         let digester = digest.is_none().then(Digester::default);
         let signed = Arc::new(signed);
@@ -79,6 +93,9 @@ impl Books {
             bus,
             project,
             patience,
+            attendance,
+            begun: now(),
+            sent: AtomicU64::new(0),
             pace: tokio::sync::Mutex::new(Pace::new(rate)),
             state: Mutex::new(state),
             opening: tokio::sync::Mutex::default(),

@@ -37,6 +37,8 @@ use crate::{
     transport::{BoxFuture, Outgoing},
 };
 
+/// Bytes that a sink which was full must have room for before more are asked for.
+const PROBE: u64 = 8 << 20;
 /// Bytes that are written at once.
 const BATCH: usize = 256 << 10;
 /// How long a receipt may take to be taken by the way.
@@ -58,6 +60,8 @@ pub(super) struct Engine {
     options: FetchOptions,
     pull: Pull,
     work: Work,
+    /// What the sink has from before.
+    found: Option<Found>,
     opening: Option<BoxFuture<Opened>>,
     conduit: Option<Conduit>,
     /// Came in and not handed out yet.
@@ -99,6 +103,7 @@ impl Engine {
             options,
             pull,
             work: Work::new(sink),
+            found: None,
             opening: None,
             conduit: None,
             inputs: VecDeque::new(),
@@ -112,7 +117,7 @@ impl Engine {
         }
     }
 
-    /// Runs to the end.
+    /// Runs to the end, once the sink is open.
     pub(super) async fn run(
         mut self,
         mut cancelled: watch::Receiver<bool>,
@@ -122,13 +127,13 @@ impl Engine {
             let closed: BoxFuture<()> = Box::pin(async move { bus.closed().await });
             closed
         };
-        self.begin().await?;
+        self.begin();
         loop {
             let step = self.pull.poll(now(), random);
             self.tell_progress();
             match step {
                 Step::Rebuild { to } => self.work.push(Op::Rebuild { from: 0, to }),
-                Step::Open(fetch) => self.open(&fetch),
+                Step::Open(fetch) => self.open_if_room(&fetch).await,
                 Step::Close => self.close(),
                 Step::Rewind { to } => self.work.push(Op::Rewind { to }),
                 Step::Sync { to } => self.work.push(Op::Sync { to }),
@@ -161,8 +166,11 @@ impl Engine {
         }
     }
 
-    /// Prepares the sink, and goes on with what is there from before.
-    async fn begin(&mut self) -> Result<(), FetchError> {
+    /// Prepares the sink, and finds what is there from before.
+    ///
+    /// # Errors
+    /// [`FetchError`] when it cannot be used.
+    pub(super) async fn open_sink(&mut self) -> Result<(), FetchError> {
         let mut tries = 0;
         let opened = loop {
             self.work.push(Op::Open(Box::new((*self.signed).clone())));
@@ -174,31 +182,36 @@ impl Engine {
             tries += 1;
             sleep(BUSY).await;
         };
-        let found = match opened {
+        self.found = match opened {
             Event::Opened(found) => found,
             Event::Failed(error) => return Err(error.into()),
             Event::Rebuilt
             | Event::PartLost
             | Event::Synced(_)
+            | Event::Probed
             | Event::Digest(_)
             | Event::Committed
             | Event::Room => None,
         };
+        Ok(())
+    }
+
+    /// Begins, or goes on with what is there from before. Time counts from now on.
+    fn begin(&mut self) {
         let reference = Arc::clone(self.pull.reference());
         let settings = PullSettings { size_cap: self.work.cap(), ..self.options.pull };
-        match found {
+        match self.found.take() {
             Some(Found { durable, stage: Stage::Receiving }) => {
                 self.pull = Pull::resume(now(), reference, settings, durable);
             }
             Some(Found { durable, stage: Stage::Verified(digest) }) => {
                 self.pull = Pull::stored(now(), reference, settings, durable, digest);
             }
-            None => {}
+            None => self.pull = Pull::new(now(), reference, settings),
         }
         if let Some(digester) = self.pull.take_digester() {
             self.work.hash_with(digester);
         }
-        Ok(())
     }
 
     fn tell_progress(&self) {
@@ -208,6 +221,29 @@ impl Engine {
             *last = now;
             is_new
         });
+    }
+
+    /// Asks the holder. Where the sink was full, only once it has room: what comes before that would be sent for
+    /// nothing.
+    async fn open_if_room(&mut self, fetch: &Fetch) {
+        let was_full =
+            matches!(&self.sink_error, Some(error) if error.status() == Status::StorageFull);
+        if was_full && !fetch.have {
+            let left =
+                self.pull.reference().size.map_or(PROBE, |size| size - fetch.offset.min(size));
+            self.work.push(Op::Probe { bytes: left.clamp(1, PROBE) });
+            loop {
+                match self.work.next().await {
+                    Event::Probed => break self.sink_error = None,
+                    Event::Failed(error) if error.status() == Status::StorageFull => {
+                        self.sink_error = Some(error);
+                        return self.pull.handle_lost();
+                    }
+                    event => self.handle_sink(event),
+                }
+            }
+        }
+        self.open(fetch);
     }
 
     fn open(&mut self, fetch: &Fetch) {
@@ -368,7 +404,7 @@ impl Engine {
     fn handle_sink(&mut self, event: Event) {
         let now = now();
         match event {
-            Event::Opened(_) | Event::Room => {}
+            Event::Opened(_) | Event::Room | Event::Probed => {}
             Event::Rebuilt => self.pull.handle_rebuilt(now),
             Event::PartLost => self.pull.handle_part_lost(now),
             Event::Synced(to) => self.pull.handle_synced(now, to),

@@ -12,13 +12,13 @@ use bytes::Bytes;
 use cellbus_proto::{
     name::{Fqcn, Segment},
     status::Status,
-    transfer::{Digest, Meter, Receiver, SignedReference, Told, Unfit},
+    transfer::{Digest, Meter, Progress, Receiver, SignedReference, Told, Unfit},
 };
 use tokio::sync::watch;
 
 use super::{
     Transfers, engine::Engine, error::FetchError, now, options::FetchOptions,
-    progress::FetchProgress, sink::Sink,
+    progress::FetchProgress, running::RunningFetch, sink::Sink,
 };
 use crate::{bus::Bus, error::RequestError, transport::BoxFuture};
 
@@ -105,17 +105,73 @@ impl Transfers {
         sink: Sink,
         options: FetchOptions,
     ) -> Fetching {
-        let meter = Meter::new(now(), reference.reference.generation, reference.reference.size);
-        let values = watch::Sender::new(meter.progress());
-        let progress = FetchProgress::new(values.subscribe());
-        let canceller = Canceller::new();
-        let (bus, signed) = (self.bus.clone(), Arc::new(reference.clone()));
-        let cancelled = canceller.watch();
-        let run = Box::pin(async move {
+        let signed = Arc::new(reference.clone());
+        let parts = Parts::new(&signed);
+        let (bus, values) = (self.bus.clone(), parts.values.clone());
+        Fetching::of(parts, move |running, cancelled| async move {
             judge(&bus, &signed).await?;
-            Engine::new(bus, signed, sink, options, values).run(cancelled).await
-        });
-        Fetching { run, progress, canceller }
+            let _noted = bus.shelf().note(running);
+            let mut engine = Engine::new(bus.clone(), signed, sink, options, values);
+            engine.open_sink().await?;
+            engine.run(cancelled).await
+        })
+    }
+
+    /// As [`Self::fetch`], by a reference that was judged, into a sink that is opened before this returns.
+    ///
+    /// # Errors
+    /// [`FetchError`] when the sink cannot be opened; nothing was asked for.
+    pub(super) async fn prepare(
+        &self,
+        signed: &Arc<SignedReference>,
+        sink: Sink,
+        options: FetchOptions,
+    ) -> Result<Fetching, FetchError> {
+        let parts = Parts::new(signed);
+        let values = parts.values.clone();
+        let mut engine = Engine::new(self.bus.clone(), Arc::clone(signed), sink, options, values);
+        engine.open_sink().await?;
+        let bus = self.bus.clone();
+        Ok(Fetching::of(parts, move |running, cancelled| {
+            // Known from now on, though it may wait for its turn.
+            let noted = bus.shelf().note(running);
+            async move {
+                let _noted = noted;
+                engine.run(cancelled).await
+            }
+        }))
+    }
+}
+
+/// What a fetch shows of itself, and is given up by.
+struct Parts {
+    values: watch::Sender<Progress>,
+    running: RunningFetch,
+}
+
+impl Parts {
+    fn new(signed: &Arc<SignedReference>) -> Self {
+        let (generation, size) = (signed.reference.generation, signed.reference.size);
+        let values = watch::Sender::new(Meter::new(now(), generation, size).progress());
+        let running = RunningFetch {
+            reference: Arc::clone(signed),
+            progress: FetchProgress::new(values.subscribe()),
+            canceller: Canceller::new(),
+            begun: now(),
+        };
+        Self { values, running }
+    }
+}
+
+impl Fetching {
+    fn of<F>(parts: Parts, run: impl FnOnce(RunningFetch, watch::Receiver<bool>) -> F) -> Self
+    where
+        F: Future<Output = Result<Fetched, FetchError>> + Send + 'static,
+    {
+        let (progress, canceller) =
+            (parts.running.progress.clone(), parts.running.canceller.clone());
+        let cancelled = canceller.watch();
+        Self { run: Box::pin(run(parts.running, cancelled)), progress, canceller }
     }
 }
 

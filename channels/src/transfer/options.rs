@@ -24,6 +24,7 @@ pub struct ServeOptions {
     pub(super) is_signed: bool,
     pub(super) rate: Option<u64>,
     pub(super) patience: Duration,
+    pub(super) attendance: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +62,7 @@ impl ServeOptions {
             is_signed: true,
             rate: None,
             patience: Duration::from_secs(300),
+            attendance: None,
         }
     }
 
@@ -145,6 +147,14 @@ impl ServeOptions {
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// How long a receiver that has not taken the offer yet is waited for: it is not there, or nobody receives at
+    /// it. Default: as long as [`Self::patience`].
+    #[must_use]
+    pub fn attendance(mut self, attendance: Duration) -> Self {
+        self.attendance = Some(attendance);
         self
     }
 }

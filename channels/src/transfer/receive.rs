@@ -223,7 +223,17 @@ async fn take(
     if reference.reference.size.is_some_and(|size| size > sink.cap()) {
         return Err(Status::TooLarge.into());
     }
-    let fetching = counter.bus.transfers().fetch(&reference, sink, options);
+    // What cannot be stored is said at once, and not by a receipt that may be late.
+    let fetching = counter.bus.transfers().prepare(&reference, sink, options).await;
+    let fetching = match fetching {
+        Ok(fetching) => fetching,
+        Err(error) => {
+            let status = error.status();
+            running.end();
+            then(Err(error)).await;
+            return Err(status.into());
+        }
+    };
     lock(&running.shelf.reception.running).insert(id, Some(fetching.progress()));
     tokio::spawn(async move {
         let place = counter.places.acquire().await;

@@ -13,7 +13,7 @@ use std::{
 use cellbus_proto::{
     name::Fqcn,
     status::Status,
-    transfer::{CONTENT_TYPE, Outcome, SignedReference},
+    transfer::{CONTENT_TYPE, End, Outcome, SignedReference},
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -48,8 +48,16 @@ struct Waiting {
     heard: Instant,
     offer_at: Instant,
     pause: Duration,
+    /// Whether it has taken the offer, or come for the bytes.
+    taken: bool,
     /// What the last offer ended with.
     refused: Option<Status>,
+}
+
+impl Waiting {
+    fn patience(&self, books: &Books) -> Duration {
+        if self.taken { books.patience } else { books.attendance }
+    }
 }
 
 impl Transfers {
@@ -82,6 +90,24 @@ impl Delivering {
     /// How far each receiver is, from now on.
     pub fn progress(&self) -> ServeProgress {
         self.served.progress()
+    }
+
+    /// As [`Served::sent`].
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.served.sent()
+    }
+
+    /// Why nothing more is served, where nothing is.
+    #[must_use]
+    pub fn closed_with(&self) -> Option<Status> {
+        self.served.closed_with()
+    }
+
+    /// How it has ended at each receiver where it has.
+    #[must_use]
+    pub fn ends(&self) -> BTreeMap<Fqcn, End> {
+        self.served.ends()
     }
 
     /// Waits for the outcome, and goes on serving: for those that were not expected, or come late.
@@ -133,14 +159,16 @@ async fn deliver(bus: Bus, books: Arc<Books>) -> Arc<Outcome> {
                 heard: now,
                 offer_at: now,
                 pause: AGAIN_MIN,
+                taken: false,
                 refused: None,
             });
             if receiver.sequence != sequence {
+                receiver.taken = true;
                 (receiver.sequence, receiver.heard) = (sequence, now);
                 receiver.pause = AGAIN_MIN;
                 receiver.offer_at = receiver.offer_at.max(now + AGAIN_MAX);
             }
-            if now >= receiver.heard + books.patience {
+            if now >= receiver.heard + receiver.patience(&books) {
                 books.decline(&name, receiver.refused.unwrap_or(Status::TransferStalled));
             }
         }
@@ -153,7 +181,7 @@ async fn deliver(bus: Bus, books: Arc<Books>) -> Arc<Outcome> {
             offer(&bus, &books, due, &mut waiting).await;
             continue;
         }
-        let next = waiting.values().map(|r| r.offer_at.min(r.heard + books.patience)).min();
+        let next = waiting.values().map(|r| r.offer_at.min(r.heard + r.patience(&books))).min();
         tokio::select! {
             biased;
             _ = changes.changed() => {}
@@ -185,6 +213,9 @@ async fn offer(bus: &Bus, books: &Books, due: Vec<Fqcn>, waiting: &mut BTreeMap<
         let now = Instant::now();
         match said {
             Ok(taken) => {
+                if !std::mem::replace(&mut receiver.taken, true) {
+                    receiver.heard = now;
+                }
                 receiver.refused = None;
                 let said = taken.payload.first_chunk().map_or(0, |n| u64::from_be_bytes(*n));
                 if said > receiver.said {

@@ -1,15 +1,20 @@
 //! Serving: a source becomes a reference, and its receivers are kept books of.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
 use cellbus_proto::{
+    name::Fqcn,
     status::Status,
-    transfer::{Counts, Ledger, Outcome, Reference, SignedReference, Terms, TransferId},
+    transfer::{Counts, End, Ledger, Outcome, Reference, SignedReference, Terms, TransferId},
 };
 
 use super::{
     Blob, Transfers,
-    books::{Books, sign},
+    books::{Books, Limits, sign},
     error::ServeError,
     now,
     options::{DigestFrom, ServeOptions},
@@ -72,7 +77,12 @@ impl Transfers {
         let signed = sign(&self.bus, &project, reference).await?;
         signed.encode()?;
         let ledger = Ledger::new(now(), Arc::new(signed.reference.clone()), terms)?;
-        let limits = (project, options.patience, options.rate);
+        let limits = Limits {
+            project,
+            patience: options.patience,
+            attendance: options.attendance.unwrap_or(options.patience),
+            rate: options.rate,
+        };
         let books = Arc::new(Books::new(self.bus.clone(), limits, ledger, signed, content));
         let shelf = self.bus.shelf().clone();
         shelf.open(&self.bus).await.map_err(ServeError::Handle)?;
@@ -120,6 +130,28 @@ impl Served {
     #[must_use]
     pub fn outcome_now(&self) -> Option<Arc<Outcome>> {
         self.books.outcome()
+    }
+
+    /// Bytes that this cell has written for it, to all receivers together and with all that was written again. Less
+    /// than receivers times size where relays share.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.books.sent.load(Ordering::Relaxed)
+    }
+
+    /// Why nothing more is served, where nothing is.
+    #[must_use]
+    pub fn closed_with(&self) -> Option<Status> {
+        self.books.closed_with()
+    }
+
+    /// How it has ended at each receiver where it has.
+    #[must_use]
+    pub fn ends(&self) -> BTreeMap<Fqcn, End> {
+        self.books.with(|ledger| {
+            let named = ledger.progress().map(|(name, _)| (name, ledger.end_of(name)));
+            named.filter_map(|(name, end)| Some((name.clone(), end?))).collect()
+        })
     }
 
     /// What was taken and refused.

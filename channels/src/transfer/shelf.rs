@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use cellbus_proto::{
@@ -14,6 +17,7 @@ use cellbus_proto::{
 use super::{
     books::{Books, Denied, Granted},
     receive::Reception,
+    running::RunningFetch,
     stream,
 };
 use crate::{
@@ -34,6 +38,9 @@ pub struct Shelf(Arc<Inner>);
 #[derive(Default)]
 pub(super) struct Inner {
     served: Mutex<BTreeMap<TransferId, Arc<Books>>>,
+    /// What is fetched, by numbers that are given to nothing else.
+    fetched: Mutex<BTreeMap<u64, RunningFetch>>,
+    fetches: AtomicU64,
     /// What is not served any more, and why.
     gone: Mutex<VecDeque<(TransferId, Status)>>,
     /// Whether conduits come here.
@@ -74,6 +81,23 @@ impl Shelf {
         gone.push_back((id, status));
     }
 
+    /// Everything that is served.
+    pub(super) fn served(&self) -> Vec<Arc<Books>> {
+        lock(&self.0.served).values().cloned().collect()
+    }
+
+    /// Notes a fetch for as long as what is returned is kept.
+    pub(super) fn note(&self, fetch: RunningFetch) -> NotedFetch {
+        let number = self.0.fetches.fetch_add(1, Ordering::Relaxed);
+        lock(&self.0.fetched).insert(number, fetch);
+        NotedFetch { shelf: self.clone(), number }
+    }
+
+    /// What `look` says of everything that is fetched.
+    pub(super) fn fetched<T>(&self, look: impl Fn(&RunningFetch) -> T) -> Vec<T> {
+        lock(&self.0.fetched).values().map(look).collect()
+    }
+
     pub(super) fn downgrade(&self) -> Weak<Inner> {
         Arc::downgrade(&self.0)
     }
@@ -95,6 +119,18 @@ impl Shelf {
 impl fmt::Debug for Shelf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Shelf({} transfers)", lock(&self.0.served).len())
+    }
+}
+
+/// A fetch that is noted as running.
+pub(super) struct NotedFetch {
+    shelf: Shelf,
+    number: u64,
+}
+
+impl Drop for NotedFetch {
+    fn drop(&mut self) {
+        lock(&self.shelf.0.fetched).remove(&self.number);
     }
 }
 

@@ -122,6 +122,12 @@ pub(super) trait Store: Send {
         None
     }
 
+    /// Sees whether there is room for `bytes` more, and keeps it where it can.
+    fn probe(&mut self, bytes: u64) -> Result<(), SinkError> {
+        let _always = bytes;
+        Ok(())
+    }
+
     /// Has nothing beyond `to` any more.
     fn rewind(&mut self, to: u64) -> Result<(), SinkError>;
 

@@ -1,6 +1,10 @@
 //! What a holder does on a conduit that it has answered: bytes, a trailer, and one word to the receipt.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use cellbus_proto::{
@@ -90,6 +94,7 @@ async fn write(
     let mut next = content.read(offset).await.map_err(Stopped::Source)?;
     while !next.is_empty() {
         let end = offset + next.len() as u64;
+        books.sent.fetch_add(next.len() as u64, Ordering::Relaxed);
         let head = Bytes::copy_from_slice(&chunk_head(next.len()));
         let mut chunks = VecDeque::from([head, next.clone()]);
         let written = async { timeout(books.patience, send.write(&mut chunks)).await };

@@ -18,6 +18,7 @@ use futures_util::FutureExt;
 use super::{
     Arrived, Asked, Tie,
     answer::{give_back, write_answer},
+    answered::Answered,
     tied::{Side, tied},
 };
 use crate::{clock, filter::JudgeConduitAnswer, own::Own};
@@ -49,7 +50,8 @@ pub(super) async fn serve(arrived: Arrived, admitted: Admitted, tie: Arc<Tie>) {
     if write_answer(&own, &mut send, *answer).await.is_err() {
         return;
     }
-    let running = run(&own, serve, Conduit { send: Box::new(send), recv: Box::new(recv) });
+    let send = Box::new(Answered::new(send));
+    let running = run(&own, serve, Conduit { send, recv: Box::new(recv) });
     match conduit.data {
         true => tie.while_it_moves(running).await,
         // Its bytes come from a relay on the way, which breaks it off where it stands still.

@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use cellbus_proto::{
@@ -47,8 +47,31 @@ struct State {
     table: Share,
     spools: BTreeMap<SpoolId, Arc<Spool>>,
     directory: Option<PathBuf>,
-    /// A spool could not be written: nothing is shared any more until the cell starts again.
-    is_off: bool,
+    /// A spool could not be written: nothing is shared for a while.
+    off: Option<Off>,
+}
+
+/// How long nothing is shared.
+#[derive(Clone, Copy, Debug)]
+struct Off {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Off {
+    /// A disk that is full may have room again soon; one that is broken must not cost every transfer an attempt.
+    const PAUSE_MIN: Duration = Duration::from_secs(30);
+    const PAUSE_MAX: Duration = Duration::from_secs(600);
+
+    /// From a failure now on; longer each time, where things went well for no longer than the pause before.
+    fn after(earlier: Option<Self>, now: Instant) -> Self {
+        let pause = match earlier {
+            Some(earlier) if now < earlier.until => return earlier,
+            Some(Self { until, pause }) if now < until + pause => (2 * pause).min(Self::PAUSE_MAX),
+            Some(_) | None => Self::PAUSE_MIN,
+        };
+        Self { until: now + pause, pause }
+    }
 }
 
 /// One conduit that leads or follows. It has left when this is dropped.
@@ -80,7 +103,7 @@ impl Default for Shares {
             table: Share::new(ShareSettings::default()),
             spools: BTreeMap::new(),
             directory: None,
-            is_off: false,
+            off: None,
         };
         Self { state: Mutex::new(state), changed: Notify::new(), is_swept: AtomicBool::new(false) }
     }
@@ -93,7 +116,7 @@ impl Shares {
         let mut state = self.lock();
         state.table = Share::new(settings);
         state.spools.clear();
-        (state.directory, state.is_off) = (directory, false);
+        (state.directory, state.off) = (directory, None);
         drop(state);
         self.changed.notify_waiters();
     }
@@ -123,10 +146,16 @@ impl Shares {
         }
     }
 
-    /// Nothing is shared any more.
+    /// Nothing is shared for a while.
     fn give_up(&self, error: &std::io::Error) {
-        self.lock().is_off = true;
-        tracing::warn!(%error, "the spool of a transfer failed; nothing is shared any more");
+        let mut state = self.lock();
+        let off = Off::after(state.off, clock::now());
+        state.off = Some(off);
+        drop(state);
+        tracing::warn!(
+            %error, pause_s = off.pause.as_secs(),
+            "the spool of a transfer failed; nothing is shared for a while"
+        );
     }
 
     /// Drops what is over, and goes on looking for as long as something is kept that nobody reads.
@@ -169,7 +198,7 @@ pub(super) async fn open(
         id: TransferId::from_bytes(id.0),
         generation: fetch.generation,
     };
-    if shares.lock().is_off {
+    if shares.lock().off.is_some_and(|off| clock::now() < off.until) {
         return None;
     }
     let role = shares.until(|table| match table.handle_open(&key, reader, &fetch) {
@@ -266,5 +295,29 @@ impl State {
         let spool = Arc::new(Spool::create(self.directory.as_deref())?);
         self.spools.insert(id, Arc::clone(&spool));
         Ok(spool)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_fails_again_is_left_alone_for_longer_and_one_that_went_well_is_not() {
+        let begun = clock::now();
+        let at = |s: u64| begun + Duration::from_secs(s);
+        let first = Off::after(None, begun);
+        assert_eq!(first.until, at(30));
+        assert_eq!(Off::after(Some(first), at(10)).until, at(30), "one failure, seen twice");
+        let second = Off::after(Some(first), at(31));
+        assert_eq!(second.until, at(91));
+        let third = Off::after(Some(second), at(92));
+        assert_eq!(third.pause, Duration::from_secs(120));
+        assert_eq!(Off::after(Some(third), at(92 + 120 + 121)).pause, Off::PAUSE_MIN);
+        let mut last = third;
+        for _ in 0..9 {
+            last = Off::after(Some(last), last.until);
+        }
+        assert_eq!(last.pause, Off::PAUSE_MAX);
     }
 }

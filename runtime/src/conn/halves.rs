@@ -2,13 +2,17 @@
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use cellbus_channels::{Broken, ConduitRecv, ConduitSend};
 
-use super::{RecvStream, SendHalf, SendStream};
+use super::{
+    RecvStream, SendHalf, SendStream,
+    pace::{LinkPace, Paced},
+};
 
 /// Streams that are reset or stopped say why with one of these numbers.
 const CANCELLED: u32 = 0;
@@ -27,7 +31,16 @@ pub(super) fn broken_of(code: u64) -> Broken {
     if code == u64::from(CANCELLED) { Broken::Cancelled } else { Broken::Lost }
 }
 
+fn len(chunks: &VecDeque<Bytes>) -> usize {
+    chunks.iter().map(Bytes::len).sum()
+}
+
 impl SendStream {
+    /// Keeps what is written as a conduit to the pace of its link.
+    pub(crate) fn keep_pace(&mut self, pace: Option<&Arc<LinkPace>>) {
+        self.1 = pace.map(|pace| Paced::new(Arc::clone(pace)));
+    }
+
     /// What the peer is told when this half is dropped before it was finished.
     pub(crate) fn reset_when_dropped(&mut self, why: Broken) {
         match &mut self.0 {
@@ -69,10 +82,20 @@ impl ConduitSend for SendStream {
         cx: &mut Context<'_>,
         chunks: &mut VecDeque<Bytes>,
     ) -> Poll<Result<(), Broken>> {
-        match &mut self.0 {
+        let is_early = self.1.as_mut().is_some_and(|paced| paced.poll_free(cx).is_pending());
+        if is_early && !chunks.is_empty() {
+            // Who waits for its turn hears all the same that nobody reads any more.
+            return self.poll_broken(cx).map(Err);
+        }
+        let before = self.1.as_ref().map_or(0, |_| len(chunks));
+        let polled = match &mut self.0 {
             SendHalf::Quic(stream) => stream.poll_write(cx, chunks),
             SendHalf::Memory(writer) => writer.poll_write(cx, chunks),
+        };
+        if let Some(paced) = &self.1 {
+            paced.spend(before - len(chunks));
         }
+        polled
     }
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {

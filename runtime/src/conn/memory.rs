@@ -206,13 +206,14 @@ impl End {
 
     fn writer(&self, pipe: Arc<Pipe>) -> SendStream {
         let shared = Arc::clone(&self.shared);
-        SendStream(SendHalf::Memory(Writer {
+        let half = Writer {
             pipe,
             shared,
             committed: false,
             when_dropped: Broken::Cancelled,
             written: Arc::default(),
-        }))
+        };
+        SendStream(SendHalf::Memory(half), None)
     }
 
     fn reader(&self, pipe: Arc<Pipe>) -> RecvStream {

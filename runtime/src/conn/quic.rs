@@ -102,13 +102,14 @@ pub(super) fn stats(connection: &Connection) -> CarrierStats {
 }
 
 fn guarded(stream: quinn::SendStream) -> SendStream {
-    SendStream(SendHalf::Quic(Guarded {
+    let half = Guarded {
         stream,
         committed: false,
         drop_code: CloseCode::Protocol as u32,
         written: Arc::default(),
         stopped: Stopped::Unasked,
-    }))
+    };
+    SendStream(SendHalf::Quic(half), None)
 }
 
 fn reader(stream: quinn::RecvStream) -> RecvStream {

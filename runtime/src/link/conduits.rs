@@ -16,13 +16,13 @@ use cellbus_proto::{
 };
 use tokio::sync::{Semaphore, watch};
 
-use super::{Health, Link, Unreadable};
+use super::{Health, Link, LinkSettings, Unreadable};
 use crate::{
     conduits::{
         self, Arrived, Permit, Permits,
         head::{self, HeadError},
     },
-    conn::{Connection, Lost, RecvStream, SendStream},
+    conn::{Connection, LinkPace, Lost, RecvStream, SendStream},
     filter::AuthFilter,
     own::Own,
     seam::post,
@@ -38,6 +38,8 @@ pub struct LinkConduits {
     own: Arc<Own>,
     connection: Connection,
     permits: Arc<Permits>,
+    /// How fast the bytes of all conduits may leave; `None` for as fast as they do.
+    pace: Option<Arc<LinkPace>>,
     limits: FrameLimits,
     health: Arc<Health>,
     link: OnceLock<Addr<Link>>,
@@ -67,15 +69,15 @@ impl LinkConduits {
         own: &Arc<Own>,
         connection: &Connection,
         health: &Arc<Health>,
-        limits: FrameLimits,
-        max: usize,
+        settings: &LinkSettings,
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
             own: Arc::clone(own),
             connection: connection.clone(),
-            permits: Permits::new(max),
-            limits,
+            permits: Permits::new(settings.conduits_max),
+            pace: settings.conduit_rate.map(LinkPace::new),
+            limits: settings.limits,
             health: Arc::clone(health),
             link: OnceLock::new(),
         })
@@ -106,10 +108,11 @@ impl LinkConduits {
         priority: u8,
     ) -> Result<((SendStream, RecvStream), Permit), Status> {
         let permit = self.permits.take(priority).await;
-        let stream = self.connection.open_both_ways().await.map_err(|Lost(_)| {
+        let mut stream = self.connection.open_both_ways().await.map_err(|Lost(_)| {
             if *self.health.closed.borrow() { Status::NoRoute } else { Status::Overloaded }
         })?;
         stream.0.set_priority(stream_priority(priority));
+        stream.0.keep_pace(self.pace.as_ref());
         Ok((stream, permit))
     }
 
@@ -182,6 +185,7 @@ async fn take(mut stream: (SendStream, RecvStream), mut taking: Taking) {
     };
     conduits.count_received();
     stream.0.set_priority(stream_priority(conduit.priority));
+    stream.0.keep_pace(conduits.pace.as_ref());
     let bytes = cost(&envelope).min(taking.inbound_max);
     let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
     let Ok(permit) = Arc::clone(&taking.allowance).acquire_many_owned(wanted).await else { return };

@@ -78,6 +78,23 @@ impl Place {
         self.at_home(shell, arguments)
     }
 
+    /// As [`command_after`](Self::command_after), in namespaces of its own for users and mounts.
+    pub fn command_in_namespaces<S: AsRef<OsStr>>(&self, words: &str, arguments: &[S]) -> Command {
+        let mut unshare = Command::new("unshare");
+        let script = format!("{words} && exec \"$0\" \"$@\"");
+        let own = ["--user", "--map-root-user", "--mount", "sh", "-c", &script];
+        unshare.args(own).arg(env!("CARGO_BIN_EXE_cellbus"));
+        self.at_home(unshare, arguments)
+    }
+
+    /// As [`command`](Self::command), in the namespaces of this process.
+    pub fn command_beside<S: AsRef<OsStr>>(&self, pid: u32, arguments: &[S]) -> Command {
+        let mut enter = Command::new("nsenter");
+        enter.args(["--user", "--mount", "--preserve-credentials", "--target", &pid.to_string()]);
+        enter.arg(env!("CARGO_BIN_EXE_cellbus"));
+        self.at_home(enter, arguments)
+    }
+
     fn at_home<S: AsRef<OsStr>>(&self, mut command: Command, arguments: &[S]) -> Command {
         command
             .args(arguments)

@@ -67,6 +67,24 @@ fn bytes_that_follow_the_answer_at_once_are_not_lost() {
 }
 
 #[test]
+fn an_answer_is_heard_though_the_holder_lets_go_right_behind_it() {
+    scenario(|net| async move {
+        serve(&net, "server", Serving::LetGoAtOnce).await;
+        for from in ["relay", "site-1"] {
+            let Opened { reply, mut conduit } = open(&net, from, "server").await.unwrap();
+            assert_eq!(&reply.payload[..], b"as asked", "{from}");
+            let (read, end) = read_all(&mut conduit.recv).await;
+            assert!(read.is_empty() && end.is_err(), "{from}: {end:?}");
+        }
+        net.advance(Duration::from_secs(2)).await;
+        for cell in ["server", "relay", "site-1"] {
+            assert!(net.cell(cell).running.own().conduits.is_empty(), "{cell}");
+        }
+        net.finish().await;
+    });
+}
+
+#[test]
 fn a_cell_opens_a_conduit_to_itself() {
     scenario(|net| async move {
         serve(&net, "server", Serving::Give(whole(2 * MIB))).await;

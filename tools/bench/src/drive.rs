@@ -97,8 +97,8 @@ impl Default for Times {
 ///
 /// # Errors
 /// When it gives none.
-pub fn payload(size: u32) -> Result<Bytes, String> {
-    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+pub fn payload(size: impl Into<u64>) -> Result<Bytes, String> {
+    let mut bytes = vec![0; usize::try_from(size.into()).unwrap_or(0)];
     getrandom::fill(&mut bytes).map_err(|error| format!("no random bytes: {error}"))?;
     Ok(bytes.into())
 }
@@ -184,7 +184,7 @@ mod tests {
     async fn driven(answers: Answers) -> Driven {
         let (warm, window) = (Duration::from_millis(2), Duration::from_millis(20));
         let pace = Pace { callers: 3, warm, window };
-        closed_loop(answers, payload(8).expect("random bytes"), pace, || {}).await
+        closed_loop(answers, payload(8u32).expect("random bytes"), pace, || {}).await
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ mod count;
 mod drive;
 pub mod measure;
 mod message;
+mod object;
 mod perform;
 mod raw;
 pub mod report;

@@ -2,6 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
+pub use self::object::{Keep, OBJECT_MAX, RELAYS_MAX, Size};
+
+mod object;
+
 /// Largest payload, in bytes: what travels inside an envelope by default.
 pub const SIZE_MAX: u32 = 1 << 20;
 /// Most callers on one link.
@@ -46,6 +50,22 @@ pub enum Load {
         /// Bytes of the object.
         size: u32,
     },
+    /// One object after the other, from the ask to its end.
+    Bulk {
+        /// Bytes of the object.
+        size: Size,
+        /// What becomes of it.
+        keep: Keep,
+    },
+    /// One object after the other to many receivers, until the last one has given its receipt.
+    Spread {
+        /// Receivers.
+        receivers: u32,
+        /// Bytes of the object.
+        size: Size,
+        /// Relays that stand between; the receivers are shared out among them.
+        relays: u32,
+    },
     /// Connections, from dialling to ready.
     Connect,
     /// Processes, from spawning to the first reply.
@@ -75,6 +95,8 @@ pub enum Family {
     Publish,
     /// `fan`: one to many.
     Fanout,
+    /// `bulk`: objects.
+    Transfer,
     /// `connect`, `start`, `idle`.
     Connect,
 }
@@ -86,7 +108,9 @@ pub enum MeasureError {
     /// It has none of the forms.
     #[error(
         "`{0}` is no measure; those are rr_SIZE_cCALLERS, also with _kCELLS at its end, ff_SIZE, \
-         fan_RECEIVERS_SIZE, connect, start and idle_CELLS; rr and ff also with relay_ or fwd_ before them"
+         fan_RECEIVERS_SIZE, bulk_OBJECT_drop, also _keep and _file, fan_RECEIVERS_OBJECT, also _relay and _relay2, connect, \
+         start and idle_CELLS; rr, ff and bulk also with relay_ or fwd_ before them; an OBJECT is 1kB to \
+         100GB"
     )]
     Form(String),
     /// A number in it is too small or too large.
@@ -116,7 +140,24 @@ impl Family {
                 "fwd_rr_1024_c32",
             ],
             Self::Publish => &["ff_64", "ff_1024"],
-            Self::Fanout => &["fan_8_1024", "fan_8_65536"],
+            Self::Fanout => &[
+                "fan_8_1024",
+                "fan_8_65536",
+                "fan_1_100MB",
+                "fan_8_100MB",
+                "fan_32_100MB",
+                "fan_8_100MB_relay",
+                "fan_8_100MB_relay2",
+                "fan_32_100MB_relay2",
+            ],
+            Self::Transfer => &[
+                "bulk_100MB_drop",
+                "bulk_1GB_drop",
+                "bulk_1GB_keep",
+                "bulk_1GB_file",
+                "relay_bulk_1GB",
+                "fwd_bulk_1GB",
+            ],
             Self::Connect => &["connect", "start"],
         };
         parse_all(names)
@@ -136,7 +177,7 @@ impl Family {
                 "rr_64_c32_k100",
                 "rr_64_c32_k1000",
             ],
-            Self::Publish | Self::Fanout => &[],
+            Self::Publish | Self::Fanout | Self::Transfer => &[],
             Self::Connect => &["idle_200"],
         };
         parse_all(names)
@@ -154,7 +195,8 @@ impl Measure {
         match self.load {
             Load::Requests { .. } => Family::Request,
             Load::Publishes { .. } => Family::Publish,
-            Load::Fan { .. } => Family::Fanout,
+            Load::Fan { .. } | Load::Spread { .. } => Family::Fanout,
+            Load::Bulk { .. } => Family::Transfer,
             Load::Connect | Load::Start | Load::Idle { .. } => Family::Connect,
         }
     }
@@ -172,6 +214,21 @@ impl fmt::Display for Measure {
             Load::Requests { size, callers, cells } => write!(f, "rr_{size}_c{callers}_k{cells}"),
             Load::Publishes { size } => write!(f, "ff_{size}"),
             Load::Fan { receivers, size } => write!(f, "fan_{receivers}_{size}"),
+            Load::Bulk { size, keep } => {
+                write!(f, "bulk_{size}")?;
+                match (self.route, keep) {
+                    (Route::Relay | Route::Forward, Keep::Drop) => Ok(()),
+                    (_, keep) => write!(f, "_{}", keep.name()),
+                }
+            }
+            Load::Spread { receivers, size, relays } => {
+                write!(f, "fan_{receivers}_{size}")?;
+                match relays {
+                    0 => Ok(()),
+                    1 => f.write_str("_relay"),
+                    more => write!(f, "_relay{more}"),
+                }
+            }
             Load::Connect => f.write_str("connect"),
             Load::Start => f.write_str("start"),
             Load::Idle { cells } => write!(f, "idle_{cells}"),
@@ -207,6 +264,27 @@ impl FromStr for Measure {
                 }
             }
             (_, ["ff", size]) => Load::Publishes { size: number(size, "the size", SIZE_MAX)? },
+            (_, ["bulk", size, keep @ ..]) if keep.len() <= 1 => Load::Bulk {
+                size: size.parse().map_err(|_| form(name))?,
+                keep: match keep.first() {
+                    Some(keep) => Keep::named(keep).ok_or_else(|| form(name))?,
+                    None => Keep::Drop,
+                },
+            },
+            (Route::Direct, ["fan", receivers, size, relays @ ..])
+                if relays.len() <= 1 && size.parse::<Size>().is_ok() =>
+            {
+                Load::Spread {
+                    receivers: number(receivers, "the number of receivers", RECEIVERS_MAX)?,
+                    size: size.parse().map_err(|_| form(name))?,
+                    relays: match relays.first() {
+                        None => 0,
+                        Some(&"relay") => 1,
+                        Some(&"relay2") => RELAYS_MAX,
+                        Some(_) => return Err(form(name)),
+                    },
+                }
+            }
             (Route::Direct, ["fan", receivers, size]) => Load::Fan {
                 receivers: number(receivers, "the number of receivers", RECEIVERS_MAX)?,
                 size: number(size, "the size", SIZE_MAX)?,
@@ -243,7 +321,9 @@ mod tests {
 
     #[test]
     fn what_is_usual_is_written_as_it_is_read_and_belongs_to_its_family() {
-        for family in [Family::Request, Family::Publish, Family::Fanout, Family::Connect] {
+        for family in
+            [Family::Request, Family::Publish, Family::Fanout, Family::Transfer, Family::Connect]
+        {
             assert!(!family.usual().is_empty());
             for measure in family.usual().into_iter().chain(family.growth()) {
                 assert_eq!(measure.to_string().parse(), Ok(measure));
@@ -281,6 +361,13 @@ mod tests {
             "ff_64_c1",
             "fan_8",
             "idle",
+            "bulk",
+            "bulk_1000_drop",
+            "bulk_1GB_other",
+            "bulk_1GB_keep_file",
+            "fan_8_100MB_relay3",
+            "fan_8_100MB_relay_relay",
+            "relay_fan_8_100MB",
         ] {
             assert_eq!(bad.parse::<Measure>(), Err(form(bad)), "{bad}");
         }

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::measure::Keep;
+
 /// Who carries the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -15,6 +17,10 @@ pub enum Peer {
     RawRr,
     /// Plain QUIC, frames with numbers on one stream.
     RawRrf,
+    /// Plain QUIC, a stream for every object.
+    Raw,
+    /// The same with the settings, the sockets and the threads that the library has by itself.
+    RawDefaults,
 }
 
 impl Peer {
@@ -25,6 +31,8 @@ impl Peer {
             Self::Cellbus => "cellbus",
             Self::RawRr => "raw-rr",
             Self::RawRrf => "raw-rrf",
+            Self::Raw => "raw",
+            Self::RawDefaults => "raw-defaults",
         }
     }
 }
@@ -128,6 +136,45 @@ pub enum Ask {
     },
     /// Connects whatever waits for it, one after the other. Answered by [`Tell::Driven`].
     Connect,
+    /// Has to do with objects.
+    Object(ObjectAsk),
+}
+
+/// What a measured process is asked about objects.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObjectAsk {
+    /// Holds an object of random bytes. Answered by [`Tell::Held`].
+    Hold {
+        /// Bytes.
+        size: u64,
+        /// Whether it is a file.
+        file: bool,
+        /// Full names of who will pull it; of nobody, if it is sent.
+        to: Vec<String>,
+    },
+    /// Takes what is sent, and drops it. Answered by [`Tell::Held`].
+    Receive,
+    /// Pulls an object again and again. Answered by [`Tell::Begun`] after the first time, then [`Tell::Driven`].
+    Pull {
+        /// What it is referred to by, where that is needed.
+        reference: Option<String>,
+        /// Bytes.
+        size: u64,
+        /// What becomes of it.
+        keep: Keep,
+        /// Time after which no other one is begun.
+        window_ms: u64,
+    },
+    /// Sends what is held to many, again and again. Answered as [`Self::Pull`].
+    Spread {
+        /// Full names of the receivers.
+        to: Vec<String>,
+        /// Time after which no other one is begun.
+        window_ms: u64,
+    },
+    /// Says what was sent so far. Answered by [`Tell::Account`].
+    Account,
 }
 
 /// What a measured process says.
@@ -157,6 +204,18 @@ pub enum Tell {
         /// From the first to the last, in nanoseconds.
         span_ns: u64,
     },
+    /// An object is held, or is taken.
+    Held {
+        /// What it is referred to by, where that is needed.
+        reference: Option<String>,
+    },
+    /// What was sent so far.
+    Account {
+        /// Bytes of datagrams.
+        wire: u64,
+        /// Bytes of objects.
+        written: u64,
+    },
     /// It cannot do what it was asked.
     Failed {
         /// Why.
@@ -181,6 +240,18 @@ impl Tell {
     #[must_use]
     pub fn driven(&self) -> Option<Driven> {
         if let Self::Driven(driven) = self { Some(driven.clone()) } else { None }
+    }
+
+    /// What an object that is held is referred to by.
+    #[must_use]
+    pub fn held(&self) -> Option<Option<String>> {
+        if let Self::Held { reference } = self { Some(reference.clone()) } else { None }
+    }
+
+    /// What was sent so far: bytes of datagrams and of objects.
+    #[must_use]
+    pub fn account(&self) -> Option<(u64, u64)> {
+        if let Self::Account { wire, written } = self { Some((*wire, *written)) } else { None }
     }
 
     /// How many messages were sent, and how often one was to be tried again.

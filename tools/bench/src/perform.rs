@@ -20,6 +20,8 @@ use crate::{
 const START_SIZE: u32 = 64;
 const MIB: f64 = 1_048_576.0;
 
+mod objects;
+
 /// Why there is no row.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -75,6 +77,14 @@ pub async fn perform(
         Load::Fan { size, .. } => {
             stage.start_all(measure, peer, setting).await?;
             stage.drive(Part::Server, true, size, 1, setting).await?
+        }
+        Load::Bulk { size, keep } => {
+            stage.start_all(measure, peer, setting).await?;
+            stage.bulk(measure, size.bytes(), keep, setting).await?
+        }
+        Load::Spread { size, .. } => {
+            stage.start_all(measure, peer, setting).await?;
+            stage.spread(size.bytes(), setting).await?
         }
         Load::Publishes { size } => {
             stage.start_all(measure, peer, setting).await?;
@@ -160,7 +170,7 @@ impl Stage {
         for (process, cpu_s) in self.processes.iter().zip(sides_s) {
             #[expect(clippy::cast_precision_loss, reason = "memory is less than 2^53 bytes")]
             let peak_mib = accounts::peak(process.pid())? as f64 / MIB;
-            sides.push(Side { part: process.part(), cpu_s, peak_mib });
+            sides.push(Side { part: process.part(), cpu_s, peak_mib, growth_mib: None });
         }
         Ok(Row {
             cpu_s: sides.iter().map(|side| side.cpu_s).sum(),

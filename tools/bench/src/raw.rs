@@ -2,7 +2,8 @@
 //! have, on one thread, with the least framing that tells messages apart. Nothing is routed.
 
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,11 +28,13 @@ use tokio::task::JoinSet;
 use crate::{
     count::Counter,
     drive::{Call, Pace, Times, closed_loop, payload},
-    message::{Ask, Driven, Peer, Role, SideSpec, Tell},
+    message::{Ask, Driven, ObjectAsk, Peer, Role, SideSpec, Tell},
+    object,
     side::{Inbox, SideError, say},
 };
 
 mod answer;
+mod bulk;
 mod calls;
 mod frames;
 mod splice;
@@ -45,6 +48,8 @@ struct Papers {
     credentials: Vec<Credentials>,
     transport: QuicTransport,
     wall: WallClock,
+    /// Whether the library decides on windows and sockets.
+    defaults: bool,
 }
 
 impl Papers {
@@ -69,6 +74,7 @@ impl Papers {
             transport: transport.map_err(SideError::new)?,
             topology,
             wall,
+            defaults: spec.peer == Peer::RawDefaults,
         })
     }
 
@@ -87,17 +93,22 @@ impl Papers {
         server.transport_config(self.streams(Side::Accepts));
         let keys = PortKeys::drawn().map_err(SideError::new)?;
         let config = self.transport.endpoint_config(&keys.reset, keys.connection_ids);
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let bound = bind(any, self.transport.settings().socket_buffer).map_err(SideError::new)?;
-        let runtime = Arc::new(TokioRuntime);
-        Endpoint::new(config, Some(server), bound.socket, runtime).map_err(SideError::new)
+        let socket = self.socket(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime)).map_err(SideError::new)
+    }
+
+    fn socket(&self, at: SocketAddr) -> Result<UdpSocket, SideError> {
+        if self.defaults {
+            return UdpSocket::bind(at).map_err(SideError::new);
+        }
+        let bound = bind(at, self.transport.settings().socket_buffer);
+        bound.map(|bound| bound.socket).map_err(SideError::new)
     }
 
     fn dialler(&self) -> Result<Endpoint, SideError> {
-        let any = SocketAddr::from(([0, 0, 0, 0], 0));
-        let bound = bind(any, self.transport.settings().socket_buffer).map_err(SideError::new)?;
+        let socket = self.socket(SocketAddr::from(([0, 0, 0, 0], 0)))?;
         let (config, runtime) = (quinn::EndpointConfig::default(), Arc::new(TokioRuntime));
-        Endpoint::new(config, None, bound.socket, runtime).map_err(SideError::new)
+        Endpoint::new(config, None, socket, runtime).map_err(SideError::new)
     }
 
     fn client(&self, name: &str) -> Result<ClientConfig, SideError> {
@@ -113,6 +124,9 @@ impl Papers {
     }
 
     fn streams(&self, side: Side) -> Arc<quinn::TransportConfig> {
+        if self.defaults {
+            return Arc::default();
+        }
         let mut config = self.transport.transport_config(side);
         if let Some(config) = Arc::get_mut(&mut config) {
             config.max_concurrent_bidi_streams(STREAMS.into());
@@ -147,12 +161,14 @@ type Connections = tokio::sync::watch::Sender<Vec<Connection>>;
 pub async fn run(spec: SideSpec, inbox: Inbox) -> Result<(), SideError> {
     let papers = Papers::read(&spec)?;
     let (connections, counter) = (Connections::default(), Counter::default());
+    let store = bulk::Store::default();
+    let directory = spec.state.parent().unwrap_or(&spec.state).to_owned();
     let peer = spec.peer;
     let (endpoint, later) = match &spec.role {
         Role::Answers { name } => {
-            let (held, counter) = (connections.clone(), counter.clone());
+            let (held, counter, store) = (connections.clone(), counter.clone(), store.clone());
             let came = move |connection: Connection| {
-                answer::serve(connection.clone(), peer, counter.clone());
+                answer::serve(connection.clone(), peer, counter.clone(), store.clone());
                 held.send_modify(|all| all.push(connection));
             };
             (accepting(papers.listen(name)?, came), Vec::new())
@@ -177,7 +193,7 @@ pub async fn run(spec: SideSpec, inbox: Inbox) -> Result<(), SideError> {
             let endpoint = papers.dialler()?;
             for name in names {
                 let connection = papers.dial(&endpoint, name, *parent).await?;
-                answer::serve(connection.clone(), peer, counter.clone());
+                answer::serve(connection.clone(), peer, counter.clone(), store.clone());
                 connections.send_modify(|all| all.push(connection));
             }
             (endpoint, Vec::new())
@@ -189,7 +205,7 @@ pub async fn run(spec: SideSpec, inbox: Inbox) -> Result<(), SideError> {
         Role::Cells { .. } => return Err(SideError::text("plain QUIC has no cells")),
     };
     say(&Tell::Ready { address: endpoint.local_addr().ok() });
-    let process = Process { papers, endpoint, connections, counter, peer, later };
+    let process = Process { papers, endpoint, connections, counter, peer, later, store, directory };
     process.obey(inbox).await
 }
 
@@ -223,6 +239,8 @@ struct Process {
     counter: Counter,
     peer: Peer,
     later: Vec<(String, SocketAddr)>,
+    store: bulk::Store,
+    directory: PathBuf,
 }
 
 impl Process {
@@ -252,9 +270,43 @@ impl Process {
                 }
                 Ask::Settle { sent } => say(&self.counter.settle(sent).await),
                 Ask::Connect => say(&Tell::Driven(self.connect().await?)),
+                Ask::Object(ask) => self.object(ask).await?,
             }
         }
         self.endpoint.close(0u32.into(), b"done");
+        Ok(())
+    }
+
+    async fn object(&self, ask: ObjectAsk) -> Result<(), SideError> {
+        match ask {
+            ObjectAsk::Hold { size, file, .. } => {
+                self.store.hold(size, file, &self.directory)?;
+                say(&Tell::Held { reference: None });
+            }
+            // What is pushed is taken by whoever is connected.
+            ObjectAsk::Receive => say(&Tell::Held { reference: None }),
+            ObjectAsk::Pull { size, keep, window_ms, .. } => {
+                let connection = self.first().await?;
+                let window = Duration::from_millis(window_ms);
+                let driven = object::again_and_again(window, async || {
+                    bulk::pull(&connection, size, keep, &self.directory).await
+                });
+                say(&Tell::Driven(driven.await?));
+            }
+            ObjectAsk::Spread { to, window_ms } => {
+                let connections = self.held(to.len()).await?;
+                let window = Duration::from_millis(window_ms);
+                let driven = object::again_and_again(window, async || {
+                    bulk::spread(&connections, &self.store).await
+                });
+                say(&Tell::Driven(driven.await?));
+            }
+            ObjectAsk::Account => {
+                let sent = |connection: &Connection| connection.stats().udp_tx.bytes;
+                let wire = self.connections.borrow().iter().map(sent).sum();
+                say(&Tell::Account { wire, written: self.store.written() });
+            }
+        }
         Ok(())
     }
 
@@ -290,7 +342,7 @@ impl Process {
                 let call = calls::FrameCall::open(&connection, 0).await?;
                 closed_loop(call, payload, pace, begun).await
             }
-            Peer::RawRr | Peer::Cellbus => {
+            Peer::RawRr | Peer::Raw | Peer::RawDefaults | Peer::Cellbus => {
                 closed_loop(calls::StreamCall(connection), payload, pace, begun).await
             }
         })

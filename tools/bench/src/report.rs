@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{message::Peer, row::Row};
+use crate::{
+    measure::{Load, Measure},
+    message::Peer,
+    row::Row,
+};
 
 /// Everything that was found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -24,6 +28,14 @@ pub struct Report {
     /// the name of the measure, of times that half took no longer than with `_p50` behind it, and of
     /// memory for `idle_*`.
     pub ratios: BTreeMap<String, f64>,
+    /// What memory grew by where cells moved objects, in MiB, the most of all rounds: `transfer_growth` of any process that
+    /// moves one object, beyond what it was asked to keep; `*_server_growth` of the server of a fan.
+    #[serde(default)]
+    pub memory_mib: BTreeMap<String, f64>,
+    /// What left the server of a fan for each byte of the object, over all its links: `*_server_copies` of the object's own
+    /// bytes, `*_server_wire` of datagrams.
+    #[serde(default)]
+    pub egress: BTreeMap<String, f64>,
     /// The same, smallest and largest.
     pub spread: BTreeMap<String, (f64, f64)>,
     /// Beside an earlier report, where one was given.
@@ -51,6 +63,12 @@ pub struct Summary {
     pub p999_us: Option<Spread>,
     /// Processor time of all sides for each of what was counted, in microseconds.
     pub cpu_us_each: Option<Spread>,
+    /// Megabytes of objects per second.
+    pub mb_s: Option<Spread>,
+    /// Growth of memory while objects moved, in MiB.
+    pub growth_mib: Option<Spread>,
+    /// Bytes of objects that the holder wrote for each byte of an object.
+    pub copies: Option<Spread>,
     /// Growth of the server for each connected cell, in KiB.
     pub kib_per_cell: Option<Spread>,
     /// Largest peak of memory, in MiB.
@@ -110,17 +128,22 @@ impl Report {
         let measures: BTreeSet<&str> = counted.iter().map(|row| row.measure.as_str()).collect();
         let mut found = BTreeMap::new();
         for measure in measures {
-            let ratio = |of: Of| Spread::of(ratios(&counted, measure, of));
+            let ratio = |of: Of| Spread::of(ratios(&counted, measure, of, is_limit));
             let of_rate = ratio(Of { figure: |row| row.rate, best: f64::max });
             let of_memory = ratio(Of { figure: |row| row.kib_per_cell, best: f64::min });
             let of_time = ratio(Of { figure: |row| row.p50_us, best: f64::min });
             found.extend(of_rate.or(of_memory).map(|spread| (measure.to_owned(), spread)));
+            let of_defaults = Of { figure: |row| row.rate, best: f64::max };
+            let of_defaults = ratios(&counted, measure, of_defaults, is_default);
+            let of_defaults = Spread::of(of_defaults);
+            found.extend(of_defaults.map(|spread| (format!("{measure}_defaults"), spread)));
             found.extend(of_time.map(|spread| (format!("{measure}_p50"), spread)));
         }
         for (name, Spread { median, min, max }) in found {
             report.spread.insert(name.clone(), (min, max));
             report.ratios.insert(name, median);
         }
+        (report.memory_mib, report.egress) = (memory(&counted), egress(&counted));
         Self { rows, ..report }
     }
 
@@ -197,6 +220,9 @@ fn summary(rows: &[&Row], measure: &str, peer: &str) -> Option<Summary> {
         p99_us: spread(|row| row.p99_us),
         p999_us: spread(|row| row.p999_us),
         cpu_us_each: spread(|row| row.cpu_us_each),
+        mb_s: spread(|row| row.mb_s),
+        growth_mib: spread(|row| row.growth_mib),
+        copies: spread(|row| row.copies),
         kib_per_cell: spread(|row| row.kib_per_cell),
         peak_mib: rows.iter().map(|row| row.peak_mib).fold(0.0, f64::max),
         noisy: rows.iter().filter(|row| row.noisy).count(),
@@ -211,13 +237,64 @@ struct Of {
     best: fn(f64, f64) -> f64,
 }
 
-/// Cells over the better raw pattern, in every round that has both.
-fn ratios(rows: &[&Row], measure: &str, of: Of) -> Vec<f64> {
+/// Whether this is what cells are held against: plain QUIC as they have it.
+fn is_limit(peer: &str) -> bool {
+    peer != Peer::Cellbus.name() && !is_default(peer)
+}
+
+/// Whether this is plain QUIC as the library has it by itself.
+fn is_default(peer: &str) -> bool {
+    peer == Peer::RawDefaults.name()
+}
+
+/// The rows of cells that moved objects, each with its measure.
+fn of_objects<'a>(rows: &[&'a Row]) -> Vec<(&'a Row, Measure)> {
+    let ours = rows.iter().filter(|row| row.peer == Peer::Cellbus.name());
+    ours.filter_map(|row| Some((*row, row.measure.parse().ok()?))).collect()
+}
+
+fn memory(rows: &[&Row]) -> BTreeMap<String, f64> {
+    let mut most: BTreeMap<String, f64> = BTreeMap::new();
+    for (row, measure) in of_objects(rows) {
+        let name = match measure.load {
+            Load::Spread { .. } => format!("{measure}_server_growth"),
+            Load::Bulk { .. }
+            | Load::Requests { .. }
+            | Load::Publishes { .. }
+            | Load::Fan { .. }
+            | Load::Connect
+            | Load::Start
+            | Load::Idle { .. } => "transfer_growth".to_owned(),
+        };
+        if let Some(growth) = row.growth_mib {
+            let most = most.entry(name).or_insert(growth);
+            *most = growth.max(*most);
+        }
+    }
+    most
+}
+
+fn egress(rows: &[&Row]) -> BTreeMap<String, f64> {
+    let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for (row, measure) in of_objects(rows) {
+        if !matches!(measure.load, Load::Spread { .. }) {
+            continue;
+        }
+        for (what, figure) in [("copies", row.copies), ("wire", row.wire)] {
+            all.entry(format!("{measure}_server_{what}")).or_default().extend(figure);
+        }
+    }
+    let median = |(name, figures)| Some((name, Spread::of(figures)?.median));
+    all.into_iter().filter_map(median).collect()
+}
+
+/// Cells over the better of the raw peers that are `held_against`, in every round that has both.
+fn ratios(rows: &[&Row], measure: &str, of: Of, held_against: impl Fn(&str) -> bool) -> Vec<f64> {
     let cellbus = Peer::Cellbus.name();
     let rows: Vec<&&Row> = rows.iter().filter(|row| row.measure == measure).collect();
     let ours = rows.iter().filter(|row| row.peer == cellbus);
     ours.filter_map(|own| {
-        let raw = rows.iter().filter(|row| row.peer != cellbus && row.round == own.round);
+        let raw = rows.iter().filter(|row| held_against(&row.peer) && row.round == own.round);
         let best = raw.filter_map(|row| (of.figure)(row)).reduce(of.best)?;
         Some((of.figure)(own)? / best).filter(|ratio| ratio.is_finite())
     })
@@ -277,6 +354,33 @@ mod tests {
         assert!(Report::new(1, 1.0, vec![lost, again]).is_whole());
         let nothing = Row { done: 0, ..row(Peer::Cellbus, 1, 1, 0.0, 0.0) };
         assert!(!Report::new(1, 1.0, vec![nothing]).is_whole());
+    }
+
+    #[test]
+    fn objects_are_held_against_the_same_settings_and_apart_from_the_defaults() {
+        let object = |measure: &str, peer, rate| Row {
+            measure: measure.to_owned(),
+            growth_mib: Some(rate / 10.0),
+            copies: Some(2.0),
+            ..row(peer, 1, 1, rate, 1.0)
+        };
+        let report = Report::new(
+            1,
+            1.0,
+            vec![
+                object("bulk_1GB_drop", Peer::Cellbus, 90.0),
+                object("bulk_1GB_drop", Peer::Raw, 100.0),
+                object("bulk_1GB_drop", Peer::RawDefaults, 60.0),
+                object("bulk_1GB_keep", Peer::Cellbus, 40.0),
+                object("fan_8_100MB_relay2", Peer::Cellbus, 70.0),
+            ],
+        );
+        assert_eq!(report.ratios["bulk_1GB_drop"], 0.9);
+        assert_eq!(report.ratios["bulk_1GB_drop_defaults"], 1.5);
+        assert_eq!(report.memory_mib["transfer_growth"], 9.0);
+        assert_eq!(report.memory_mib["fan_8_100MB_relay2_server_growth"], 7.0);
+        assert_eq!(report.egress["fan_8_100MB_relay2_server_copies"], 2.0);
+        assert_eq!(report.egress.len(), 1, "no row has said what left on the wire");
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub const FOREIGN_MAX: f64 = 0.25;
 pub struct Row {
     /// Its name.
     pub measure: String,
-    /// Who carried the messages: `cellbus`, `raw-rr` or `raw-rrf`.
+    /// Who carried the messages: `cellbus`, `raw-rr`, `raw-rrf`, `raw` or `raw-defaults`.
     pub peer: String,
     /// The round, from 1.
     pub round: u32,
@@ -37,6 +37,15 @@ pub struct Row {
     pub cpu_us_each: Option<f64>,
     /// Largest peak of memory among the sides, in MiB.
     pub peak_mib: f64,
+    /// Megabytes of objects per second.
+    pub mb_s: Option<f64>,
+    /// What the process that grows most grew by while objects moved, beyond what was asked to be kept in memory; of a
+    /// fan, what the server grew by. In MiB.
+    pub growth_mib: Option<f64>,
+    /// Bytes of datagrams that left the holder for each byte of an object.
+    pub wire: Option<f64>,
+    /// Bytes of objects that the holder wrote for each byte of an object: as many as its links carry.
+    pub copies: Option<f64>,
     /// Growth of the server for each connected cell, in KiB.
     pub kib_per_cell: Option<f64>,
     /// Every process.
@@ -63,4 +72,7 @@ pub struct Side {
     pub cpu_s: f64,
     /// Peak of memory, in MiB.
     pub peak_mib: f64,
+    /// By how much that is more than before, where objects moved, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth_mib: Option<f64>,
 }

@@ -5,7 +5,7 @@ use std::{io, os::unix::fs::PermissionsExt, time::Duration};
 use serde::Serialize;
 
 use crate::{
-    measure::{Load, Measure},
+    measure::{Keep, Load, Measure, Route},
     message::Peer,
     perform::{PerformError, Setting, perform},
     report::Report,
@@ -79,6 +79,12 @@ fn peers(measure: Measure, raw: bool) -> &'static [Peer] {
         // How cost grows is a question to cells alone.
         (true, Load::Requests { cells: 2.., .. }) => &[Peer::Cellbus],
         (true, Load::Requests { .. }) => &[Peer::Cellbus, Peer::RawRr, Peer::RawRrf],
+        (true, Load::Bulk { keep: Keep::Drop, .. }) if measure.route == Route::Direct => {
+            &[Peer::Cellbus, Peer::Raw, Peer::RawDefaults]
+        }
+        // Plain QUIC has nobody who makes two copies of one on the way.
+        (true, Load::Spread { relays: 1.., .. }) => &[Peer::Cellbus],
+        (true, Load::Bulk { .. } | Load::Spread { .. }) => &[Peer::Cellbus, Peer::Raw],
         (true, Load::Publishes { .. } | Load::Fan { .. }) => &[Peer::Cellbus, Peer::RawRrf],
         (true, Load::Connect | Load::Start | Load::Idle { .. }) => &[Peer::Cellbus, Peer::RawRr],
     }

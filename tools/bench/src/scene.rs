@@ -13,6 +13,8 @@ use crate::{
 pub const ECHO: &str = "bench/echo";
 /// What is acknowledged without an answer.
 pub const TAKE: &str = "bench/take";
+/// Where objects move.
+pub const OBJECT: &str = "bench/object";
 /// What is counted.
 pub const COUNT: &str = "bench/count";
 
@@ -52,6 +54,7 @@ pub struct Scene {
     pub callers: Vec<String>,
     crowd: Vec<String>,
     sinks: Vec<String>,
+    relays: Vec<String>,
 }
 
 impl Scene {
@@ -65,9 +68,14 @@ impl Scene {
         let (mut crowd, mut sinks) = (Vec::new(), Vec::new());
         let mut to = vec!["server".to_owned()];
         let mut callers = vec!["caller".to_owned()];
+        let relays = match (measure.route, measure.load) {
+            (_, Load::Spread { relays: 2.., .. }) => numbered("relay", 2),
+            (_, Load::Spread { relays: 1, .. }) | (Route::Relay, _) => vec!["relay".to_owned()],
+            (Route::Direct | Route::Forward, _) => Vec::new(),
+        };
         match measure.route {
             Route::Direct => {}
-            Route::Relay => parts.push(Part::Relay),
+            Route::Relay => {}
             Route::Forward => {
                 sinks = numbered("sink", 1);
                 to.clone_from(&sinks);
@@ -79,10 +87,21 @@ impl Scene {
                 sinks = numbered("sink", receivers);
                 to.clone_from(&sinks);
             }
+            Load::Spread { receivers, .. } => {
+                sinks = numbered("sink", receivers);
+                let full = |(at, name): (usize, &String)| match above(&relays, at) {
+                    Some(relay) => format!("{relay}.{name}"),
+                    None => name.clone(),
+                };
+                to = sinks.iter().enumerate().map(full).collect();
+            }
             Load::Idle { cells } => crowd = numbered("crowd", cells),
             Load::Connect => crowd = numbered("crowd", CONNECTIONS),
             Load::Start => callers = numbered("caller", STARTS),
-            Load::Publishes { .. } => {}
+            Load::Publishes { .. } | Load::Bulk { .. } => {}
+        }
+        if !relays.is_empty() {
+            parts.push(Part::Relay);
         }
         if !sinks.is_empty() {
             parts.push(Part::Sink);
@@ -91,13 +110,23 @@ impl Scene {
             parts.push(Part::Crowd);
         }
         match measure.load {
-            Load::Requests { .. } | Load::Publishes { .. } | Load::Start => {
+            Load::Requests { .. } | Load::Publishes { .. } | Load::Bulk { .. } | Load::Start => {
                 parts.push(Part::Caller)
             }
-            Load::Fan { .. } | Load::Connect | Load::Idle { .. } => {}
+            Load::Fan { .. } | Load::Spread { .. } | Load::Connect | Load::Idle { .. } => {}
         }
-        let topology = topology(measure, &parts, &callers, &[&sinks, &crowd]);
-        Self { topology, parts, to, callers, crowd, sinks }
+        let topology = topology(measure, &relays, &callers, &[&sinks, &crowd]);
+        Self { topology, parts, to, callers, crowd, sinks, relays }
+    }
+
+    /// Full names of those that ask.
+    #[must_use]
+    pub fn callers_full(&self) -> Vec<String> {
+        let full = |name: &String| match self.relays.first() {
+            Some(relay) => format!("{relay}.{name}"),
+            None => name.clone(),
+        };
+        self.callers.iter().map(full).collect()
     }
 
     /// What the process with `part` is when `peer` carries the messages and the server, or what stands
@@ -112,7 +141,7 @@ impl Scene {
     ) -> Role {
         let names = match part {
             Part::Server => vec!["server".to_owned()],
-            Part::Relay => vec!["relay".to_owned()],
+            Part::Relay => self.relays.clone(),
             Part::Sink => self.sinks.clone(),
             Part::Crowd => self.crowd.clone(),
             Part::Caller => self.callers.first().cloned().into_iter().collect(),
@@ -133,7 +162,17 @@ impl Scene {
     }
 }
 
-fn topology(measure: Measure, parts: &[Part], callers: &[String], others: &[&[String]]) -> String {
+/// The relay above the receiver with this number.
+fn above(relays: &[String], number: usize) -> Option<&String> {
+    relays.get(number.checked_rem(relays.len())?)
+}
+
+fn topology(
+    measure: Measure,
+    relays: &[String],
+    callers: &[String],
+    others: &[&[String]],
+) -> String {
     let mut text = "[project]\nname = \"bench\"\ndev = true\n".to_owned();
     let mut cell = |name: &str, kind: &str, parent: Option<&str>| {
         let parent = parent.map(|parent| format!("parent = \"{parent}\"\n")).unwrap_or_default();
@@ -142,19 +181,21 @@ fn topology(measure: Measure, parts: &[Part], callers: &[String], others: &[&[St
         text.push_str(&cell);
     };
     cell("server", "server", None);
-    let relay = parts.contains(&Part::Relay);
-    if relay {
-        cell("relay", "relay", Some("server"));
+    for relay in relays {
+        cell(relay, "relay", Some("server"));
     }
+    let first = relays.first().map_or("server", String::as_str);
     for name in callers {
-        cell(name, "client", Some(if relay { "relay" } else { "server" }));
+        cell(name, "client", Some(first));
     }
-    for name in others.iter().copied().flatten() {
-        cell(name, "client", Some("server"));
+    let is_spread = matches!(measure.load, Load::Spread { .. });
+    for (number, name) in others.iter().copied().flatten().enumerate() {
+        let relay = above(relays, number).filter(|_| is_spread);
+        cell(name, "client", Some(relay.map_or("server", String::as_str)));
     }
     text.push_str(
         "[[allow]]\nfrom = \"*\"\nto = \"*\"\nchannel = \"bench\"\n\
-         topics = [\"echo\", \"take\", \"count\"]\n",
+         topics = [\"echo\", \"take\", \"count\", \"object\"]\n",
     );
     if let Load::Requests { callers, .. } = measure.load {
         // Every caller's request may be at its handler at the same time.
@@ -182,6 +223,12 @@ mod tests {
             "ff_64",
             "fwd_ff_64",
             "fan_3_64",
+            "bulk_1MB_drop",
+            "relay_bulk_1MB",
+            "fwd_bulk_1MB",
+            "fan_3_1MB",
+            "fan_3_1MB_relay",
+            "fan_3_1MB_relay2",
             "connect",
             "start",
             "idle_5",
@@ -200,6 +247,13 @@ mod tests {
         assert_eq!(scene.to, ["sink-1"]);
         let server = scene.role(measure, Part::Server, Peer::RawRr, None);
         assert!(matches!(server, Role::Turns { .. }), "{server:?}");
+    }
+
+    #[test]
+    fn receivers_are_shared_out_among_the_relays() {
+        let (_, scene) = scene("fan_3_1MB_relay2");
+        assert_eq!(scene.to, ["relay-1.sink-1", "relay-2.sink-2", "relay-1.sink-3"]);
+        assert_eq!(scene.parts, [Part::Server, Part::Relay, Part::Sink]);
     }
 
     #[test]

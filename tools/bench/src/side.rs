@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod cells;
+mod objects;
 
 /// What the process is asked, one after the other. Ends when nobody asks any more.
 pub type Inbox = UnboundedReceiver<Ask>;
@@ -62,7 +63,11 @@ fn run_told() -> Result<(), SideError> {
     let inbox = listen();
     match spec.peer {
         Peer::Cellbus => actix_rt::System::new().block_on(cells::run(spec, inbox)),
-        Peer::RawRr | Peer::RawRrf => {
+        Peer::RawDefaults => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            runtime.map_err(SideError::new)?.block_on(raw::run(spec, inbox))
+        }
+        Peer::RawRr | Peer::RawRrf | Peer::Raw => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.map_err(SideError::new)?.block_on(raw::run(spec, inbox))
         }

@@ -13,6 +13,7 @@ use crate::{
     output::Format,
     policy::Policy,
     reload::Reload,
+    transfer::Transfer,
 };
 
 mod observe;
@@ -81,6 +82,9 @@ pub enum Command {
     Serve(Serve),
     /// Sends a message from a running cell, and waits for no reply
     Send(Send),
+    /// Moves files of any size between running cells
+    #[command(subcommand)]
+    Transfer(Transfer),
     /// Sends pings from a running cell to another cell
     Ping(Ping),
     /// Says what a running cell would do with a message, and which rule decides

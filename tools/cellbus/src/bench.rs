@@ -34,8 +34,10 @@ pub enum Bench {
     Request(BenchArgs),
     /// Messages without replies: ff_SIZE, also with relay_ or fwd_ before it
     Publish(BenchArgs),
-    /// One object to many receivers: fan_RECEIVERS_SIZE
+    /// One object to many receivers: fan_RECEIVERS_SIZE, also with _relay or _relay2 behind it
     Fanout(BenchArgs),
+    /// Objects of any size: bulk_SIZE_drop, _keep or _file, also with relay_ or fwd_ before it
+    Transfer(BenchArgs),
     /// Connections: connect, start, idle_CELLS
     Connect(BenchArgs),
 }
@@ -84,6 +86,7 @@ impl Bench {
             Self::Request(_) => Family::Request,
             Self::Publish(_) => Family::Publish,
             Self::Fanout(_) => Family::Fanout,
+            Self::Transfer(_) => Family::Transfer,
             Self::Connect(_) => Family::Connect,
         }
     }
@@ -93,6 +96,7 @@ impl Bench {
             Self::Request(args)
             | Self::Publish(args)
             | Self::Fanout(args)
+            | Self::Transfer(args)
             | Self::Connect(args) => args,
         }
     }
@@ -198,7 +202,13 @@ fn show(format: Format, event: &BenchEvent<'_>) {
 fn line(row: &Row) -> String {
     let Row { measure, peer, round, .. } = row;
     let mut text = format!("round {round}: {measure} {peer}");
-    for (figure, unit) in [(row.rate, "/s"), (row.kib_per_cell, " KiB per cell")] {
+    for (figure, unit) in [
+        (row.rate, "/s"),
+        (row.mb_s, " MB/s"),
+        (row.growth_mib, " MiB growth"),
+        (row.copies, " copies"),
+        (row.kib_per_cell, " KiB per cell"),
+    ] {
         text.extend(figure.map(|figure| format!(", {}{unit}", number(figure))));
     }
     text.extend(row.p50_us.map(|p50| format!(", p50 {} µs", number(p50))));
@@ -234,6 +244,9 @@ fn render(report: &Report) -> String {
         "P99.9 µs",
         "CPU µs",
         "MIB",
+        "MB/S",
+        "GROWTH MIB",
+        "COPIES",
         "KIB/CELL",
         "NOTE",
     ]);
@@ -253,6 +266,9 @@ fn render(report: &Report) -> String {
             &shown(summary.p999_us),
             &shown(summary.cpu_us_each),
             &format!("{:.1}", summary.peak_mib),
+            &shown(summary.mb_s),
+            &shown(summary.growth_mib),
+            &shown(summary.copies),
             &shown(summary.kib_per_cell),
             &note(summary),
         ]);

@@ -19,6 +19,7 @@ mod table;
 mod talk;
 mod target;
 mod top;
+mod transfer;
 mod up;
 mod watch;
 
@@ -92,6 +93,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Tap(args) => block_on(talk::tap(format, args)),
         Command::Serve(args) => block_on(talk::serve(format, args)),
         Command::Send(args) => block_on(ask::send(args)),
+        Command::Transfer(verb) => block_on(transfer::run(format, verb)),
         Command::Ping(args) => block_on(ask::ping(args)),
         Command::Explain(args) => block_on(ask::explain(args)),
         Command::Request(args) => block_on(ask::request(format, args)),

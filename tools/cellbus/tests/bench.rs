@@ -80,6 +80,45 @@ fn a_fan_is_measured_to_its_last_acknowledgement() {
 }
 
 #[test]
+fn objects_are_measured_on_every_route_beside_plain_streams() {
+    let names =
+        ["bulk_3MB_drop", "bulk_3MB_keep", "bulk_3MB_file", "relay_bulk_3MB", "fwd_bulk_3MB"];
+    let asked: Vec<String> = names.iter().map(|name| format!("--measure {name}")).collect();
+    let found = report(&place(), &format!("transfer --baseline raw {}", asked.join(" ")));
+    let mut expected: BTreeSet<(&str, &str)> =
+        names.iter().flat_map(|name| ["cellbus", "raw"].map(|peer| (*name, peer))).collect();
+    expected.insert(("bulk_3MB_drop", "raw-defaults"));
+    assert_eq!(peers(&found), expected);
+    assert!(found.ratios["bulk_3MB_drop_defaults"] > 0.0);
+    for name in names {
+        assert!(found.ratios[name] > 0.0, "{name}");
+    }
+    assert!(found.memory_mib["transfer_growth"] < 64.0, "{:?}", found.memory_mib);
+    for row in &found.rows {
+        assert!(row.mb_s > Some(0.0) && row.failed == 0, "{row:?}");
+        assert!(row.sides.iter().all(|side| side.growth_mib.is_some()), "{row:?}");
+        assert!(row.copies.is_some_and(|copies| (copies - 1.0).abs() < 1e-9), "{row:?}");
+        assert!(row.wire > Some(1.0), "datagrams have heads: {row:?}");
+    }
+}
+
+#[test]
+fn as_many_copies_leave_the_server_as_it_has_links_to_receivers() {
+    let names = ["fan_3_2MB", "fan_3_2MB_relay", "fan_3_2MB_relay2"];
+    let asked: Vec<String> = names.iter().map(|name| format!("--measure {name}")).collect();
+    let found = report(&place(), &format!("fanout --baseline raw {}", asked.join(" ")));
+    let cells = names.map(|name| (name, "cellbus"));
+    let expected = cells.into_iter().chain([("fan_3_2MB", "raw")]).collect();
+    assert_eq!(peers(&found), expected);
+    for (name, links) in names.into_iter().zip([3.0, 1.0, 2.0]) {
+        let copies = found.egress[&format!("{name}_server_copies")];
+        assert!((copies - links).abs() < 1e-9, "{name}: {copies} for {links} links");
+        assert!(found.egress[&format!("{name}_server_wire")] > links);
+        assert!(found.memory_mib.contains_key(&format!("{name}_server_growth")));
+    }
+}
+
+#[test]
 fn publishes_are_counted_where_they_arrive() {
     let place = place();
     let line = format!("publish --measure ff_64 --baseline raw {}", SHORT.join(" "));

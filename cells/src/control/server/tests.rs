@@ -65,6 +65,7 @@ impl Controlled for Shared {
                 | Request::Replies(_)
                 | Request::Tap(_)
                 | Request::Serve(_)
+                | Request::Transfer(_)
                 | Request::Stop => Err(ControlError::status(Status::Forbidden, "no").by("server")),
             }
         })

@@ -6,6 +6,8 @@ use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
 use bytes::Bytes;
 use cellbus_proto::transfer::{Digest, PartState, SignedReference, Stage};
 
+use rustix::{fs::FallocateFlags, io::Errno};
+
 use super::{
     super::{error::SinkError, source::read_at},
     Found, Store, Syncing,
@@ -103,6 +105,19 @@ impl Store for FileStore {
             part.sync_data().map_err(SinkError::io("flush", beside.path(&beside.part)))?;
             beside.write_state(&state, true)
         }))
+    }
+
+    fn probe(&mut self, bytes: u64) -> Result<(), SinkError> {
+        let open = self.opened()?;
+        let part = open.part.as_ref().ok_or(SinkError::BrokenOff)?;
+        let allocated = rustix::fs::fallocate(part, FallocateFlags::KEEP_SIZE, open.written, bytes);
+        match allocated {
+            // Not every file system can say so beforehand.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(error) => {
+                Err(SinkError::io("reserve room in", open.beside.path(&open.beside.part))(error))
+            }
+        }
     }
 
     fn rewind(&mut self, to: u64) -> Result<(), SinkError> {

@@ -108,6 +108,7 @@ async fn what_waits_is_counted_until_it_is_written() {
     while synced.last() != Some(&300) {
         match work.next().await {
             Event::Synced(to) => synced.push(to),
+            Event::Probed => {}
             Event::Room => assert!(work.has_room()),
             other @ (Event::Opened(_)
             | Event::Rebuilt

@@ -30,12 +30,26 @@ const INLINE: usize = 64 << 10;
 pub(in crate::transfer) enum Op {
     Open(Box<SignedReference>),
     Change(Box<SignedReference>),
-    Rebuild { from: u64, to: u64 },
+    Rebuild {
+        from: u64,
+        to: u64,
+    },
     Write(Vec<Bytes>),
-    Sync { to: u64 },
-    Rewind { to: u64 },
+    Sync {
+        to: u64,
+    },
+    Rewind {
+        to: u64,
+    },
+    /// Sees whether there is room for `bytes` more, after there was none.
+    Probe {
+        bytes: u64,
+    },
     Digest,
-    Commit { size: u64, digest: Digest },
+    Commit {
+        size: u64,
+        digest: Digest,
+    },
     Settle,
     Discard,
 }
@@ -47,6 +61,8 @@ pub(in crate::transfer) enum Event {
     Rebuilt,
     PartLost,
     Synced(u64),
+    /// There is room again.
+    Probed,
     Digest(Digest),
     Committed,
     /// More bytes may be pushed again.
@@ -213,7 +229,12 @@ impl Work {
             Op::Rewind { .. } | Op::Change(_) | Op::Commit { .. } | Op::Settle | Op::Discard => {
                 self.syncing.is_some()
             }
-            Op::Open(_) | Op::Rebuild { .. } | Op::Write(_) | Op::Sync { .. } | Op::Digest => false,
+            Op::Open(_)
+            | Op::Rebuild { .. }
+            | Op::Write(_)
+            | Op::Sync { .. }
+            | Op::Probe { .. }
+            | Op::Digest => false,
         };
         if waits_for_sync || self.running.is_some() {
             return false;
@@ -284,6 +305,7 @@ impl Op {
             | Self::Rebuild { .. }
             | Self::Sync { .. }
             | Self::Rewind { .. }
+            | Self::Probe { .. }
             | Self::Digest
             | Self::Commit { .. }
             | Self::Settle

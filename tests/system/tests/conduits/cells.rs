@@ -23,6 +23,8 @@ pub enum Serving {
     Flood(Bytes),
     /// Does nothing until both directions have broken.
     Hold,
+    /// Lets go right behind its answer.
+    LetGoAtOnce,
     /// Lets go when something has come.
     LetGo,
     /// Refuses.
@@ -97,7 +99,7 @@ async fn run(serving: Serving, mut conduit: Conduit, heard: Arc<Mutex<Heard>>) {
             let first = conduit.recv.chunks(&mut Vec::new()).await;
             assert_eq!(first, Ok(true));
         }
-        Serving::Refuse(_) | Serving::Panic | Serving::Never => {}
+        Serving::LetGoAtOnce | Serving::Refuse(_) | Serving::Panic | Serving::Never => {}
     }
 }
 

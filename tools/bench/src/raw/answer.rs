@@ -5,15 +5,18 @@ use std::mem;
 use bytes::{Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream};
 
-use super::frames::{ACKNOWLEDGE, CHUNKS, Decoder, encode};
+use super::{
+    bulk,
+    frames::{ACKNOWLEDGE, CHUNKS, Decoder, encode},
+};
 use crate::{count::Counter, message::Peer};
 
 /// Longest request, in bytes.
 const REQUEST_MAX: usize = 1 << 21;
 
-/// Answers whatever comes over `connection`: streams by echoes, frames on one-way streams by counting.
+/// Answers whatever comes over `connection`: streams by echoes or objects, frames on one-way streams by counting.
 /// Ends with the connection, as do the tasks that it starts.
-pub fn serve(connection: Connection, peer: Peer, counter: Counter) {
+pub fn serve(connection: Connection, peer: Peer, counter: Counter, store: bulk::Store) {
     let counted = connection.clone();
     tokio::spawn(async move {
         while let Ok(recv) = counted.accept_uni().await {
@@ -24,6 +27,9 @@ pub fn serve(connection: Connection, peer: Peer, counter: Counter) {
         while let Ok((send, recv)) = connection.accept_bi().await {
             match peer {
                 Peer::RawRrf => drop(tokio::spawn(echo_frames(send, recv))),
+                Peer::Raw | Peer::RawDefaults => {
+                    drop(tokio::spawn(bulk::serve(send, recv, store.clone())));
+                }
                 Peer::RawRr | Peer::Cellbus => drop(tokio::spawn(echo(send, recv))),
             }
         }

@@ -8,7 +8,7 @@ use cellbus_cells::node::{Node, NodeCell};
 use cellbus_channels::{Bus, ChannelTopic, Delivery, Fqcn, PublishError, Reply, from_fn};
 use futures_util::future::join_all;
 
-use super::{Inbox, SideError, say};
+use super::{Inbox, SideError, objects::Objects, say};
 use crate::{
     count::Counter,
     drive::{Call, Pace, Times, closed_loop, payload},
@@ -28,9 +28,11 @@ const DRAIN: Duration = Duration::from_millis(500);
 pub async fn run(spec: SideSpec, inbox: Inbox) -> Result<(), SideError> {
     let topology = cellbus_cells::config::read("bench.toml", &spec.topology);
     let topology = topology.map_err(SideError::new)?.topology;
+    let directory = spec.state.parent().unwrap_or(&spec.state).to_owned();
     let node = Node::prepare(topology, spec.state).map_err(SideError::new)?;
     let counter = Counter::default();
-    let mut process = Process { node, cells: Vec::new(), counter, later: Vec::new() };
+    let objects = Objects::new(directory);
+    let mut process = Process { node, cells: Vec::new(), counter, later: Vec::new(), objects };
     match spec.role {
         Role::Cells { names } => process.start(names).await?,
         Role::Later { names, .. } => process.later = names,
@@ -47,6 +49,7 @@ struct Process {
     cells: Vec<NodeCell>,
     counter: Counter,
     later: Vec<String>,
+    objects: Objects,
 }
 
 #[derive(Clone, Debug)]
@@ -134,6 +137,7 @@ impl Process {
                 }
                 Ask::Settle { sent } => say(&self.counter.settle(sent).await),
                 Ask::Connect => say(&Tell::Driven(self.connect().await?)),
+                Ask::Object(ask) => self.objects.obey(ask, &self.cells).await?,
             }
         }
         self.drain().await;

@@ -62,6 +62,7 @@ impl Controlled for Fake {
             }
             Request::Trace(ask) => Ok(Reply::Trace(observed::trace(cell, ask))),
             Request::Send(ask) => observed::send(ask),
+            Request::Transfer(ask) => Ok(observed::transfers(cell, ask)),
             Request::Replies(_) | Request::Tap(_) | Request::Serve(_) => {
                 Err(ControlError::status(Status::Forbidden, "it goes on"))
             }

@@ -7,7 +7,7 @@ use std::{
 
 use cellbus_cells::control::{
     DeadLettersReply, DeliveryRow, LinkRow, MetricsReply, RequestReply, RouteRow, SendReply,
-    StatsReply, TapRow, TraceReply,
+    StatsReply, TapRow, TraceReply, TransferCancelled, TransferEnds, TransferRows,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -54,6 +54,17 @@ pub fn see_a_running_cell(place: &Place) {
     assert_eq!((served.answered, served.messages.len()), (2, 2));
     let replied: Replied = place.data("request server task/fetch --stream");
     assert_eq!((replied.count, replied.replies.len()), (3, 3));
+    let put: TransferEnds = place.data("transfer put good.toml relay,relay.site-1");
+    assert_eq!((put.ends.len(), put.sent), (2, Some(7)));
+    let got: TransferEnds = place.data("transfer get AAAA .");
+    assert_eq!(got.ends.len(), 1);
+    let received: TransferEnds = place.data("transfer receive . --count 3");
+    assert_eq!(received.ends.len(), 3);
+    assert_eq!(place.data::<TransferEnds>("transfer resume .").ends.len(), 1);
+    assert_eq!(place.data::<TransferRows>("transfer ls .").rows.len(), 2);
+    let id = "0".repeat(32);
+    let cancelled: TransferCancelled = place.data(&format!("transfer cancel {id}"));
+    assert_eq!(cancelled.id, id);
     // `top` draws on a terminal; here is none.
     let refused = place.failure("top");
     assert_eq!((refused.exit_code, refused.error_code.as_str()), (4, "NO_TERMINAL"));

@@ -60,8 +60,10 @@ impl Desk {
     pub(super) fn run(&mut self, ops: Vec<Op>) -> Done {
         let mut done = Done::default();
         for op in ops {
+            let probes = matches!(op, Op::Probe { .. });
             if let Err(error) = self.step(op, &mut done) {
-                self.failed = true;
+                // What was not written yet has not failed.
+                self.failed |= !probes;
                 done.events.push(Event::Failed(error));
             }
         }
@@ -90,6 +92,10 @@ impl Desk {
                 store.rewind(to)?;
                 self.digester.rewind(to).map_err(|_| SinkError::NoWayBack)?;
                 (self.written, self.failed) = (to, false);
+            }
+            Op::Probe { bytes } => {
+                store.probe(bytes)?;
+                done.events.push(Event::Probed);
             }
             Op::Digest => done.events.push(Event::Digest(self.digester.finish())),
             Op::Commit { size, digest } => {
@@ -134,6 +140,7 @@ impl Desk {
             }
             Op::Rewind { to } if to == self.written && !self.failed => {}
             Op::Rewind { .. } => return Err(SinkError::NoWayBack),
+            Op::Probe { .. } => done.events.push(Event::Probed),
             Op::Digest => done.events.push(Event::Digest(self.digester.finish())),
             Op::Commit { .. } => {
                 writer.shutdown().await.map_err(SinkError::Writer)?;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use cellbus_cells::control::{
     CellState, ControlError, CounterRows, DeadCount, DeadLettersAsk, DeadLettersReply, DeadRow,
     Direction, HopRow, LaneBytes, LinkCounts, LinkRow, LoopReport, Reply, RouteRow, SendAsk,
-    SendReply, StatsReply, StatsReport, TraceAsk, TraceReply, Verdict,
+    SendReply, StatsReply, StatsReport, TraceAsk, TraceReply, TransferAsk, TransferCancelled,
+    TransferRow, TransferRows, TransferState, Verdict,
 };
 use cellbus_channels::{CellKind, Fqcn, Status};
 
@@ -28,6 +29,32 @@ pub fn link() -> LinkRow {
         mtu: 1452,
         since_ms: 5,
         cert_expires_unix: 4_000_000_000,
+    }
+}
+
+pub fn transfers(cell: Fqcn, ask: TransferAsk) -> Reply {
+    let row = |state, file: Option<&str>| TransferRow {
+        id: "0".repeat(32),
+        state,
+        other: Some(cell.clone()),
+        target: "transfer/file".to_owned(),
+        file: file.map(str::to_owned),
+        bytes: 7,
+        size: Some(9),
+        age_ms: 5,
+    };
+    match ask {
+        TransferAsk::Cancel { id } => Reply::TransferCancelled(TransferCancelled { id }),
+        TransferAsk::List(_)
+        | TransferAsk::Put(_)
+        | TransferAsk::Get(_)
+        | TransferAsk::Receive(_)
+        | TransferAsk::Resume(_) => Reply::Transfers(TransferRows {
+            rows: vec![
+                row(TransferState::Serves, None),
+                row(TransferState::Interrupted, Some("/w.bin")),
+            ],
+        }),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use cellbus_cells::control::{
     ControlError, DeliveryRow, Ended, Event, Payload, Reply, Request, RequestReply, Say, Talk,
-    TapRow, Verdict,
+    TapRow, TransferAsk, TransferEnd, TransferEnds, TransferEvent, Verdict,
 };
 use cellbus_channels::{CellKind, Fqcn, Status};
 
@@ -54,6 +54,21 @@ pub async fn run(cell: Fqcn, request: Request, talk: Talk) -> Result<Reply, Cont
             }
             Ok(Reply::Ended(Ended { events: 3, elapsed_us: 9 }))
         }
+        Request::Transfer(ask) => {
+            let all = match ask {
+                TransferAsk::Put(ask) => ask.to,
+                TransferAsk::Receive(_) => vec![cell.clone(); 1000],
+                TransferAsk::Get(_) | TransferAsk::Resume(_) => vec![cell.clone()],
+                TransferAsk::List(_) | TransferAsk::Cancel { .. } => Vec::new(),
+            };
+            let mut ends = Vec::new();
+            for other in all {
+                let end = ended(other);
+                talk.tell(Event::Transfer(TransferEvent::Ended(end.clone()))).await;
+                ends.push(end);
+            }
+            Ok(Reply::TransferEnds(TransferEnds { ends, sent: Some(7) }))
+        }
         Request::Status
         | Request::Cells
         | Request::Peers
@@ -72,6 +87,20 @@ pub async fn run(cell: Fqcn, request: Request, talk: Talk) -> Result<Reply, Cont
         | Request::Inspect
         | Request::Drain
         | Request::Stop => Err(ControlError::status(Status::Forbidden, "that does not go on")),
+    }
+}
+
+fn ended(other: Fqcn) -> TransferEnd {
+    TransferEnd {
+        id: "0".repeat(32),
+        other,
+        file: "/w.bin".to_owned(),
+        stored: true,
+        size: Some(7),
+        digest: Some("ab".repeat(32)),
+        elapsed_ms: 3,
+        code: None,
+        text: None,
     }
 }
 

@@ -1,0 +1,169 @@
+//! Objects between cells: held, pulled, and sent to many.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use cellbus_cells::node::NodeCell;
+use cellbus_channels::{
+    Bus, ChannelTopic, Fqcn,
+    transfer::{
+        Digest, FetchOptions, Offer, Receiving, ServeOptions, Served, SignedReference, Sink,
+        Source, Taken, Verdict,
+    },
+};
+
+use super::{SideError, say};
+use crate::{
+    drive::payload,
+    measure::Keep,
+    message::{ObjectAsk, Tell},
+    object,
+    scene::OBJECT,
+};
+
+/// Transfers that a receiver takes at once.
+const AT_ONCE: usize = 8;
+
+/// What a process of cells has to do with objects.
+#[derive(Default)]
+pub struct Objects {
+    directory: PathBuf,
+    object: Option<(Bytes, Digest)>,
+    served: Option<Served>,
+    receiving: Vec<Receiving>,
+    sent: u64,
+}
+
+impl Objects {
+    /// None so far; files lie in `directory`.
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory, ..Self::default() }
+    }
+
+    /// Does what is asked, as `cells`.
+    ///
+    /// # Errors
+    /// [`SideError`].
+    pub async fn obey(&mut self, ask: ObjectAsk, cells: &[NodeCell]) -> Result<(), SideError> {
+        let first = cells.first().ok_or_else(|| SideError::text("there is no cell"))?;
+        let bus = first.running().bus();
+        match ask {
+            ObjectAsk::Hold { size, file, to } => {
+                let reference = self.hold(&bus, size, file, &to).await?;
+                say(&Tell::Held { reference });
+            }
+            ObjectAsk::Receive => {
+                for cell in cells {
+                    let transfers = cell.running().bus().transfers();
+                    let receiving = transfers.receive(target()?, AT_ONCE, take);
+                    self.receiving.push(receiving.await.map_err(SideError::new)?);
+                }
+                say(&Tell::Held { reference: None });
+            }
+            ObjectAsk::Pull { reference, size, keep, window_ms } => {
+                let signed = decode(&reference)?;
+                let (path, to) = (self.directory.join(object::GOT), keep);
+                let driven =
+                    object::again_and_again(Duration::from_millis(window_ms), async || {
+                        pull(&bus, &signed, size, to, path.clone()).await
+                    });
+                say(&Tell::Driven(driven.await?));
+            }
+            ObjectAsk::Spread { to, window_ms } => {
+                let to = names(&to)?;
+                let mut sent = 0;
+                let held = self.object.clone();
+                let driven =
+                    object::again_and_again(Duration::from_millis(window_ms), async || {
+                        sent += spread(&bus, held.clone(), &to).await?;
+                        Ok(())
+                    });
+                let driven = driven.await?;
+                self.sent += sent;
+                say(&Tell::Driven(driven));
+            }
+            ObjectAsk::Account => {
+                let report = first.running().inspect().await;
+                let report = report.ok_or_else(|| SideError::text("the cell has ended"))?;
+                let wire = report.links.iter().map(|link| link.sent_bytes).sum();
+                let written = self.served.as_ref().map_or(0, Served::sent) + self.sent;
+                say(&Tell::Account { wire, written });
+            }
+        }
+        Ok(())
+    }
+
+    async fn hold(
+        &mut self,
+        bus: &Bus,
+        size: u64,
+        file: bool,
+        to: &[String],
+    ) -> Result<Option<String>, SideError> {
+        let source = if file {
+            Source::file(object::write(&self.directory, size)?)
+        } else {
+            let bytes = payload(size)?;
+            self.object = Some((bytes.clone(), Digest::of(&bytes)));
+            Source::bytes(bytes)
+        };
+        if to.is_empty() {
+            return Ok(None);
+        }
+        let options = ServeOptions::new(target()?, names(to)?);
+        let served = bus.transfers().serve(source, options).await.map_err(SideError::new)?;
+        let encoded = served.reference().encode().map_err(SideError::new)?;
+        self.served = Some(served);
+        Ok(Some(object::to_hex(&encoded)))
+    }
+}
+
+fn target() -> Result<ChannelTopic, SideError> {
+    OBJECT.parse().map_err(SideError::new)
+}
+
+fn names(to: &[String]) -> Result<Vec<Fqcn>, SideError> {
+    to.iter().map(|name| name.parse().map_err(SideError::new)).collect()
+}
+
+fn decode(reference: &Option<String>) -> Result<SignedReference, SideError> {
+    let text = reference.as_deref().ok_or_else(|| SideError::text("nothing is referred to"))?;
+    SignedReference::decode(&object::from_hex(text)?).map_err(SideError::new)
+}
+
+async fn take(_offer: Offer) -> Result<Taken, cellbus_channels::Failure> {
+    Ok(Taken::new(Sink::discard()))
+}
+
+async fn pull(
+    bus: &Bus,
+    signed: &SignedReference,
+    size: u64,
+    keep: Keep,
+    path: PathBuf,
+) -> Result<(), SideError> {
+    let sink = match keep {
+        Keep::Drop => Sink::discard(),
+        Keep::Keep => Sink::memory(size),
+        Keep::File => Sink::file(path),
+    };
+    let fetched = bus.transfers().fetch(signed, sink, FetchOptions::default()).await;
+    let fetched = fetched.map_err(SideError::new)?;
+    let kept = fetched.bytes().map_or(fetched.size, |bytes| bytes.len() as u64);
+    if (fetched.size, kept) == (size, size) {
+        return Ok(());
+    }
+    Err(SideError::text(format!("{} of {size} bytes came", fetched.size)))
+}
+
+/// Sends what is held to all, until the last one has given its receipt; says how much was written for that.
+async fn spread(bus: &Bus, held: Option<(Bytes, Digest)>, to: &[Fqcn]) -> Result<u64, SideError> {
+    let (bytes, digest) = held.ok_or_else(|| SideError::text("nothing is held"))?;
+    let options = ServeOptions::new(target()?, to.iter().cloned()).digest(digest);
+    let sending = bus.transfers().send(bytes, options).await.map_err(SideError::new)?;
+    let (outcome, served) = sending.keep().await;
+    if outcome.verdict == Verdict::Completed {
+        return Ok(served.sent());
+    }
+    Err(SideError::text(format!("not everybody has it: {:?}", outcome.ends)))
+}
