@@ -8,7 +8,7 @@
 //! ```
 //! [`Gate::admit`] is the only way to an [`Admitted`]; handlers and outboxes take nothing else.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use crate::{
     directory::Directory,
@@ -210,6 +210,18 @@ impl Gate {
             self.directory = Arc::clone(directory);
         }
         self.tokens.set_lists(lists);
+    }
+
+    /// Cells whose tokens were good here and are refused by a list.
+    #[must_use]
+    pub fn listed(&self, now_unix: u64) -> BTreeSet<Fqcn> {
+        self.tokens.listed(now_unix)
+    }
+
+    /// What is known of the cells of the project.
+    #[must_use]
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
     }
 
     /// The tokens that this gate accepts, to change what it accepts.

@@ -1,7 +1,7 @@
 //! Session tokens: the server's word that a cell is registered, useless without that cell's key.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     sync::Arc,
 };
@@ -258,6 +258,14 @@ impl TokenVerifier {
     #[must_use]
     pub fn server(&self) -> Option<&ServerKey> {
         self.keys.as_ref()
+    }
+
+    /// The subjects of tokens that were good and are refused by a list.
+    #[must_use]
+    pub fn listed(&self, now_unix: u64) -> BTreeSet<Fqcn> {
+        let claims = self.verified.values();
+        let listed = claims.filter(|claims| self.lists.refuses_token(claims, now_unix).is_some());
+        listed.map(|claims| claims.subject.clone()).collect()
     }
 
     /// Refuses the token with this number from now on, until `expires` (seconds since 1970).
