@@ -12,5 +12,6 @@ mod reload;
 mod restart;
 mod secrets;
 mod seeing;
+mod trust;
 mod twins;
 mod up;

@@ -12,8 +12,8 @@ use cellbus_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ControlError, DeadLettersAsk, LocalCode, MAX_DEAD_LETTERS, MAX_SAMPLE, MAX_SERVED, ReloadAsk,
-    Reply, SendAsk, ServeAsk, Talk, TapAsk, TraceAsk, selector,
+    BanAsk, ControlError, DeadLettersAsk, ListsAsk, LocalCode, MAX_DEAD_LETTERS, MAX_SAMPLE,
+    MAX_SERVED, ReloadAsk, Reply, SendAsk, ServeAsk, Talk, TapAsk, TraceAsk, selector,
 };
 
 /// Version of these messages. Another version is refused with `VERSION`.
@@ -82,6 +82,12 @@ pub enum Request {
     Tap(TapAsk),
     /// Has the asking side answer messages for this cell, until it hangs up.
     Serve(ServeAsk),
+    /// The signed lists that this cell holds.
+    Lists,
+    /// Gives this cell signed lists.
+    TakeLists(ListsAsk),
+    /// Changes whom the server lets in.
+    Ban(BanAsk),
     /// Everything the cell knows about itself, for tools and tests.
     Inspect,
     /// Takes no new work, finishes what is there, then ends.
@@ -196,6 +202,9 @@ impl Request {
             | Self::Explain(_)
             | Self::Policy(_)
             | Self::Reload(_)
+            | Self::Lists
+            | Self::TakeLists(_)
+            | Self::Ban(_)
             | Self::Inspect
             | Self::Drain
             | Self::Stop => Ok(()),
@@ -228,6 +237,9 @@ impl Request {
             | Self::Explain(_)
             | Self::Policy(_)
             | Self::Reload(_)
+            | Self::Lists
+            | Self::TakeLists(_)
+            | Self::Ban(_)
             | Self::Tap(_)
             | Self::Serve(_)
             | Self::Inspect

@@ -9,8 +9,8 @@ use cellbus_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DeadLettersReply, Ended, HopRow, LinkRow, MetricsReply, Payload, PolicyReply, ReloadReply,
-    RouteRow, SendReply, StatsReply, TraceReply,
+    DeadLettersReply, Ended, HopRow, LinkRow, ListsReply, MetricsReply, Payload, PolicyReply,
+    ReloadReply, RouteRow, SendReply, StatsReply, TraceReply,
 };
 
 /// One answer; the variant is that of the request.
@@ -53,6 +53,9 @@ pub enum Reply {
     Inspect(serde_json::Value),
     /// To [`Request::Drain`](super::Request::Drain) and [`Request::Stop`](super::Request::Stop): it has begun.
     Accepted(Accepted),
+    /// To [`Request::Lists`](super::Request::Lists), [`Request::TakeLists`](super::Request::TakeLists) and
+    /// [`Request::Ban`](super::Request::Ban).
+    Lists(Box<ListsReply>),
 }
 
 /// Who and how a cell is.
@@ -283,4 +286,5 @@ answers!(
     Ended(Ended),
     Inspect(serde_json::Value),
     Accepted(Accepted),
+    Lists(Box<ListsReply>),
 );

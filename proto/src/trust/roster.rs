@@ -86,9 +86,10 @@ impl RosterList {
             }
             let above = paths.get(&parent.name)?.clone();
             for child in children {
-                let path = match parent.kind {
-                    CellKind::Server => Fqcn::from(child.name.clone()),
-                    _ => above.child(&child.name).ok()?,
+                let path = if parent.kind == CellKind::Server {
+                    Fqcn::from(child.name.clone())
+                } else {
+                    above.child(&child.name).ok()?
                 };
                 paths.insert(&child.name, path);
                 waiting.push(child);

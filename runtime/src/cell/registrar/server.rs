@@ -259,10 +259,8 @@ impl Cell {
             let now = self.own.wall.unix();
             let peer =
                 verify_chain(&self.own.roots, &ders, Direction::Dials, now).map_err(|error| {
-                    match error {
-                        ChainError::Listed(status) => status,
-                        _ => Status::BadSignature,
-                    }
+                    let ChainError::Listed(status) = error else { return Status::BadSignature };
+                    status
                 })?;
             (peer.identity, peer.hash)
         };

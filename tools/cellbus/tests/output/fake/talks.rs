@@ -55,6 +55,9 @@ pub async fn run(cell: Fqcn, request: Request, talk: Talk) -> Result<Reply, Cont
             Ok(Reply::Ended(Ended { events: 3, elapsed_us: 9 }))
         }
         Request::Status
+        | Request::Lists
+        | Request::TakeLists(_)
+        | Request::Ban(_)
         | Request::Cells
         | Request::Peers
         | Request::Ping(_)
