@@ -46,7 +46,7 @@ pub const JOB_STOP: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "j
 /// A site tells the server how a job of it has ended.
 pub const JOB_ENDED: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_ended" };
 /// A cell gives a direct neighbour signed lists that it holds.
-pub const LISTS: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "lists" };
+pub const LISTS: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "give_lists" };
 /// A cell tells a direct neighbour which versions of the signed lists it holds.
 pub const LISTS_HELD: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "lists_held" };
 

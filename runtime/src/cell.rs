@@ -493,7 +493,8 @@ impl Handler<LinkUp> for Cell {
         let info = LinkInfo { name, kind, is_parent, incarnation, link, outbox, since, health };
         self.links.insert(id, info);
         self.publish_routes();
-        if is_parent {
+        // Who holds nothing hears from the first echo whether there is anything.
+        if is_parent && self.own.lists.mark() != 0 {
             self.compare_lists(id);
         }
         self.look_for_ways(ctx);

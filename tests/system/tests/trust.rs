@@ -250,7 +250,7 @@ fn only_a_neighbour_speaks_about_lists_and_only_one_that_is_signed_counts() {
     scenario(
         |log| log.expect("signed list was refused"),
         |net| async move {
-            let by_request = net.cell("site-3").request("server", "cell/lists", "x").await;
+            let by_request = net.cell("site-3").request("server", "cell/give_lists", "x").await;
             assert_eq!(by_request.unwrap_err().status(), Status::NotDirect);
             let far = net.cell("site-3").request("relay.site-1", "cell/lists_held", "x").await;
             assert_eq!(far.unwrap_err().status(), Status::NotDirect);
