@@ -9,6 +9,7 @@ mod client;
 mod code;
 mod error;
 mod line;
+mod lists;
 mod message;
 mod next;
 mod observe;
@@ -27,6 +28,7 @@ pub use self::{
     client::{ControlClient, Conversation, Next},
     code::LocalCode,
     error::{ControlError, ErrorClass},
+    lists::{BanAsk, BanRow, BanVerb, ListChange, ListRow, ListsAsk, ListsReply, RevokedRow},
     message::{
         Controlled, ExplainAsk, MAX_BUDGET_MS, MAX_PINGS, Payload, PayloadError, PingAsk, Request,
         RequestAsk, VERSION,

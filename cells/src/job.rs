@@ -268,12 +268,13 @@ impl JobHost {
         };
         let issued = mint_job(&identity, inner.own.wall.unix())?;
         let address = inner.door.open()?;
+        let lists = inner.own.lists.view();
         let bootstrap = JobBootstrap::new(
             &inner.own,
             name.clone(),
             &issued,
             address,
-            &inner.directory,
+            lists.directory().unwrap_or(&inner.directory),
             inner.dir.join("jobs").join(name.base()),
             program,
             parameters,

@@ -6,6 +6,7 @@ pub mod control;
 pub mod demo;
 pub mod job;
 pub mod learning;
+pub mod list_files;
 pub mod metrics;
 pub mod node;
 pub mod programs;

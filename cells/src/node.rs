@@ -19,6 +19,7 @@ use cellbus_runtime::{
     cell::{CellSettings, CellState, RootError, Roster},
     clock::WallClock,
     host::{CellStart, RunningCell},
+    lists::ListsError,
     own::Own,
     quic::{Admits, Checks, LateAccept, PortKeys, QuicPort, QuicPortError, SharedLateAccept},
     quic_settings::{QuicSettingsError, QuicTransport},
@@ -36,6 +37,7 @@ use crate::{
 
 mod all_figures;
 mod controlled;
+mod listed;
 mod observed;
 mod rules;
 mod settings;
@@ -53,7 +55,9 @@ pub use self::{
 const ADDRESS_FILE: &str = "address";
 /// Directory below the project's state in which development certificates lie.
 const DEV_PKI: &str = "pki";
-/// Directory below a cell's state in which its own credentials lie.
+/// Directory below a cell's state in which it keeps the signed lists.
+const LISTS: &str = "lists";
+/// Directory below a cell's state in which its own credentials lie, and signed lists that came with them.
 const CREDENTIALS: &str = "credentials";
 
 /// Why a cell cannot be started.
@@ -121,6 +125,15 @@ pub enum UpError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// The signed lists of a cell cannot be used, or are not those that the topology demands.
+    #[error("signed lists of cell `{cell}`")]
+    Lists {
+        /// The cell.
+        cell: Fqcn,
+        /// What is wrong.
+        #[source]
+        source: ListsError,
     },
     /// The server cannot issue tokens.
     #[error(transparent)]
@@ -293,7 +306,7 @@ impl Node {
             self.topology.cell(name).ok_or_else(|| UpError::NoSuchCell(name.to_owned()))?.clone();
         let dir = control::cell_dir(&self.root, &spec.fqcn);
         // Before anything is made: a cell without credentials leaves no trace.
-        let credentials = self.credentials(&spec, &dir)?;
+        let credentials = self.credentials(&spec, &dir)?.separate();
         create_private_dir(&self.root)?;
         let state_failed = |source| UpError::State { cell: spec.fqcn.clone(), source };
         let mut state = StateDir::open(&dir).map_err(state_failed)?;
@@ -316,6 +329,11 @@ impl Node {
             Arc::clone(credentials.roots()),
             self.wall,
         ));
+        let lists_failed = |source| UpError::Lists { cell: spec.fqcn.clone(), source };
+        own.lists
+            .open(&dir.join(LISTS), &dir.join(CREDENTIALS), self.topology.lists)
+            .map_err(lists_failed)?;
+        own.lists.expect_own(&own.certificate.hash()).map_err(lists_failed)?;
         let checks = Checks { wall: self.wall, counters: Arc::clone(&own.counters) };
         let pins = Arc::new(PinnedPeers::new());
         let port_failed =

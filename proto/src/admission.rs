@@ -8,7 +8,7 @@
 //! ```
 //! [`Gate::admit`] is the only way to an [`Admitted`]; handlers and outboxes take nothing else.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use crate::{
     directory::Directory,
@@ -20,6 +20,7 @@ use crate::{
     route::{Hop, LinkId, Neighbour, Routes},
     status::Status,
     token::{Claims, TokenVerifier},
+    trust::View,
     well_known::{self, SystemTopic},
 };
 
@@ -200,6 +201,27 @@ impl Gate {
     /// Forwarding steps allowed, at most [`Self::HOPS_MAX`].
     pub fn set_hops_max(&mut self, hops: u8) {
         self.hops_max = hops.min(Self::HOPS_MAX);
+    }
+
+    /// Takes the signed lists that are in force; what they refuse is let in no more.
+    pub fn set_lists(&mut self, lists: View) {
+        self.verdicts.forget();
+        if let Some(directory) = lists.directory() {
+            self.directory = Arc::clone(directory);
+        }
+        self.tokens.set_lists(lists);
+    }
+
+    /// Cells whose tokens were good here and are refused by a list.
+    #[must_use]
+    pub fn listed(&self, now_unix: u64) -> BTreeSet<Fqcn> {
+        self.tokens.listed(now_unix)
+    }
+
+    /// What is known of the cells of the project.
+    #[must_use]
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
     }
 
     /// The tokens that this gate accepts, to change what it accepts.

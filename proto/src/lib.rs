@@ -37,6 +37,7 @@ pub mod token;
 pub mod topology;
 pub mod transcript;
 pub mod transfer;
+pub mod trust;
 pub mod well_known;
 
 #[cfg(test)]

@@ -163,6 +163,8 @@ statuses! {
     SealBroken = 73, "SEAL_BROKEN", Refused;
     /// No key is at hand that the message can be sealed or opened with.
     SealKey = 74, "SEAL_KEY", Refused;
+    /// The signed list is older than the one that is held, or another of its version.
+    StaleList = 75, "STALE_LIST", Refused;
 
     /// The frame cannot be decoded.
     BadFrame = 96, "BAD_FRAME", Refused;

@@ -1,7 +1,7 @@
 //! Session tokens: the server's word that a cell is registered, useless without that cell's key.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     sync::Arc,
 };
@@ -17,6 +17,7 @@ use crate::{
     name::{Fqcn, Segment},
     status::Status,
     transcript::{Purpose, Transcript, sha256},
+    trust::View,
 };
 
 /// A token as it travels: claims in msgpack, then 64 bytes of Ed25519 signature.
@@ -76,6 +77,9 @@ pub enum TokenError {
     /// It, or its subject, or the server's incarnation that issued it, is no longer accepted.
     #[error("token has been revoked")]
     Revoked,
+    /// Its subject may not take part, by one of the signed lists: this is the code.
+    #[error("refused by a list: {0}")]
+    Listed(Status),
 }
 
 impl From<TokenError> for Status {
@@ -84,6 +88,7 @@ impl From<TokenError> for Status {
             TokenError::Bad => Self::BadToken,
             TokenError::Expired => Self::TokenExpired,
             TokenError::Revoked => Self::TokenRevoked,
+            TokenError::Listed(status) => status,
         }
     }
 }
@@ -194,6 +199,7 @@ pub struct TokenVerifier {
     verified: BTreeMap<[u8; 32], Arc<Claims>>,
     order: VecDeque<[u8; 32]>,
     revoked: Revoked,
+    lists: View,
 }
 
 /// The key of one incarnation of the server.
@@ -230,7 +236,13 @@ impl TokenVerifier {
             verified: BTreeMap::new(),
             order: VecDeque::new(),
             revoked: Revoked::default(),
+            lists: View::default(),
         }
+    }
+
+    /// Takes the signed lists that are in force from now on.
+    pub fn set_lists(&mut self, lists: View) {
+        self.lists = lists;
     }
 
     /// Takes the key of the server's current incarnation; tokens of any other end at once.
@@ -246,6 +258,14 @@ impl TokenVerifier {
     #[must_use]
     pub fn server(&self) -> Option<&ServerKey> {
         self.keys.as_ref()
+    }
+
+    /// The subjects of tokens that were good and are refused by a list.
+    #[must_use]
+    pub fn listed(&self, now_unix: u64) -> BTreeSet<Fqcn> {
+        let claims = self.verified.values();
+        let listed = claims.filter(|claims| self.lists.refuses_token(claims, now_unix).is_some());
+        listed.map(|claims| claims.subject.clone()).collect()
     }
 
     /// Refuses the token with this number from now on, until `expires` (seconds since 1970).
@@ -292,6 +312,9 @@ impl TokenVerifier {
             self.revoked.subjects.get(&claims.subject).is_some_and(|at| claims.issued <= *at);
         if by_id || by_subject {
             return Err(TokenError::Revoked);
+        }
+        if let Some(status) = self.lists.refuses_token(&claims, now_unix) {
+            return Err(TokenError::Listed(status));
         }
         Ok(claims)
     }

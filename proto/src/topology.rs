@@ -18,6 +18,7 @@ mod rules;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod validate;
 pub(crate) mod wording;
 
@@ -50,6 +51,7 @@ use crate::{
     identity::CellKind,
     name::{Channel, Fqcn, Segment},
     policy::{Policy, Rule},
+    trust::Versions,
 };
 
 /// Bytes in the largest file.
@@ -76,6 +78,8 @@ pub struct Topology {
     pub limits: Limits,
     /// Where the figures of a process can be fetched from, on loopback. Port 0 is any free one.
     pub metrics: Option<SocketAddr>,
+    /// The lowest versions of the signed lists without which cells do not start; 0 where there is none yet.
+    pub lists: Versions,
     /// Lines in which the rules stand, from 1.
     lines: Vec<u32>,
     cells: Vec<CellSpec>,
@@ -274,6 +278,7 @@ fn read(text: &str, tables: Tables, is_toml: bool, problems: &mut Problems) -> O
         None => Limits::settle(&RawLimits::default(), 0..0, problems),
     };
     let metrics = metrics::settle(tables.metrics.as_ref(), problems);
+    let lists = trust::settle(tables.trust.as_ref());
     if tables.cells.len() > CELLS_MAX {
         let span = tables.cells[CELLS_MAX].span.clone();
         let message =
@@ -301,7 +306,7 @@ fn read(text: &str, tables: Tables, is_toml: bool, problems: &mut Problems) -> O
     let paths = Tree::of(&drafts, cells_are_complete).check(dev, top, problems);
     let cells = drafts.into_iter().zip(paths);
     let (topology, tests) = assemble(project?, dev, cells, rules, limits)?;
-    let topology = Topology { metrics, ..topology };
+    let topology = Topology { metrics, lists, ..topology };
     // What the rules say is known once all of them, and all cells, are.
     if is_toml && !problems.has_errors() {
         let spans: Vec<Range<usize>> =
@@ -418,6 +423,7 @@ fn assemble(
         tests: tests.len(),
         limits,
         metrics: None,
+        lists: Versions::default(),
         lines,
         cells,
         by_name,

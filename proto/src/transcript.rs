@@ -28,6 +28,12 @@ pub enum Purpose {
     TransferReference,
     /// The receiver of a transfer vouches for what has become of it there.
     TransferReceipt,
+    /// The project's authority takes certificates and identities back.
+    Revocations,
+    /// The server says whom it does not let in.
+    Bans,
+    /// The project's authority says which cells there are.
+    Roster,
 }
 
 /// Collects the fields of one signature.
@@ -42,7 +48,7 @@ pub type Signable = Vec<u8>;
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Register,
         Self::RegisterAck,
         Self::RegisterEndToEnd,
@@ -53,6 +59,9 @@ impl Purpose {
         Self::SealedHeader,
         Self::TransferReference,
         Self::TransferReceipt,
+        Self::Revocations,
+        Self::Bans,
+        Self::Roster,
     ];
 
     /// The label on the wire.
@@ -69,6 +78,9 @@ impl Purpose {
             Self::SealedHeader => "cellbus/v1/sealed-header",
             Self::TransferReference => "cellbus/v1/transfer",
             Self::TransferReceipt => "cellbus/v1/receipt",
+            Self::Revocations => "cellbus/v1/revocations",
+            Self::Bans => "cellbus/v1/bans",
+            Self::Roster => "cellbus/v1/roster",
         }
     }
 }

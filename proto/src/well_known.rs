@@ -45,12 +45,16 @@ pub const JOB_START: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "
 pub const JOB_STOP: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_stop" };
 /// A site tells the server how a job of it has ended.
 pub const JOB_ENDED: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_ended" };
+/// A cell gives a direct neighbour signed lists that it holds.
+pub const LISTS: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "give_lists" };
+/// A cell tells a direct neighbour which versions of the signed lists it holds.
+pub const LISTS_HELD: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "lists_held" };
 
 /// The only topics that need no session token, and only from a direct neighbour.
 pub const EXEMPT: [SystemTopic; 3] = [CHALLENGE, REGISTER, BYE];
 
 /// Every topic of the system.
-pub const ALL: [SystemTopic; 14] = [
+pub const ALL: [SystemTopic; 16] = [
     CHALLENGE,
     REGISTER,
     BYE,
@@ -65,6 +69,8 @@ pub const ALL: [SystemTopic; 14] = [
     JOB_STOP,
     JOB_ENDED,
     CERTIFICATE,
+    LISTS,
+    LISTS_HELD,
 ];
 
 impl SystemTopic {

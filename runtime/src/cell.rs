@@ -36,6 +36,7 @@ use crate::{
 mod ask;
 mod handlers;
 mod inspect;
+mod lists;
 mod notices;
 mod ping;
 mod probe;
@@ -50,6 +51,7 @@ pub use self::{
     },
     handlers::{HandlerDone, HandlerLimits, HandlerReply, HandlerTable, Resume},
     inspect::{InspectCell, InspectReport, LinkReport, PeerReport},
+    lists::{ChangeBans, CompareLists, ListsTaken, TakeLists},
     notices::Notices,
     ping::{PingAnswer, PingNeighbour},
     registrar::{ChallengeFor, LinkLeft, RegisterPeer, RegisteredPeer, RenewPeer},
@@ -58,6 +60,7 @@ pub use self::{
 use self::{
     ask::{Asking, Waiter},
     handlers::Handlers,
+    lists::Listing,
     protect::Protector,
     registrar::Registrar,
 };
@@ -85,6 +88,7 @@ pub struct Cell {
     gathered: std::cell::RefCell<Option<Vec<Envelope>>>,
     root: Option<Root>,
     registrar: Registrar,
+    listing: Listing,
     roster: Arc<dyn Roster>,
     settings: CellSettings,
     state: watch::Sender<CellState>,
@@ -290,6 +294,7 @@ impl Cell {
             registry: Registry::new(Registry::<Holder>::MAX),
             exchange: Exchange::new(settings.requests_max),
             registrar: Registrar::new(settings.returns_per_minute),
+            listing: Listing::default(),
             asking: Asking::default(),
             expiry: None,
             handlers: Handlers::new(handlers, settings.handlers),
@@ -397,6 +402,8 @@ impl Cell {
         }
         match admitted.header().target.system() {
             Some(well_known::CANCEL) => self.take_cancel(&admitted, ctx),
+            Some(well_known::LISTS) => self.take_lists(&admitted),
+            Some(well_known::LISTS_HELD) => self.take_lists_held(&admitted),
             Some(well_known::CERTIFICATE) => self.answer_certificate(admitted.header()),
             Some(well_known::PING) => {
                 let envelope = admitted.into_envelope();
@@ -486,6 +493,10 @@ impl Handler<LinkUp> for Cell {
         let info = LinkInfo { name, kind, is_parent, incarnation, link, outbox, since, health };
         self.links.insert(id, info);
         self.publish_routes();
+        // Who holds nothing hears from the first echo whether there is anything.
+        if is_parent && self.own.lists.mark() != 0 {
+            self.compare_lists(id);
+        }
         self.look_for_ways(ctx);
     }
 }
@@ -503,6 +514,7 @@ impl Handler<LinkDown> for Cell {
         self.fail_link(id, ctx);
         // Also where no message ever flowed: a link can end while its registration is decided on.
         self.forget_child(id);
+        self.listing.forget(id);
         let Some(info) = self.links.remove(&id) else { return };
         tracing::info!(cell = %self.own.name, peer = %info.name, link = id.0, "link is down");
         self.own.notices.tell(Event::LinkDown(info.name.clone()));

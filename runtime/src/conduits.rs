@@ -167,7 +167,8 @@ impl Conduits {
         self.break_all_that(|_| true);
     }
 
-    fn break_all_that(&self, is_meant: impl Fn(&[Fqcn; 2]) -> bool) {
+    /// Breaks all between ends that `is_meant` names.
+    pub(crate) fn break_all_that(&self, is_meant: impl Fn(&[Fqcn; 2]) -> bool) {
         let meant: Vec<Arc<TieState>> = self
             .lock()
             .running

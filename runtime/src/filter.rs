@@ -17,6 +17,7 @@ use cellbus_proto::{
     route::{Hop, LinkId, Routes},
     status::Status,
     token::{ServerKey, Token, TokenError},
+    trust::View,
 };
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -34,10 +35,12 @@ use crate::{
 
 mod conduits;
 mod departures;
+mod listed;
 mod observed;
 
 pub(crate) use self::conduits::{Course, JudgeConduit, JudgeConduitAnswer, Onward, ReturnConduit};
 use self::departures::Departures;
+pub use self::listed::SetLists;
 
 /// The actor in front of a cell.
 #[derive(Debug)]
@@ -52,6 +55,7 @@ pub struct AuthFilter {
     pacer: Pacer,
     throttle: LogThrottle,
     tally: Tally,
+    lists: View,
     _end: EndNotice,
 }
 
@@ -214,6 +218,7 @@ impl AuthFilter {
             pacer: Pacer::default(),
             throttle: LogThrottle::default(),
             tally: Tally::default(),
+            lists: View::default(),
             _end: end,
         }
     }
@@ -519,7 +524,9 @@ impl Handler<SetPeer> for AuthFilter {
     fn handle(&mut self, set: SetPeer, _: &mut Self::Context) {
         let SetPeer { peer, outbox, conduits, link } = set;
         self.own.advance_generation();
-        self.neighbours.insert(peer.link, Neighbour { peer, outbox, conduits, link });
+        let number = peer.link;
+        self.neighbours.insert(number, Neighbour { peer, outbox, conduits, link });
+        self.turn_out_if_listed(number);
     }
 }
 

@@ -20,6 +20,7 @@ use cellbus_proto::{
     route::Hop,
     status::Status,
     token::TokenVerifier,
+    trust::{BanChange, Bundle},
     well_known::{SystemTopic, is_reserved},
 };
 use tokio::sync::{oneshot, watch};
@@ -28,16 +29,22 @@ use crate::{
     bus::CellTransport,
     carrier::{Accept, Dial},
     cell::{
-        BeginDrain, Busy, Cell, CellParts, CellSettings, CellState, Forgive, Halt, HandlerTable,
-        InspectCell, InspectReport, JobTable, Root, RootError, Roster, SayBye,
+        BeginDrain, Busy, Cell, CellParts, CellSettings, CellState, ChangeBans, Forgive, Halt,
+        HandlerTable, InspectCell, InspectReport, JobTable, ListsTaken, Root, RootError, Roster,
+        SayBye, TakeLists,
     },
     clock,
     endpoint::{Endpoint, EndpointSettings, EndpointStart, StopLinking},
-    filter::{AuthFilter, Explain, InTransit, SetCell, SetPolicy},
+    filter::{AuthFilter, Explain, InTransit, SetCell, SetLists, SetPolicy},
     link::Health,
+    lists::ChangeRefused,
     own::Own,
     seam::{EndNotice, Ended, post},
 };
+
+use self::listed_roster::ListedRoster;
+
+mod listed_roster;
 
 /// Everything that a cell is made of.
 #[derive(Clone)]
@@ -119,7 +126,7 @@ impl Drop for Serving {
 ///
 /// # Errors
 /// [`RootError`] when the server cannot make its token key.
-pub fn start(start: CellStart) -> Result<RunningCell, RootError> {
+pub fn start(mut start: CellStart) -> Result<RunningCell, RootError> {
     let (state_tx, state) = watch::channel(CellState::Starting);
     let (group_tx, group) = watch::channel(None);
     let (cell_tx, cell) = watch::channel(None);
@@ -127,6 +134,7 @@ pub fn start(start: CellStart) -> Result<RunningCell, RootError> {
     let handlers = HandlerTable::default();
     let jobs = JobTable::default();
     let policy = LatestPolicy::new(&start.policy);
+    start.roster = Arc::new(ListedRoster::new(&start.own, start.roster));
     let first = Group::start(&start, &handlers, &jobs, &state_tx)?;
     let running = RunningCell {
         own: Arc::clone(&start.own),
@@ -222,6 +230,8 @@ impl Group {
         let tokens = TokenVerifier::new(own.identity.project.clone());
         let mut gate = Gate::new(Arc::clone(&start.policy), Arc::clone(&start.directory), tokens);
         gate.set_hops_max(start.hops_max);
+        let lists = own.lists.view();
+        gate.set_lists(lists.clone());
         own.protection.set_policy(Arc::clone(&start.policy));
         let filter = AuthFilter::new(Arc::clone(own), gate, filter_notice).start();
         let cell = Cell::new(CellParts {
@@ -235,8 +245,9 @@ impl Group {
             end: cell_notice,
         })
         .start();
-        // Fails only when the filter has ended, which the supervisor sees.
+        // Each fails only when the filter has ended, which the supervisor sees.
         let _ = post(&filter, SetCell(cell.clone()));
+        let _ = post(&filter, SetLists(lists));
         let book = ChallengeBook::new(start.cell.challenge_life, ChallengeBook::<u64>::MAX);
         let endpoint = Endpoint::new(EndpointStart {
             own: Arc::clone(own),
@@ -369,6 +380,34 @@ impl RunningCell {
             // The same of the cell.
             let _ = post(&group.cell, Forgive);
         }
+    }
+
+    /// Takes signed lists over, where they are newer than what is held and good, and hands them on. They are
+    /// in force here when this returns. Of several, those before the one that is refused are taken over.
+    ///
+    /// # Errors
+    /// [`ListRefused`] for the first that is not taken over.
+    pub async fn take_lists(&self, bundle: Bundle) -> Result<ListsTaken, ChangeRefused> {
+        let group = self.group().ok_or(ChangeRefused::Ending)?;
+        let taken = group.cell.send(TakeLists(bundle)).await.unwrap_or(Err(ChangeRefused::Ending));
+        self.lists_in_force(&group).await;
+        taken
+    }
+
+    /// Changes whom the server does not let in, at every cell. In force here when this returns.
+    ///
+    /// # Errors
+    /// [`ChangeRefused`]; nothing has changed then.
+    pub async fn change_bans(&self, change: BanChange) -> Result<ListsTaken, ChangeRefused> {
+        let group = self.group().ok_or(ChangeRefused::Ending)?;
+        let taken = group.cell.send(ChangeBans(change)).await.unwrap_or(Err(ChangeRefused::Ending));
+        self.lists_in_force(&group).await;
+        taken
+    }
+
+    async fn lists_in_force(&self, group: &Group) {
+        // Messages to an actor keep their order; one that has ended decides on nothing.
+        let _ = group.filter.send(InTransit).await;
     }
 
     /// Waits until every message from now on is decided by the policy that was set last.

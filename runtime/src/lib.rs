@@ -18,6 +18,7 @@ pub mod filter;
 pub mod host;
 pub mod ingress;
 pub mod link;
+pub mod lists;
 pub mod local_socket;
 pub mod outbox;
 pub mod own;

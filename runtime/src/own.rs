@@ -23,6 +23,7 @@ use crate::{
     counters::Counters,
     dead_letters::DeadLetterOffice,
     ingress::Ingress,
+    lists::Lists,
     seal::Protection,
     seam::Inbox,
     stats::Stats,
@@ -53,6 +54,8 @@ pub struct Own {
     pub signer: LeafSigner,
     /// The authorities of the project.
     pub roots: Arc<Roots>,
+    /// The signed lists that it holds.
+    pub lists: Lists,
     /// Seconds since 1970.
     pub wall: WallClock,
     /// What it has counted.
@@ -96,7 +99,10 @@ impl Own {
         roots: Arc<Roots>,
         wall: WallClock,
     ) -> Self {
+        let lists =
+            Lists::new(&name, &server, parent.as_ref(), certificate.identity(), &roots, wall);
         Self {
+            lists,
             address: Address::exact(name.clone(), incarnation),
             identity: certificate.identity().clone(),
             signer: LeafSigner::new(&certificate),

@@ -99,7 +99,9 @@ impl Checks {
         tls::clock_from(move || wall.unix())
     }
 
-    fn on_refusal(&self) -> OnRefusal {
+    /// What counts refused certificates, and says in the log why.
+    #[must_use]
+    pub fn on_refusal(&self) -> OnRefusal {
         let counters = Arc::clone(&self.counters);
         Arc::new(move |refused| {
             counters.refuse(refused.status());

@@ -27,6 +27,7 @@ use rustls::{
 };
 use rustls_pki_types::UnixTime;
 
+pub(crate) use self::chain::verify_path;
 use self::{
     accept::{AcceptJobs, AcceptProject},
     dial::{DialPinned, DialProject},

@@ -13,5 +13,6 @@ mod restart;
 mod secrets;
 mod seeing;
 mod transfers;
+mod trust;
 mod twins;
 mod up;

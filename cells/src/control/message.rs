@@ -12,8 +12,9 @@ use cellbus_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ControlError, DeadLettersAsk, LocalCode, MAX_DEAD_LETTERS, MAX_SAMPLE, MAX_SERVED, ReloadAsk,
-    Reply, SendAsk, ServeAsk, Talk, TapAsk, TraceAsk, TransferAsk, selector, transfer,
+    BanAsk, ControlError, DeadLettersAsk, ListsAsk, LocalCode, MAX_DEAD_LETTERS, MAX_SAMPLE,
+    MAX_SERVED, ReloadAsk, Reply, SendAsk, ServeAsk, Talk, TapAsk, TraceAsk, TransferAsk, selector,
+    transfer,
 };
 
 /// Version of these messages. Another version is refused with `VERSION`.
@@ -84,6 +85,12 @@ pub enum Request {
     Serve(ServeAsk),
     /// Begins, lists or ends transfers.
     Transfer(TransferAsk),
+    /// The signed lists that this cell holds.
+    Lists,
+    /// Gives this cell signed lists.
+    TakeLists(ListsAsk),
+    /// Changes whom the server lets in.
+    Ban(BanAsk),
     /// Everything the cell knows about itself, for tools and tests.
     Inspect,
     /// Takes no new work, finishes what is there, then ends.
@@ -199,6 +206,9 @@ impl Request {
             | Self::Explain(_)
             | Self::Policy(_)
             | Self::Reload(_)
+            | Self::Lists
+            | Self::TakeLists(_)
+            | Self::Ban(_)
             | Self::Inspect
             | Self::Drain
             | Self::Stop => Ok(()),
@@ -234,6 +244,9 @@ impl Request {
             | Self::Explain(_)
             | Self::Policy(_)
             | Self::Reload(_)
+            | Self::Lists
+            | Self::TakeLists(_)
+            | Self::Ban(_)
             | Self::Tap(_)
             | Self::Serve(_)
             | Self::Transfer(_)

@@ -3,7 +3,7 @@
 use cellbus_proto::name::Fqcn;
 use serde::{Deserialize, Serialize};
 
-use super::Request;
+use super::{BanAsk, ListsAsk, Request};
 
 /// Whether the cells of this process are to decide by the rules that their file has now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,12 +72,18 @@ pub struct ProblemRow {
 impl Request {
     /// The same request, where it matters who asks.
     pub(super) fn asked_by(self, uid: u32, pid: Option<i32>) -> Self {
-        let Self::Reload(ask) = self else { return self };
-        let by = match pid {
-            Some(pid) => format!("user {uid}, process {pid}"),
-            None => format!("user {uid}"),
+        let by = || match pid {
+            Some(pid) => Some(format!("user {uid}, process {pid}")),
+            None => Some(format!("user {uid}")),
         };
-        Self::Reload(ReloadAsk { by: Some(by), ..ask })
+        let mut asked = self;
+        if let Self::Reload(ReloadAsk { by: asker, .. })
+        | Self::TakeLists(ListsAsk { by: asker, .. })
+        | Self::Ban(BanAsk { by: asker, .. }) = &mut asked
+        {
+            *asker = by();
+        }
+        asked
     }
 }
 

@@ -9,8 +9,9 @@ use cellbus_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DeadLettersReply, Ended, HopRow, LinkRow, MetricsReply, Payload, PolicyReply, ReloadReply,
-    RouteRow, SendReply, StatsReply, TraceReply, TransferCancelled, TransferEnds, TransferRows,
+    DeadLettersReply, Ended, HopRow, LinkRow, ListsReply, MetricsReply, Payload, PolicyReply,
+    ReloadReply, RouteRow, SendReply, StatsReply, TraceReply, TransferCancelled, TransferEnds,
+    TransferRows,
 };
 
 /// One answer; the variant is that of the request.
@@ -59,6 +60,9 @@ pub enum Reply {
     Inspect(serde_json::Value),
     /// To [`Request::Drain`](super::Request::Drain) and [`Request::Stop`](super::Request::Stop): it has begun.
     Accepted(Accepted),
+    /// To [`Request::Lists`](super::Request::Lists), [`Request::TakeLists`](super::Request::TakeLists) and
+    /// [`Request::Ban`](super::Request::Ban).
+    Lists(Box<ListsReply>),
 }
 
 /// Who and how a cell is.
@@ -292,4 +296,5 @@ answers!(
     TransferCancelled(TransferCancelled),
     Inspect(serde_json::Value),
     Accepted(Accepted),
+    Lists(Box<ListsReply>),
 );

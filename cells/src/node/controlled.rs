@@ -34,7 +34,8 @@ pub(super) struct ControlledCell {
     pub(super) running: RunningCell,
     pub(super) bus: Bus,
     pub(super) topology: Arc<Topology>,
-    pub(super) directory: Arc<Directory>,
+    /// What the topology says; the roster may say otherwise.
+    configured: Arc<Directory>,
     pub(super) event_loop: Arc<LoopDelay>,
     rules: Arc<LiveRules>,
     leave: Arc<Notify>,
@@ -47,12 +48,18 @@ impl ControlledCell {
             running: cell.running.clone(),
             bus: cell.running.bus(),
             topology: Arc::clone(&node.topology),
-            directory: Arc::clone(&node.directory),
+            configured: Arc::clone(&node.directory),
             rules: Arc::clone(&node.rules),
             event_loop: LoopDelay::of_this_thread(),
             leave: Arc::clone(&cell.leave),
             started: clock::now(),
         }
+    }
+
+    /// The cells of the project: those of the signed roster, or of the topology where there is none.
+    pub(super) fn directory(&self) -> Arc<Directory> {
+        let lists = self.running.own().lists.view();
+        Arc::clone(lists.directory().unwrap_or(&self.configured))
     }
 
     pub(super) fn name(&self) -> Fqcn {
@@ -143,6 +150,12 @@ impl ControlledCell {
             }
         };
         rows.extend(self.topology.cells().iter().map(|spec| known(&spec.fqcn, spec.kind)));
+        if let Some(roster) = self.running.own().lists.view().roster {
+            let directory = roster.directory();
+            rows.retain(|row| directory.kind_of(&row.name).is_some());
+            let more = directory.iter().filter(|(name, _)| self.configured.kind_of(name).is_none());
+            rows.extend(more.map(|(name, kind)| known(name, kind)));
+        }
         for peer in report.registered.iter().filter(|peer| peer.kind == CellKind::Job.as_str()) {
             if let Ok(name) = peer.name.parse::<Fqcn>() {
                 rows.push(known(&name, CellKind::Job));
@@ -232,7 +245,7 @@ impl ControlledCell {
     ) -> Result<Reply, ControlError> {
         let policy = self.rules.policy();
         let judged =
-            cellbus_proto::admission::judge_names(&policy, &self.directory, from, to, target);
+            cellbus_proto::admission::judge_names(&policy, &self.directory(), from, to, target);
         let (verdict, code, rule) = match judged {
             Ok(permit) => (Verdict::Admit, None, self.name_permit(permit)),
             Err(status) => {
@@ -252,7 +265,7 @@ impl ControlledCell {
         let is_here = |cell: &Fqcn| self.rules.is_here(cell);
         let message = (&from, &to, &target);
         let revision = Some(policy.revision);
-        let said = PolicyReply::of(&policy, &self.directory, message, revision, is_here);
+        let said = PolicyReply::of(&policy, &self.directory(), message, revision, is_here);
         Reply::Policy(Box::new(said))
     }
 
@@ -280,7 +293,7 @@ impl ControlledCell {
     ) -> String {
         let policy = self.rules.policy();
         let message = (from, to, target);
-        let said = PolicyReply::of(&policy, &self.directory, message, None, |_| false);
+        let said = PolicyReply::of(&policy, &self.directory(), message, None, |_| false);
         let by_rules = said.code.as_deref() == Some(status.code());
         if by_rules { said.why } else { status.meaning().to_owned() }
     }
@@ -330,6 +343,9 @@ impl ControlledCell {
                 let by = ask.by.as_deref().unwrap_or("a control socket");
                 self.rules.reload(by, ask.dry_run).await.map(Reply::Reload)
             }
+            Request::Lists => Ok(Reply::Lists(Box::new(self.lists()))),
+            Request::TakeLists(ask) => self.take_lists(ask).await,
+            Request::Ban(ask) => self.change_bans(ask).await,
             Request::Request(ask) => self.request(ask).await,
             Request::Inspect => {
                 let report = self.report().await?;

@@ -118,7 +118,7 @@ impl ControlledCell {
 
     /// The full name of the cell that a person calls `name`: a base name is enough, since it is unique.
     pub(super) fn full_name(&self, name: Fqcn) -> Fqcn {
-        if self.directory.kind_of(&name).is_some() {
+        if self.directory().kind_of(&name).is_some() {
             return name;
         }
         self.topology.cell(name.as_str()).map_or(name, |spec| spec.fqcn.clone())

@@ -169,7 +169,7 @@ impl ControlledCell {
     /// The full name of a cell that this project has.
     fn known(&self, name: &Fqcn) -> Result<Fqcn, ControlError> {
         let full = self.full_name(name.clone());
-        if self.directory.kind_of(&full).is_some() {
+        if self.directory().kind_of(&full).is_some() {
             return Ok(full);
         }
         let text = format!("the project of {} has no cell `{name}`", self.name());

@@ -217,6 +217,8 @@ fn system_rule(system: SystemTopic, asks: Party<'_>, answers: Party<'_>) -> bool
             asks.is(CellKind::Server) && answers.is(CellKind::Client)
         }
         well_known::JOB_ENDED => to_server && asks.is(CellKind::Client),
+        // Between neighbours, as the cell that takes it sees to.
+        well_known::LISTS | well_known::LISTS_HELD => by_parent && !answers.is(CellKind::Job),
         _ => false,
     }
 }

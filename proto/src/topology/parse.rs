@@ -14,6 +14,7 @@ use super::{
     problem::{Code, Problem, Problems},
     raw::{RawCell, RawChannel, RawPolicyTest, RawProject, RawRule, RawTopology, keys_of},
     secret,
+    trust::RawTrust,
     wording::{listed, nearest, quoted},
 };
 use crate::policy::Effect;
@@ -40,6 +41,7 @@ pub(super) struct Tables {
     pub policy_tests: Vec<Table<RawPolicyTest>>,
     pub limits: Option<Table<RawLimits>>,
     pub metrics: Option<Table<RawMetrics>>,
+    pub trust: Option<Table<RawTrust>>,
     /// Whole sections that are there and could not be read.
     broken: BTreeSet<String>,
 }
@@ -74,6 +76,10 @@ impl Tables {
                 "metrics" => match one_table("metrics", value, problems) {
                     Some(table) => tables.metrics = Some(read(table, span, "[metrics]", problems)),
                     None => tables.note_broken("metrics"),
+                },
+                "trust" => match one_table("trust", value, problems) {
+                    Some(table) => tables.trust = Some(read(table, span, "[trust]", problems)),
+                    None => tables.note_broken("trust"),
                 },
                 "cell" => tables.cells = tables.read_list("cell", "[[cell]]", value, problems),
                 "channel" => {

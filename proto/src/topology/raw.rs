@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::Recursiv
 use serde::{Deserialize, Deserializer, de::value::Error, forward_to_deserialize_any};
 use toml::Spanned;
 
-use super::{limits::RawLimits, metrics::RawMetrics};
+use super::{limits::RawLimits, metrics::RawMetrics, trust::RawTrust};
 
 /// The cells of a project, who may say what to whom, and the limits that hold.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -37,6 +37,9 @@ pub(super) struct RawTopology {
     /// Where the figures of a process can be fetched from; nowhere, where it is left out.
     #[serde(default)]
     pub metrics: Option<RawMetrics>,
+    /// Signed lists without which cells do not start.
+    #[serde(default)]
+    pub trust: Option<RawTrust>,
 }
 
 /// `[project]`: the project as a whole.
@@ -261,7 +264,17 @@ mod tests {
     fn the_keys_are_those_of_the_types() {
         assert_eq!(
             keys_of::<RawTopology>(),
-            ["project", "cell", "allow", "deny", "channel", "policy_test", "limits", "metrics"]
+            [
+                "project",
+                "cell",
+                "allow",
+                "deny",
+                "channel",
+                "policy_test",
+                "limits",
+                "metrics",
+                "trust"
+            ]
         );
         let rule = ["from", "to", "channel", "topics", "direction", "seal"];
         assert_eq!(keys_of::<RawRule>(), rule);

@@ -148,7 +148,8 @@ impl Credentials {
             | ChainError::KeyUsage { .. }
             | ChainError::Untrusted { .. }
             | ChainError::Certificate(_)
-            | ChainError::Job) => CredentialsError::Chain { chain, root, problem },
+            | ChainError::Job
+            | ChainError::Listed(_)) => CredentialsError::Chain { chain, root, problem },
         })
     }
 
@@ -207,6 +208,13 @@ impl Credentials {
     #[must_use]
     pub fn roots(&self) -> &Arc<Roots> {
         &self.roots
+    }
+
+    /// The same, with lists of revocations and bans of its own.
+    #[must_use]
+    pub fn separate(&self) -> Self {
+        let roots = Arc::new(self.roots.separate());
+        Self { certificate: self.certificate.clone(), roots }
     }
 
     /// Whether `dir` holds a certificate, good or not.

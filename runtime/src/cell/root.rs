@@ -56,6 +56,12 @@ impl JobTable {
         }
     }
 
+    /// Forgets the jobs at `at`: their cells register no more.
+    pub(crate) fn forget_at(&self, at: &Fqcn) {
+        let mut jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.retain(|(site, _)| site != at);
+    }
+
     fn contains(&self, at: &Fqcn, job: &Segment) -> bool {
         let jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         jobs.contains(&(at.clone(), job.clone()))
@@ -132,6 +138,11 @@ impl Root {
     /// one that is revoked already.
     fn time_of_issue(&self, name: &Fqcn, now: u64) -> u64 {
         self.quits.get(name).map_or(now, |revoked| now.max(revoked + 1))
+    }
+
+    /// Forgets the jobs at `at`.
+    pub(super) fn forget_jobs_at(&self, at: &Fqcn) {
+        self.jobs.forget_at(at);
     }
 
     /// Whether `job` runs at `at`, so that its cell may register there.

@@ -1,6 +1,9 @@
 //! The end of a link that dialled: it proves itself, and checks that the parent does.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix::{AsyncContext, Context, Handler, Message};
 use cellbus_proto::{
@@ -22,7 +25,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::{Link, Role};
 use crate::{
-    cell::{announcement_signable, random_nonce},
+    cell::{CompareLists, announcement_signable, random_nonce},
     clock,
     conn::CloseCode,
     filter::{SetServerKey, VerifyToken},
@@ -39,12 +42,14 @@ pub(super) struct ChildSide {
     expects: Option<Expected>,
     epoch: u64,
     refused: Option<Status>,
+    /// When the parent was last asked for lists, because it seemed to hold others.
+    compared: Option<Instant>,
 }
 
 impl ChildSide {
     pub(super) fn new(now: Instant) -> Self {
         let probe = LaneProbe::new(now);
-        Self { nonce: [0; 32], probe, expects: None, epoch: 0, refused: None }
+        Self { nonce: [0; 32], probe, expects: None, epoch: 0, refused: None, compared: None }
     }
 
     /// The registration in force, and the probe of the lane.
@@ -185,8 +190,29 @@ impl Link {
         self.send(frame);
     }
 
+    /// The parent tells with each echo whether it holds the same lists. What it has pushed is on its way
+    /// or here; this is for what was lost.
+    fn compare_lists(&mut self, mark: u64) {
+        const AGAIN: Duration = Duration::from_secs(2);
+        let (now, id) = (clock::now(), self.id);
+        if mark == self.own.lists.mark() || self.state.phase() != Phase::Active {
+            return;
+        }
+        let Some(side) = self.child_side() else { return };
+        if side.compared.is_none_or(|at| now.saturating_duration_since(at) >= AGAIN) {
+            side.compared = Some(now);
+            // Fails only when the cell has ended.
+            let _ = post(&self.cell, CompareLists(id));
+        }
+    }
+
     /// The parent tells with each echo whether the way to the server is still the same.
     pub(super) fn follow_parent(&mut self, echo: Echo, ctx: &mut Context<Self>) {
+        let dates = self.connection.peer().dates;
+        if dates.check(self.own.wall.unix()).is_err() {
+            return self.close_for(Status::CertExpired, "the certificate of the parent has ended");
+        }
+        self.compare_lists(echo.revocations);
         if let Some(Blob(token)) = echo.renewal {
             self.check_token(token, None, ctx);
         }

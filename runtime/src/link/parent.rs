@@ -318,7 +318,8 @@ impl Link {
         if due {
             side.renew_at = None;
         }
-        self.send(Frame::Echo(Echo { number, epoch, revocations: 0, renewal }));
+        let revocations = self.own.lists.mark();
+        self.send(Frame::Echo(Echo { number, epoch, revocations, renewal }));
         if due {
             self.renew(ctx);
         }

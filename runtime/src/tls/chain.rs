@@ -1,8 +1,16 @@
-//! Whether a chain of certificates leads to the project's root, and whom its leaf then names.
+//! Whether a chain of certificates leads to the project's root, whom its leaf then names, and whether a list
+//! says that it counts no more.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
 
-use cellbus_proto::identity::{CellKind, Identity};
+use cellbus_proto::{
+    identity::{CellKind, Identity},
+    status::Status,
+    trust::{Subject, View},
+};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
@@ -13,8 +21,14 @@ use crate::certificate::{
 /// Certificates in the longest chain that is looked at, leaf included.
 pub const MAX_CHAIN: usize = 4;
 
-/// The certificates that a project's chains must lead to.
+/// The certificates that a project's chains must lead to, and the lists of those that count no more. Both may
+/// be replaced while cells run; the next chain is checked by what holds then.
 pub struct Roots {
+    trusted: RwLock<Arc<Trusted>>,
+    lists: RwLock<View>,
+}
+
+struct Trusted {
     ders: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
 }
@@ -73,6 +87,9 @@ pub enum ChainError {
     /// A job's certificate, which only a pin can make good.
     #[error("certificate of a job cell, which no authority issues")]
     Job,
+    /// The certificate or its holder is on one of the signed lists: this is the code.
+    #[error("refused by a list: {0}")]
+    Listed(Status),
 }
 
 fn direction_word(direction: &Direction) -> &'static str {
@@ -88,6 +105,51 @@ impl Roots {
     /// # Errors
     /// [`ChainError`] when there is none, or one that cannot be read or is no authority's.
     pub fn new(ders: Vec<CertificateDer<'static>>) -> Result<Self, ChainError> {
+        let trusted = RwLock::new(Arc::new(Trusted::new(ders)?));
+        Ok(Self { trusted, lists: RwLock::default() })
+    }
+
+    /// The same certificates, with lists of its own: what one cell takes over is not another's.
+    #[must_use]
+    pub fn separate(&self) -> Self {
+        let trusted = RwLock::new(self.trusted());
+        Self { trusted, lists: RwLock::default() }
+    }
+
+    /// Trusts these certificates from now on, and no others.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; nothing changes then.
+    pub fn replace(&self, ders: Vec<CertificateDer<'static>>) -> Result<(), ChainError> {
+        let trusted = Arc::new(Trusted::new(ders)?);
+        *self.trusted.write().unwrap_or_else(PoisonError::into_inner) = trusted;
+        Ok(())
+    }
+
+    /// The lists in force.
+    #[must_use]
+    pub fn lists(&self) -> View {
+        self.lists.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes the lists that are in force from now on.
+    pub(crate) fn set_lists(&self, lists: View) {
+        *self.lists.write().unwrap_or_else(PoisonError::into_inner) = lists;
+    }
+
+    fn trusted(&self) -> Arc<Trusted> {
+        Arc::clone(&self.trusted.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The certificates, as given.
+    #[must_use]
+    pub fn ders(&self) -> Vec<CertificateDer<'static>> {
+        self.trusted().ders.clone()
+    }
+}
+
+impl Trusted {
+    fn new(ders: Vec<CertificateDer<'static>>) -> Result<Self, ChainError> {
         if ders.is_empty() {
             return Err(ChainError::Empty);
         }
@@ -102,27 +164,45 @@ impl Roots {
         }
         Ok(Self { ders, anchors })
     }
-
-    /// The certificates, as given.
-    #[must_use]
-    pub fn ders(&self) -> &[CertificateDer<'static>] {
-        &self.ders
-    }
 }
 
 impl fmt::Debug for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Roots").field("count", &self.ders.len()).finish()
+        f.debug_struct("Roots").field("count", &self.trusted().ders.len()).finish()
     }
 }
 
-/// Checks a chain, leaf first: signatures up to a root, dates of all below it at `now_unix`, key usage, and the name in the leaf.
+/// Checks a chain, leaf first: signatures up to a root, dates of all below it at `now_unix`, key usage, the name in
+/// the leaf, and that no list in force names its holder or one of its certificates.
 ///
 /// That the peer has the leaf's key is not seen here; a handshake or [`super::verify_leaf_signature`] shows it.
 ///
 /// # Errors
 /// [`ChainError`] for the first check that fails.
 pub fn verify_chain(
+    roots: &Roots,
+    chain: &[CertificateDer<'_>],
+    direction: Direction,
+    now_unix: u64,
+) -> Result<VerifiedPeer, ChainError> {
+    let peer = verify_path(roots, chain, direction, now_unix)?;
+    let lists = roots.lists();
+    let VerifiedPeer { identity, hash, .. } = &peer;
+    let subject = Subject { kind: identity.kind, name: &identity.name, leaf: hash };
+    if let Some(status) = lists.refuses(subject, now_unix) {
+        return Err(ChainError::Listed(status));
+    }
+    let above = chain.iter().skip(1);
+    if lists.revocations.is_some()
+        && above.into_iter().any(|der| lists.revokes_certificate(&leaf_hash(der), now_unix))
+    {
+        return Err(ChainError::Listed(Status::CertRevoked));
+    }
+    Ok(peer)
+}
+
+/// As [`verify_chain`], whatever the lists say: for what was signed at `now_unix`, in the past.
+pub(crate) fn verify_path(
     roots: &Roots,
     chain: &[CertificateDer<'_>],
     direction: Direction,
@@ -142,7 +222,7 @@ pub fn verify_chain(
     entity
         .verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
-            &roots.anchors,
+            &roots.trusted().anchors,
             intermediates,
             now,
             usage,

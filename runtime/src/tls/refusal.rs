@@ -53,6 +53,7 @@ impl PeerRefused {
     pub fn status(&self) -> Status {
         match self {
             Self::Chain(ChainError::OutOfDate(_)) => Status::CertExpired,
+            Self::Chain(ChainError::Listed(status)) => *status,
             Self::Chain(ChainError::KeyUsage { .. } | ChainError::Job)
             | Self::Chain(ChainError::Certificate(CertificateError::Identity(
                 IdentityError::KeyUsage { .. } | IdentityError::Kind(_) | IdentityError::Authority,

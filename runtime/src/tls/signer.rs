@@ -22,7 +22,7 @@ pub struct LeafSigner {
 /// The key could not be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot sign with the key of the certificate")]
-pub struct SignError(#[source] rustls::Error);
+pub struct SignError(#[from] rustls::Error);
 
 impl LeafSigner {
     /// Signs with the key of `own`.

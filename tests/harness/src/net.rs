@@ -47,6 +47,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::sim::{SimAuthority, SimNet};
 
 mod carry;
+mod lists;
 mod tree;
 
 pub use self::carry::Wires;
@@ -280,21 +281,14 @@ impl Net {
             parent.clone(),
             incarnation,
             certificate,
-            Arc::clone(self.authority.roots()),
+            Arc::new(self.authority.roots().separate()),
             self.wall,
         ));
-        let accept = self.carriage.accept(&own, &self.authority, &self.identity(name), is_copy);
+        let accept = self.carriage.accept(&own, &self.identity(name), is_copy);
         let dial = parent.as_ref().map(|parent| {
             let parent_identity = self.identity(parent);
             let parent_leaf = self.authority.certificate(&parent_identity).hash();
-            self.carriage.dial(
-                &own,
-                &self.authority,
-                &self.identity(name),
-                parent,
-                parent_leaf,
-                is_copy,
-            )
+            self.carriage.dial(&own, &self.identity(name), parent, parent_leaf, is_copy)
         });
         let mut endpoint = self.settings.endpoint.clone();
         let rng = Mutex::new(ChaCha8Rng::seed_from_u64(self.seed ^ hash(name.as_str())));

@@ -102,6 +102,10 @@ pub fn of_status(status: Status) -> &'static str {
         Status::SealBroken => {
             "Look whether the receiver has a new key, and send it again; otherwise somebody has changed the message."
         }
+        Status::StaleList => {
+            "Look who still hands out the old list: a server restored from a backup, or a file of last week. Sign the \
+             next list with a higher version than any cell holds (`cellbus trust ls`)."
+        }
         Status::SealKey => {
             "Wait until both cells are registered, so that each knows the key of the other, and send it again."
         }

@@ -14,6 +14,7 @@ use crate::{
     policy::Policy,
     reload::Reload,
     transfer::Transfer,
+    trust::args::{CellVerb, CertVerb, RosterVerb, TrustVerb},
 };
 
 mod observe;
@@ -106,6 +107,18 @@ pub enum Command {
     Policy(Policy),
     /// Has running cells decide by the rules that their topology file has now
     Reload(Reload),
+    /// Bans cells, lets them in again, or turns them out once
+    #[command(subcommand)]
+    Cell(CellVerb),
+    /// Takes certificates and identities back
+    #[command(subcommand)]
+    Cert(CertVerb),
+    /// Says which cells the project has, signed
+    #[command(subcommand)]
+    Roster(RosterVerb),
+    /// Shows the signed lists of a running cell or a file, or gives a cell new ones
+    #[command(subcommand)]
+    Trust(TrustVerb),
     /// Lists or explains error codes
     #[command(subcommand)]
     Errors(Errors),

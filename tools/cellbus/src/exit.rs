@@ -106,6 +106,7 @@ fn of_status(status: Status) -> Exit {
         | Status::RateLimit
         | Status::TooLarge
         | Status::SealKey
+        | Status::StaleList
         | Status::Draining
         | Status::ShuttingDown
         | Status::AbortedRunning

@@ -20,6 +20,7 @@ mod talk;
 mod target;
 mod top;
 mod transfer;
+mod trust;
 mod up;
 mod watch;
 
@@ -106,6 +107,10 @@ fn run(cli: Cli) -> Outcome {
         Command::Policy(Policy::Test(args)) => policy::test(&args),
         Command::Policy(Policy::Explain(args)) => block_on(policy::explain(args)),
         Command::Reload(args) => block_on(reload::run(args)),
+        Command::Cell(verb) => block_on(trust::cell(verb)),
+        Command::Cert(verb) => trust::sign::cert(&verb),
+        Command::Roster(verb) => trust::sign::roster(&verb),
+        Command::Trust(verb) => block_on(trust::lists(verb)),
         Command::Errors(Errors::Ls) => Ok(codes::list()),
         Command::Errors(Errors::Explain { code }) => codes::explain(&code),
         Command::Completion(args) => Ok(completion(&args)),

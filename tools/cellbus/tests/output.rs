@@ -4,6 +4,8 @@
 mod fake;
 #[path = "output/seen.rs"]
 mod seen;
+#[path = "output/trust.rs"]
+mod trust;
 
 use std::{
     collections::BTreeSet,
@@ -249,6 +251,7 @@ fn every_command_prints_its_schema() {
     assert_eq!(place.data::<Accepted>("drain relay").cell.as_str(), "relay");
 
     seen::see_a_running_cell(&place);
+    trust::lists_are_signed_shown_and_given(&place);
 
     let checked: Validation = place.data("validate good.toml");
     assert_eq!((checked.cells, checked.problems.len()), (Some(3), 0));
@@ -308,6 +311,10 @@ fn every_command_prints_its_schema() {
         "schema",
         "policy",
         "reload",
+        "cell",
+        "cert",
+        "roster",
+        "trust",
         "errors",
         "bench",
         "completion",

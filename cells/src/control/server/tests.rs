@@ -66,6 +66,9 @@ impl Controlled for Shared {
                 | Request::Tap(_)
                 | Request::Serve(_)
                 | Request::Transfer(_)
+                | Request::Lists
+                | Request::TakeLists(_)
+                | Request::Ban(_)
                 | Request::Stop => Err(ControlError::status(Status::Forbidden, "no").by("server")),
             }
         })

@@ -68,6 +68,9 @@ fn the_list_of_labels_is_that_of_the_code() {
             Purpose::SealedHeader => "what a sealed message is bound to; nothing is signed for it",
             Purpose::TransferReference => "the holder of a transfer vouches for a reference to it",
             Purpose::TransferReceipt => "a receiver vouches for what became of a transfer there",
+            Purpose::Revocations => "the authority takes certificates and identities back",
+            Purpose::Bans => "the server says whom it does not let in",
+            Purpose::Roster => "the authority says which cells there are",
         };
         writeln!(table, "| {words} | `{}` |", purpose.label()).unwrap();
     }

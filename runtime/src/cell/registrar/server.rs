@@ -33,7 +33,7 @@ use crate::{
     filter::RevokeSubject,
     seal::Leaf,
     seam::post,
-    tls::{Direction, verify_chain, verify_leaf_signature},
+    tls::{ChainError, Direction, verify_chain, verify_leaf_signature},
 };
 
 /// A registration that a parent has brought and that is good, but for the name.
@@ -62,6 +62,7 @@ impl Cell {
         via: &Fqcn,
     ) -> Result<RegisteredPeer, Status> {
         let root = self.root.as_ref().ok_or(Status::Forbidden)?;
+        self.check_lists(register.identity.kind, &register.name, &register.leaf)?;
         if let Some(job) = register.job()
             && !root.runs(via, &job)
         {
@@ -256,8 +257,11 @@ impl Cell {
             let ders: Vec<CertificateDer<'_>> =
                 chain.iter().map(|der| CertificateDer::from(&der[..])).collect();
             let now = self.own.wall.unix();
-            let peer = verify_chain(&self.own.roots, &ders, Direction::Dials, now)
-                .map_err(|_| Status::BadSignature)?;
+            let peer =
+                verify_chain(&self.own.roots, &ders, Direction::Dials, now).map_err(|error| {
+                    let ChainError::Listed(status) = error else { return Status::BadSignature };
+                    status
+                })?;
             (peer.identity, peer.hash)
         };
         if identity.project != self.own.identity.project || Some(identity.kind) != kind {
@@ -288,6 +292,7 @@ impl Cell {
         record: &Record<Holder>,
     ) -> Result<Blob, Status> {
         let root = self.root.as_ref().ok_or(Status::Forbidden)?;
+        self.check_lists(record.kind, name, &record.leaf)?;
         let identity = Identity {
             project: self.own.identity.project.clone(),
             kind: record.kind,

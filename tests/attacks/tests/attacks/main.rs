@@ -11,6 +11,7 @@ mod headers;
 mod hello;
 mod holders;
 mod jobs;
+mod lists;
 mod packets;
 mod parents;
 mod paths;

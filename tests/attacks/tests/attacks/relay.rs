@@ -72,7 +72,7 @@ async fn bring(relay: &mut RawPeer, child: &str, papers: &Papers, signature: Blo
 }
 
 /// A relay that has registered site-9, whose key it was lent.
-async fn relay_with_leaf(target: &Target) -> (RawPeer, Token) {
+pub(super) async fn relay_with_leaf(target: &Target) -> (RawPeer, Token) {
     let mut relay = RawPeer::registered(target, "server", "relay-x").await;
     let token = add_leaf(target, &mut relay, "site-9").await;
     (relay, token)

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use cellbus_channels::Fqcn;
 use cellbus_proto::{identity::Identity, transcript::sha256};
 use cellbus_runtime::{
-    authority::OwnCertificate,
+    authority::{Credentials, OwnCertificate},
     carrier::{Accept, Dial, DialError, DialTarget, QuicAccept, QuicDial, Task},
     certificate::LeafHash,
     conn::{
@@ -19,13 +19,14 @@ use cellbus_runtime::{
         memory::{self, Wire},
     },
     own::Own,
+    quic::Checks,
     quic_settings::{QuicSettings, QuicTransport},
     tls::{self, PinnedPeers},
 };
 use tokio::sync::Notify;
 
 use super::{PinsByParent, host, tree::Tree};
-use crate::sim::{SimAuthority, SimNet};
+use crate::sim::SimNet;
 
 /// The wires between memory-linked neighbours, by (child, parent).
 #[derive(Clone, Default)]
@@ -116,7 +117,6 @@ impl Carriage {
     pub(super) fn accept(
         &mut self,
         own: &Arc<Own>,
-        authority: &SimAuthority,
         identity: &Identity,
         is_copy: bool,
     ) -> Arc<dyn Accept> {
@@ -144,11 +144,10 @@ impl Carriage {
                 };
                 let wall = own.wall;
                 let clock = tls::clock_from(move || wall.unix());
-                let refused = Arc::new(|refused: &tls::PeerRefused| {
-                    tracing::warn!(code = refused.status().code(), "certificate refused");
-                });
+                let counters = Arc::clone(&own.counters);
+                let refused = Checks { wall, counters }.on_refusal();
                 let tls = if identity.kind.accepts_cells() {
-                    tls::server_config(&authority.credentials(identity), pins, clock, refused)
+                    tls::server_config(&credentials(own), pins, clock, refused)
                 } else {
                     tls::job_server_config(&own.certificate, pins, clock, refused)
                 };
@@ -167,7 +166,6 @@ impl Carriage {
     pub(super) fn dial(
         &mut self,
         own: &Arc<Own>,
-        authority: &SimAuthority,
         identity: &Identity,
         parent: &Fqcn,
         parent_leaf: LeafHash,
@@ -187,14 +185,13 @@ impl Carriage {
                     quic.endpoints.get(&address).expect("accepts before it dials").clone();
                 let wall = own.wall;
                 let clock = tls::clock_from(move || wall.unix());
-                let refused = Arc::new(|refused: &tls::PeerRefused| {
-                    tracing::warn!(code = refused.status().code(), "certificate refused");
-                });
+                let counters = Arc::clone(&own.counters);
+                let refused = Checks { wall, counters }.on_refusal();
                 let tls = if identity.kind == cellbus_proto::identity::CellKind::Job {
                     tls::job_client_config(&own.certificate, parent_leaf, clock, refused)
                 } else {
                     let base = parent.base().parse().expect("a segment");
-                    tls::client_config(&authority.credentials(identity), &base, clock, refused)
+                    tls::client_config(&credentials(own), &base, clock, refused)
                 };
                 let config = quic.transport.client_config(tls.expect("a configuration"));
                 let target = DialTarget::Host(quic.host_of(parent).to_string());
@@ -379,6 +376,12 @@ impl Dial for MemoryDial {
     fn target(&self) -> String {
         self.parent.to_string()
     }
+}
+
+/// What a cell shows, with what it trusts and the lists that it holds.
+fn credentials(own: &Own) -> Credentials {
+    Credentials::new(own.certificate.clone(), Arc::clone(&own.roots), own.wall.unix())
+        .expect("a provisioned cell of the project")
 }
 
 fn chain_of(certificate: &OwnCertificate) -> Vec<Bytes> {

@@ -9,6 +9,7 @@ use cellbus_proto::{
 use cellbus_runtime::{
     authority::{Credentials, OwnCertificate},
     certificate::CertDates,
+    lists::ListSigner,
     tls::Roots,
 };
 use rand::{RngCore, SeedableRng};
@@ -36,6 +37,7 @@ pub struct SimAuthority {
     dates: CertDates,
     now_unix: u64,
     roots: Arc<Roots>,
+    root_pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -48,15 +50,23 @@ impl SimAuthority {
         let mut params = params(&format!("simulated authority of {project}"), dates);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let root = params.self_signed(&key).expect("the parameters are complete").der().clone();
-        let roots = Roots::new(vec![root]).expect("it may sign others");
-        Self { seed, dates, now_unix, roots: Arc::new(roots), issuer: Issuer::new(params, key) }
+        let root = params.self_signed(&key).expect("the parameters are complete");
+        let (root_pem, root) = (root.pem(), root.der().clone());
+        let roots = Arc::new(Roots::new(vec![root]).expect("it may sign others"));
+        Self { seed, dates, now_unix, roots, root_pem, issuer: Issuer::new(params, key) }
     }
 
     /// What the project's cells trust.
     #[must_use]
     pub fn roots(&self) -> &Arc<Roots> {
         &self.roots
+    }
+
+    /// What signs the project's lists.
+    #[must_use]
+    pub fn list_signer(&self) -> ListSigner {
+        let key = key_from(self.seed, "").serialize_pem();
+        ListSigner::from_pem(&self.root_pem, &key).expect("they belong together")
     }
 
     /// The certificate of `identity`, always the same. A job's is signed by itself, as its parent would have it.

@@ -15,6 +15,8 @@ use serde_json::json;
 mod observed;
 #[path = "fake/talks.rs"]
 mod talks;
+#[path = "fake/trust.rs"]
+mod trust;
 
 struct Fake {
     status: StatusReport,
@@ -66,6 +68,9 @@ impl Controlled for Fake {
             Request::Replies(_) | Request::Tap(_) | Request::Serve(_) => {
                 Err(ControlError::status(Status::Forbidden, "it goes on"))
             }
+            Request::Lists => Ok(Reply::Lists(Box::new(trust::lists(cell)))),
+            Request::TakeLists(ask) => trust::take(cell, &ask),
+            Request::Ban(ask) => trust::ban(cell, &ask),
             Request::Inspect => Ok(Reply::Inspect(json!({ "seed": 7 }))),
             Request::Drain | Request::Stop => {
                 Ok(Reply::Accepted(Accepted { cell, state: CellState::Draining }))

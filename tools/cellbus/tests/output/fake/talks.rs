@@ -70,6 +70,9 @@ pub async fn run(cell: Fqcn, request: Request, talk: Talk) -> Result<Reply, Cont
             Ok(Reply::TransferEnds(TransferEnds { ends, sent: Some(7) }))
         }
         Request::Status
+        | Request::Lists
+        | Request::TakeLists(_)
+        | Request::Ban(_)
         | Request::Cells
         | Request::Peers
         | Request::Ping(_)
