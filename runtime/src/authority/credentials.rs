@@ -148,6 +148,7 @@ impl Credentials {
             | ChainError::KeyUsage { .. }
             | ChainError::Untrusted { .. }
             | ChainError::Certificate(_)
+            | ChainError::NameConstraint { .. }
             | ChainError::Job) => CredentialsError::Chain { chain, root, problem },
         })
     }
