@@ -156,7 +156,13 @@ fn directories(dir: &Path, findings: &mut Vec<Finding>) -> Option<Entries> {
             None
         }
         Err(error) => {
-            findings.push(Finding::fail(Check::Directory, chain(&error)));
+            let finding = Finding::fail(Check::Directory, chain(&error));
+            findings.push(match error {
+                SecretFileError::Missing { .. } => {
+                    finding.with_fix("Name the directory of a kit: one with `startup/` and `local/` in it.")
+                }
+                _ => finding,
+            });
             None
         }
     }

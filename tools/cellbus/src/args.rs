@@ -9,9 +9,13 @@ use clap_complete::Shell;
 
 use crate::{
     bench::{self, Bench},
+    cert::Cert,
+    doctor::Doctor,
     exit,
+    kit::Kit,
     output::Format,
     policy::Policy,
+    provision::Provision,
     reload::Reload,
 };
 
@@ -102,6 +106,16 @@ pub enum Command {
     Policy(Policy),
     /// Has running cells decide by the rules that their topology file has now
     Reload(Reload),
+    /// Makes a kit for every participant of a project file
+    Provision(Provision),
+    /// Seals, opens, verifies, compares and updates kits
+    #[command(subcommand)]
+    Kit(Kit),
+    /// Looks at certificates
+    #[command(subcommand)]
+    Cert(Cert),
+    /// Examines a kit and this machine, before a cell is started
+    Doctor(Doctor),
     /// Lists or explains error codes
     #[command(subcommand)]
     Errors(Errors),
@@ -146,7 +160,14 @@ pub struct Demo {
 #[derive(Args, Debug)]
 pub struct Up {
     /// The topology file
-    pub file: PathBuf,
+    #[arg(required_unless_present = "kit")]
+    pub file: Option<PathBuf>,
+    /// Run the cell of this kit
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "processes", "only"])]
+    pub kit: Option<PathBuf>,
+    /// Fingerprint that the authority of the kit must have
+    #[arg(long, value_name = "SHA256", requires = "kit")]
+    pub root: Option<String>,
     /// One process per cell
     #[arg(long, conflicts_with = "only")]
     pub processes: bool,

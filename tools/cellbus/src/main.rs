@@ -4,15 +4,20 @@ mod advice;
 mod args;
 mod ask;
 mod bench;
+mod cert;
 mod codes;
 mod demo;
+mod doctor;
 mod exit;
 mod files;
+mod kit;
 mod logs;
+mod passphrase;
 mod observe;
 mod output;
 mod policy;
 mod progress;
+mod provision;
 mod reload;
 mod report;
 mod table;
@@ -104,6 +109,10 @@ fn run(cli: Cli) -> Outcome {
         Command::Policy(Policy::Test(args)) => policy::test(&args),
         Command::Policy(Policy::Explain(args)) => block_on(policy::explain(args)),
         Command::Reload(args) => block_on(reload::run(args)),
+        Command::Provision(args) => provision::run(args),
+        Command::Kit(args) => kit::run(args),
+        Command::Cert(args) => cert::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Errors(Errors::Ls) => Ok(codes::list()),
         Command::Errors(Errors::Explain { code }) => codes::explain(&code),
         Command::Completion(args) => Ok(completion(&args)),
