@@ -5,6 +5,8 @@ mod drain;
 mod driver;
 mod faults;
 mod jobs;
+mod kits;
+mod kits_written;
 mod modes;
 mod overload;
 mod refusals;
