@@ -312,7 +312,7 @@ fn credentials(startup: &Path, now_unix: u64, findings: &mut Vec<Finding>) -> Op
     }
 }
 
-fn dates(dates: CertDates, now_unix: u64) -> Finding {
+pub(crate) fn dates(dates: CertDates, now_unix: u64) -> Finding {
     let days = dates.not_after.saturating_sub(now_unix) / DAY;
     let life = (dates.not_after.saturating_sub(dates.not_before)) / DAY;
     let found = format!("the certificate ends in {days} days");
@@ -337,7 +337,7 @@ fn names(credentials: &Credentials, manifest: &Manifest, findings: &mut Vec<Find
     findings.push(finding);
 }
 
-fn profile(credentials: &Credentials, findings: &mut Vec<Finding>) {
+pub(crate) fn profile(credentials: &Credentials, findings: &mut Vec<Finding>) {
     let leaf = credentials.certificate().chain().first();
     let profile = leaf.and_then(|leaf| CertProfile::read(leaf).ok());
     let Some(profile) = profile else {

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod check;
 pub mod compare;
+pub mod doctor;
 pub mod kit;
 pub mod layout;
 pub mod local;
