@@ -23,7 +23,10 @@ use self::{
     place::{Place, kind_of, mode_of, open_directory},
     temp::Temp,
 };
-pub use self::{staging::Staging, tree::{Entry, EntryKind, list_private_tree}};
+pub use self::{
+    staging::Staging,
+    tree::{Entry, EntryKind, list_private_tree},
+};
 
 mod place;
 mod staging;

@@ -58,16 +58,18 @@ pub fn passphrase(place: &Place) -> String {
 }
 
 /// Participants, each in a directory of its own with state of its own.
-struct Sites {
-    place: Place,
-    project: PathBuf,
+pub struct Sites {
+    /// Where it all happens.
+    pub place: Place,
+    /// The project file.
+    pub project: PathBuf,
     passphrase: String,
     running: BTreeMap<&'static str, Running>,
 }
 
 impl Sites {
     /// Provisioned and handed over, and nothing runs.
-    fn provisioned() -> Self {
+    pub fn provisioned() -> Self {
         let place = Place::new();
         let text = project(&own_address(), &own_address());
         let (project, passphrase) = (place.write("project.toml", text), passphrase(&place));
@@ -79,55 +81,67 @@ impl Sites {
         sites
     }
 
-    fn provision(&self, add: &[&str]) -> Answer {
+    /// Provisions what the project file says now.
+    pub fn provision(&self, add: &[&str]) -> Answer {
         let project = self.project.display().to_string();
         let more = [project.as_str(), "--out", "fed", "--passphrase-file", &self.passphrase];
         self.place.ask(&[&["provision"], add, &more].concat())
     }
 
     /// Moves a kit to where its participant keeps it.
-    fn hand_over(&self, kits: &str, name: &str) {
+    pub fn hand_over(&self, kits: &str, name: &str) {
         fs::create_dir_all(self.dir(name)).expect("the place is ours");
-        fs::rename(self.place.dir().join("fed").join(kits).join(name), self.kit(name)).expect("it was made");
+        fs::rename(self.place.dir().join("fed").join(kits).join(name), self.kit(name))
+            .expect("it was made");
     }
 
     /// The directory of one participant.
-    fn dir(&self, name: &str) -> PathBuf {
+    pub fn dir(&self, name: &str) -> PathBuf {
         self.place.dir().join("at").join(name)
     }
 
-    fn kit(&self, name: &str) -> PathBuf {
+    /// The kit of one participant.
+    pub fn kit(&self, name: &str) -> PathBuf {
         self.dir(name).join("kit")
     }
 
-    fn up(&self, name: &str) -> Vec<String> {
+    /// The command line that runs its cell.
+    pub fn up(&self, name: &str) -> Vec<String> {
         let (kit, state) = (self.kit(name), self.dir(name).join("state"));
-        let words = ["up", "--kit", &kit.display().to_string(), "--state", &state.display().to_string()];
+        let words =
+            ["up", "--kit", &kit.display().to_string(), "--state", &state.display().to_string()];
         words.map(str::to_owned).to_vec()
     }
 
-    fn start(&mut self, name: &'static str) {
-        let arguments = [self.up(name), vec!["-o".to_owned(), "jsonl".to_owned(), "-v".to_owned()]].concat();
+    /// Starts its process.
+    pub fn start(&mut self, name: &'static str) {
+        let arguments =
+            [self.up(name), vec!["-o".to_owned(), "jsonl".to_owned(), "-v".to_owned()]].concat();
         self.running.insert(name, self.place.start(&arguments));
     }
 
-    fn wait_ready(&self, name: &str, cell: &str) {
+    /// Waits until it is registered.
+    pub fn wait_ready(&self, name: &str, cell: &str) {
         self.running[name].wait_event("ready", cell);
     }
 
-    fn ask(&self, name: &str, arguments: &[&str]) -> Answer {
+    /// Asks its cell.
+    pub fn ask(&self, name: &str, arguments: &[&str]) -> Answer {
         let state = self.dir(name).join("state").display().to_string();
         self.place.ask(&[arguments, &["--state", &state]].concat())
     }
 
     /// Starts everybody and waits until all are registered.
-    fn started(mut self) -> Self {
+    pub fn started(mut self) -> Self {
         for name in ["server", "relay-a", "site-1", "site-2"] {
             self.start(name);
         }
-        for (name, cell) in
-            [("server", "server"), ("relay-a", "relay-a"), ("site-1", "relay-a.site-1"), ("site-2", "site-2")]
-        {
+        for (name, cell) in [
+            ("server", "server"),
+            ("relay-a", "relay-a"),
+            ("site-1", "relay-a.site-1"),
+            ("site-2", "site-2"),
+        ] {
             self.wait_ready(name, cell);
         }
         self
@@ -138,7 +152,18 @@ impl Sites {
 fn a_federation_of_kits_carries_messages_between_its_sites() {
     let net = Sites::provisioned().started();
     let state = net.dir("site-2").join("state").display().to_string();
-    let arguments = ["serve", "ops/report", "--count", "1", "--reply", "received", "-o", "jsonl", "--state", &state];
+    let arguments = [
+        "serve",
+        "ops/report",
+        "--count",
+        "1",
+        "--reply",
+        "received",
+        "-o",
+        "jsonl",
+        "--state",
+        &state,
+    ];
     let serving = net.place.start(&arguments);
     serving.out.wait_json("it serves", SOON, |line| (line["event"] == "ready").then_some(()));
     let asked = net.ask("site-1", &["request", "site-2", "ops/report", "--payload", "hello"]);
@@ -189,7 +214,8 @@ fn s3_06_atk_148_a_kit_with_one_changed_byte_starts_nothing_and_is_named() {
 fn s3_18_a_site_refuses_more_without_a_restart_and_its_neighbours_know_nothing_of_it() {
     let net = Sites::provisioned().started();
     let policy = net.kit("site-2").join("local/policy.toml");
-    let rule = "[[deny]]\nfrom = \"*\"\nto = \"site-2\"\nchannel = \"ops\"\ntopics = [\"report\"]\n";
+    let rule =
+        "[[deny]]\nfrom = \"*\"\nto = \"site-2\"\nchannel = \"ops\"\ntopics = [\"report\"]\n";
     fs::write(&policy, rule).expect("it is ours");
     net.ask("site-2", &["reload"]).data();
     let refused = net.ask("site-1", &["request", "site-2", "ops/report", "--payload", "x"]);
@@ -209,7 +235,8 @@ fn s3_18_a_site_refuses_more_without_a_restart_and_its_neighbours_know_nothing_o
 fn v_18_a_site_that_was_added_joins_once_its_parent_has_the_update() {
     let mut net = Sites::provisioned();
     let text = fs::read_to_string(&net.project).expect("it is ours");
-    let text = format!("{text}[[cell]]\nname = \"site-3\"\nkind = \"client\"\nparent = \"relay-a\"\n");
+    let text =
+        format!("{text}[[cell]]\nname = \"site-3\"\nkind = \"client\"\nparent = \"relay-a\"\n");
     fs::write(&net.project, text).expect("it is ours");
     net.provision(&["add", "site-3"]).data();
     net.hand_over("kits-0002", "site-3");
@@ -224,7 +251,8 @@ fn v_18_a_site_that_was_added_joins_once_its_parent_has_the_update() {
     }
     net.wait_ready("site-3", "relay-a.site-3");
     until("a ping", SOON, || {
-        (net.ask("site-3", &["ping", "server", "--count", "1", "--budget", "2s"]).exit == 0).then_some(())
+        (net.ask("site-3", &["ping", "server", "--count", "1", "--budget", "2s"]).exit == 0)
+            .then_some(())
     });
 }
 
@@ -237,7 +265,8 @@ fn v_16_a_kit_is_sealed_and_opened_by_two_commands() {
     fs::write(secret.join("p"), "quite another secret\n").expect("it is ours");
     fs::set_permissions(secret.join("p"), fs::Permissions::from_mode(0o600)).expect("it is ours");
     let file = secret.join("p").display().to_string();
-    let seal = |out: &str| net.place.ask(&["kit", "seal", &kit, "--out", out, "--passphrase-file", &file]);
+    let seal =
+        |out: &str| net.place.ask(&["kit", "seal", &kit, "--out", out, "--passphrase-file", &file]);
     let beside = secret.join("site-1.kit").display().to_string();
     assert_eq!(seal(&beside).refusal(), (4, "KIT"), "s3_09: not beside its passphrase");
     assert!(!Path::new(&beside).exists());
@@ -257,7 +286,9 @@ fn v_16_a_kit_is_sealed_and_opened_by_two_commands() {
 fn certificates_say_when_they_should_be_renewed_with_the_exit_codes_of_step() {
     let net = Sites::provisioned();
     let certificate = net.kit("site-1").join("startup/cell.crt").display().to_string();
-    let needs = |file: &str, when: &str| net.place.ask(&["cert", "needs-renewal", file, "--expires-in", when]).exit;
+    let needs = |file: &str, when: &str| {
+        net.place.ask(&["cert", "needs-renewal", file, "--expires-in", when]).exit
+    };
     assert_eq!(needs(&certificate, "66%"), 1);
     assert_eq!(needs(&certificate, "0%"), 0);
     assert_eq!(needs(&certificate, "30d"), 1);

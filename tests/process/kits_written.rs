@@ -19,8 +19,11 @@ fn place(sites: usize) -> (Place, String) {
     let place = Place::new();
     let mut text = project("127.0.0.1:8002", "127.0.0.1:8003");
     for number in 0..sites {
-        write!(text, "[[cell]]\nname = \"hospital-{number}\"\nkind = \"client\"\nparent = \"server\"\n")
-            .expect("a string takes any text");
+        write!(
+            text,
+            "[[cell]]\nname = \"hospital-{number}\"\nkind = \"client\"\nparent = \"server\"\n"
+        )
+        .expect("a string takes any text");
     }
     place.write("project.toml", text);
     let passphrase = passphrase(&place);
@@ -33,7 +36,9 @@ fn words(passphrase: &str) -> [&str; 6] {
 
 fn names(dir: &Path) -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir(dir) else { return BTreeSet::new() };
-    entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect()
+    entries
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect()
 }
 
 fn staging(place: &Place) -> PathBuf {
@@ -101,7 +106,8 @@ fn v_07_atk_101_a_disk_that_takes_no_more_leaves_everything_as_it_was() {
 fn v_07_two_at_the_same_time_do_not_mix() {
     let (place, passphrase) = place(100);
     let both = [place.start(&words(&passphrase)), place.start(&words(&passphrase))];
-    let codes: Vec<Option<i32>> = both.into_iter().map(|running| running.exit(4 * SOON).code).collect();
+    let codes: Vec<Option<i32>> =
+        both.into_iter().map(|running| running.exit(4 * SOON).code).collect();
     assert!(codes.contains(&Some(0)), "{codes:?}");
     assert!(codes.iter().all(|code| matches!(code, Some(0 | 4))), "{codes:?}");
     assert!(!staging(&place).exists());
@@ -147,18 +153,28 @@ fn v_09_v_24_the_passphrase_and_the_keys_are_nowhere_to_be_seen() {
         }
     }
     let word = format!("--passphrase={secret}");
-    assert_eq!(place.ask(&["provision", "project.toml", "--out", "x", &word]).refusal(), (4, "USAGE"));
+    assert_eq!(
+        place.ask(&["provision", "project.toml", "--out", "x", &word]).refusal(),
+        (4, "USAGE")
+    );
 }
 
 #[test]
 fn bad_project_files_are_refused_with_their_line_and_nothing_is_asked_or_written() {
     let (place, _) = place(0);
-    place.write("bad.toml", project("127.0.0.1:8002", "127.0.0.1:8003").replace("parent = \"relay-a\"", "parent = \"relay-z\""));
+    place.write(
+        "bad.toml",
+        project("127.0.0.1:8002", "127.0.0.1:8003")
+            .replace("parent = \"relay-a\"", "parent = \"relay-z\""),
+    );
     let answer = place.ask(&["provision", "bad.toml", "--out", "fed"]);
     assert_eq!(answer.refusal(), (4, "CONFIG"));
     let problems = &answer.envelope["data"]["problems"];
     assert!(problems[0]["line"].as_u64().is_some_and(|line| line > 1), "{problems}");
-    place.write("flare.yml", "api_version: 3\nname: study\nparticipants:\n  - name: server\n    type: robot\n");
+    place.write(
+        "flare.yml",
+        "api_version: 3\nname: study\nparticipants:\n  - name: server\n    type: robot\n",
+    );
     let answer = place.ask(&["provision", "flare.yml", "--out", "fed"]);
     assert_eq!(answer.refusal(), (4, "CONFIG"));
     assert!(answer.err.join("\n").contains("flare.yml:5"), "{answer:#?}");

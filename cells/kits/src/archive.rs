@@ -108,13 +108,16 @@ fn pack(dir: &Path, name: &str) -> Result<Zeroizing<Vec<u8>>, ArchiveError> {
                     let file = top.join(&entry.inside);
                     let content = match part {
                         STARTUP => read_secret_file(&file, FILE_MAX_BYTES)?,
-                        _ => Zeroizing::new(
-                            cellbus_runtime::secret_file::read_trusted_file(&file, FILE_MAX_BYTES)?,
-                        ),
+                        _ => Zeroizing::new(cellbus_runtime::secret_file::read_trusted_file(
+                            &file,
+                            FILE_MAX_BYTES,
+                        )?),
                     };
                     add(&mut builder, path, EntryType::Regular, 0o600, &content)?;
                 }
-                EntryKind::Other => return Err(ArchiveError::Entry(path.escape_default().to_string())),
+                EntryKind::Other => {
+                    return Err(ArchiveError::Entry(path.escape_default().to_string()));
+                }
             }
         }
     }
@@ -239,7 +242,11 @@ mod tests {
 
     #[test]
     fn j_04_a_plain_archive_is_read() {
-        let packed = archive(&[("kit/", DIR, b""), ("kit/startup/", DIR, b""), ("kit/startup/a", FILE, b"x")]);
+        let packed = archive(&[
+            ("kit/", DIR, b""),
+            ("kit/startup/", DIR, b""),
+            ("kit/startup/a", FILE, b"x"),
+        ]);
         let contents = unpack(&packed).unwrap();
         assert_eq!(contents.dirs, [PathBuf::from("startup")]);
         assert_eq!(contents.files[0].0, PathBuf::from("startup/a"));
@@ -270,13 +277,29 @@ mod tests {
     #[test]
     fn j_04_v_23_no_path_leads_elsewhere_or_means_two_things() {
         for path in [
-            "/etc/passwd", "../a", "kit/../../a", "kit/./a", "kit//a", "kit/a.", "kit/a ", "kit\\a", "C:a",
-            "kit/a\u{1}", "kit/ä", "kit/..", ".", "..", "/", "a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q",
+            "/etc/passwd",
+            "../a",
+            "kit/../../a",
+            "kit/./a",
+            "kit//a",
+            "kit/a.",
+            "kit/a ",
+            "kit\\a",
+            "C:a",
+            "kit/a\u{1}",
+            "kit/ä",
+            "kit/..",
+            ".",
+            "..",
+            "/",
+            "a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q",
         ] {
             let packed = archive(&[(path, FILE, b"x")]);
             assert!(matches!(unpack(&packed), Err(ArchiveError::Entry(_))), "{path}");
         }
-        for (one, two) in [("kit/a", "kit/a"), ("kit/a", "kit/A"), ("kit/a", "other/a"), ("kit/a", "kit/a/")] {
+        for (one, two) in
+            [("kit/a", "kit/a"), ("kit/a", "kit/A"), ("kit/a", "other/a"), ("kit/a", "kit/a/")]
+        {
             let packed = archive(&[("kit/", DIR, b""), (one, FILE, b""), (two, FILE, b"")]);
             assert!(matches!(unpack(&packed), Err(ArchiveError::Entry(_))), "{one} {two}");
         }

@@ -40,7 +40,8 @@ pub fn compare(first: &Path, second: &Path) -> Result<Vec<Difference>, SecretFil
     let mut found = Vec::new();
     for path in a.union(&b) {
         let name = path.display().to_string();
-        let only = |how: &str| Difference { path: name.clone(), how: how.to_owned(), lines: Vec::new() };
+        let only =
+            |how: &str| Difference { path: name.clone(), how: how.to_owned(), lines: Vec::new() };
         if !b.contains(path) {
             found.push(only("only in the first"));
             continue;
@@ -99,7 +100,8 @@ fn told(path: &Path, before: &[u8], after: &[u8]) -> Vec<String> {
 fn marked(before: &[String], after: &[String]) -> Vec<String> {
     let head = before.iter().zip(after).take_while(|(a, b)| a == b).count();
     let rest = before.len().min(after.len()) - head;
-    let tail = before.iter().rev().zip(after.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
+    let tail =
+        before.iter().rev().zip(after.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
     let lines = |mark: char, all: &[String]| {
         let shown = &all[head..all.len() - tail];
         shown.iter().map(|line| format!("{mark} {line}")).collect::<Vec<_>>()

@@ -90,7 +90,8 @@ pub async fn examine(how: &Examine<'_>) -> Vec<Finding> {
             findings.push(Finding::skipped(*check, why));
         }
     }
-    let place = |finding: &Finding| Check::ALL.iter().position(|check| check.code() == finding.code);
+    let place =
+        |finding: &Finding| Check::ALL.iter().position(|check| check.code() == finding.code);
     findings.sort_by_key(place);
     findings
 }
@@ -185,7 +186,9 @@ async fn on_the_way(how: &Examine<'_>, ready: &Ready) -> Vec<Finding> {
     let ephemeral = parent.dial.is_none() && parent.listen.is_some_and(|at| at.port() == 0);
     let target = match parent.dial_target() {
         Some(host) if !ephemeral => DialTarget::Host(host),
-        Some(_) | None => return skipped("the parent listens on a port that is known only while it runs"),
+        Some(_) | None => {
+            return skipped("the parent listens on a port that is known only while it runs");
+        }
     };
     parent::examine(credentials, spec, parent, target, how.now_unix).await
 }

@@ -100,7 +100,8 @@ pub fn examine(dir: &Path, root: Option<&str>, now_unix: u64) -> Examination {
             findings.push(Finding::skipped(*check, "something before it failed"));
         }
     }
-    let place = |finding: &Finding| Check::ALL.iter().position(|check| check.code() == finding.code);
+    let place =
+        |finding: &Finding| Check::ALL.iter().position(|check| check.code() == finding.code);
     findings.sort_by_key(place);
     Examination { findings, kit: kit.filter(|_| good) }
 }
@@ -158,9 +159,9 @@ fn directories(dir: &Path, findings: &mut Vec<Finding>) -> Option<Entries> {
         Err(error) => {
             let finding = Finding::fail(Check::Directory, chain(&error));
             findings.push(match error {
-                SecretFileError::Missing { .. } => {
-                    finding.with_fix("Name the directory of a kit: one with `startup/` and `local/` in it.")
-                }
+                SecretFileError::Missing { .. } => finding.with_fix(
+                    "Name the directory of a kit: one with `startup/` and `local/` in it.",
+                ),
                 _ => finding,
             });
             None
@@ -219,7 +220,10 @@ fn signed(startup: &Path, expected: Option<&str>, findings: &mut Vec<Finding>) -
         findings.push(Finding::fail(Check::Manifest, found));
         return None;
     }
-    let found = format!("{} {} of {}, serial {}", manifest.kind, manifest.name, manifest.project, manifest.serial);
+    let found = format!(
+        "{} {} of {}, serial {}",
+        manifest.kind, manifest.name, manifest.project, manifest.serial
+    );
     findings.push(Finding::ok(Check::Manifest, found));
 
     let root = match read(ROOT) {
@@ -240,7 +244,9 @@ fn signed(startup: &Path, expected: Option<&str>, findings: &mut Vec<Finding>) -
     let problem = if fingerprint != manifest.root_sha256 {
         Some(format!("{STARTUP}/{ROOT} is not the authority that the manifest names"))
     } else if expected.is_some_and(|expected| !expected.eq_ignore_ascii_case(&fingerprint)) {
-        Some(format!("the authority has the fingerprint {fingerprint}, which is not the expected one"))
+        Some(format!(
+            "the authority has the fingerprint {fingerprint}, which is not the expected one"
+        ))
     } else if !is_signed_by(&root, &bytes, &signature) {
         Some(format!("{STARTUP}/{SIGNATURE} is no signature of {STARTUP}/{MANIFEST}"))
     } else {
@@ -297,7 +303,10 @@ fn files(
 fn credentials(startup: &Path, now_unix: u64, findings: &mut Vec<Finding>) -> Option<Credentials> {
     match Credentials::load(startup, now_unix) {
         Ok(credentials) => {
-            findings.push(Finding::ok(Check::Credentials, "key, certificate and authority belong together"));
+            findings.push(Finding::ok(
+                Check::Credentials,
+                "key, certificate and authority belong together",
+            ));
             findings.push(dates(credentials.certificate().dates(), now_unix));
             Some(credentials)
         }
@@ -348,11 +357,7 @@ pub(crate) fn profile(credentials: &Credentials, findings: &mut Vec<Finding>) {
     let _ = report(Check::Profile, bad, || "as cells need it".to_owned(), findings);
 }
 
-fn configuration(
-    dir: &Path,
-    manifest: &Manifest,
-    findings: &mut Vec<Finding>,
-) -> Option<Merged> {
+fn configuration(dir: &Path, manifest: &Manifest, findings: &mut Vec<Finding>) -> Option<Merged> {
     let startup = dir.join(STARTUP);
     let text = read_text(&startup.join(TOPOLOGY), findings)?;
     let plain = match local::merge(&text, "", "") {
@@ -371,18 +376,23 @@ fn configuration(
     report(Check::Topology, bad, || format!("{cells} cells, in agreement"), findings)?;
 
     let own = |name: &str| match read_trusted_file(&dir.join(LOCAL).join(name), FILE_MAX_BYTES) {
-        Ok(bytes) => String::from_utf8(bytes).map_err(|_| format!("{LOCAL}/{name} is not UTF-8 text")),
+        Ok(bytes) => {
+            String::from_utf8(bytes).map_err(|_| format!("{LOCAL}/{name} is not UTF-8 text"))
+        }
         Err(SecretFileError::Missing { .. }) => Ok(String::new()),
         Err(error) => Err(chain(&error)),
     };
-    let merged = own(POLICY).and_then(|policy| Ok((policy, own(LIMITS)?))).and_then(|(policy, limits)| {
-        local::merge(&text, &policy, &limits)
-            .map_err(|problems| problems.iter().map(Placed::to_string).collect::<Vec<_>>().join("; "))
-    });
+    let merged =
+        own(POLICY).and_then(|policy| Ok((policy, own(LIMITS)?))).and_then(|(policy, limits)| {
+            local::merge(&text, &policy, &limits).map_err(|problems| {
+                problems.iter().map(Placed::to_string).collect::<Vec<_>>().join("; ")
+            })
+        });
     match merged {
         Ok(merged) => {
             let rules = merged.topology.rules.len();
-            findings.push(Finding::ok(Check::Local, format!("{rules} rules with those of the site")));
+            findings
+                .push(Finding::ok(Check::Local, format!("{rules} rules with those of the site")));
             Some(merged)
         }
         Err(found) => {
@@ -404,7 +414,8 @@ fn disagreements(manifest: &Manifest, roster: Option<&Roster>, topology: &Topolo
     }
     match topology.cell(name) {
         Some(cell) => {
-            if (cell.kind, &cell.fqcn, &cell.org) != (manifest.kind, &manifest.cell, &manifest.org) {
+            if (cell.kind, &cell.fqcn, &cell.org) != (manifest.kind, &manifest.cell, &manifest.org)
+            {
                 bad.push(format!("the topology says something else about `{name}`"));
             }
             if cell.parent != manifest.parent {

@@ -70,7 +70,11 @@ pub fn merge(topology: &str, policy: &str, limits: &str) -> Result<Merged, Vec<P
     let mut head = String::new();
     if let Some(Value::Table(given)) = own_limits.get("limits") {
         if !limits.lines().any(|line| line.trim_start().starts_with("[limits]")) {
-            return Err(vec![placed(LIMITS, 1, "write `[limits]`, and each limit on a line of its own")]);
+            return Err(vec![placed(
+                LIMITS,
+                1,
+                "write `[limits]`, and each limit on a line of its own",
+            )]);
         }
         head.push_str(limits);
         head.push('\n');
@@ -84,7 +88,8 @@ pub fn merge(topology: &str, policy: &str, limits: &str) -> Result<Merged, Vec<P
     head.push_str(policy);
     head.push('\n');
     let policy_end = head.len();
-    let rest = toml::to_string(&base).map_err(|error| vec![placed(TOPOLOGY, 1, error.to_string())])?;
+    let rest =
+        toml::to_string(&base).map_err(|error| vec![placed(TOPOLOGY, 1, error.to_string())])?;
     let text = head + &rest;
     let place = |problem: Problem| {
         let start = problem.span.start;
@@ -188,7 +193,8 @@ parent = "server"
 
     #[test]
     fn s3_18_a_site_can_refuse_more_and_set_its_own_limits() {
-        let policy = "[[deny]]\nfrom = \"*\"\nto = \"server\"\nchannel = \"task\"\ntopics = [\"drop\"]\n";
+        let policy =
+            "[[deny]]\nfrom = \"*\"\nto = \"server\"\nchannel = \"task\"\ntopics = [\"drop\"]\n";
         let merged = merge(TOPOLOGY, policy, "[limits]\nhops_max = 4\n").unwrap();
         assert_eq!(merged.topology.rules.len(), 2);
         let plain = topology::parse(TOPOLOGY).unwrap().topology;
@@ -202,7 +208,10 @@ parent = "server"
     fn s3_18_a_site_cannot_allow_more_than_the_project() {
         let policy = "[[allow]]\nfrom = \"*\"\nto = \"*\"\nchannel = \"*\"\ntopics = [\"*\"]\n";
         let refused = merge(TOPOLOGY, policy, "").unwrap_err();
-        assert_eq!(refused[0].to_string(), "local/policy.toml:1:1: CBT002: unknown key `allow` (this file holds [[deny]] and nothing else)");
+        assert_eq!(
+            refused[0].to_string(),
+            "local/policy.toml:1:1: CBT002: unknown key `allow` (this file holds [[deny]] and nothing else)"
+        );
         assert!(merge(TOPOLOGY, "", "[project]\nname = \"other\"\n").is_err());
         assert!(merge(TOPOLOGY, "", "limits = { hops_max = 4 }\n").is_err());
     }

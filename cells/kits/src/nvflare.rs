@@ -114,7 +114,11 @@ impl Taking<'_> {
             Some(version) if version.value.as_u64() == Some(API_VERSION) => {}
             Some(version) => {
                 let span = self.span(version);
-                self.refuse(span, "not a version of the format that is understood", "write api_version: 3");
+                self.refuse(
+                    span,
+                    "not a version of the format that is understood",
+                    "write api_version: 3",
+                );
             }
             None => self.refuse(0..0, "the file has no `api_version`", "write api_version: 3"),
         }
@@ -124,22 +128,40 @@ impl Taking<'_> {
             match (key.as_str(), &value.value) {
                 ("api_version" | "participants", _) => {}
                 ("name", Value::String(name)) => self.set("name", name.as_str(), &span),
-                ("description", Value::String(text)) => self.set("description", text.as_str(), &span),
+                ("description", Value::String(text)) => {
+                    self.set("description", text.as_str(), &span)
+                }
                 ("builders" | "packager", _) => self.left_out(
                     key,
                     span,
                     "what makes kits is part of this program: no file names code that is run",
                 ),
                 ("connection_security", _) => {
-                    self.left_out(key, span, "every connection is mutual TLS; nothing else can be chosen");
+                    self.left_out(
+                        key,
+                        span,
+                        "every connection is mutual TLS; nothing else can be chosen",
+                    );
                 }
                 ("custom_ca_cert", _) => {
-                    self.left_out(key, span, "cells trust the authority of their project and no other");
+                    self.left_out(
+                        key,
+                        span,
+                        "cells trust the authority of their project and no other",
+                    );
                 }
                 ("studies", _) => {
-                    self.left_out(key, span, "write [[study]] with sites and admins in the project file");
+                    self.left_out(
+                        key,
+                        span,
+                        "write [[study]] with sites and admins in the project file",
+                    );
                 }
-                _ => self.left_out(key, span, "docs/PROVISIONING.md lists what a project file can say"),
+                _ => self.left_out(
+                    key,
+                    span,
+                    "docs/PROVISIONING.md lists what a project file can say",
+                ),
             }
         }
     }
@@ -151,7 +173,11 @@ impl Taking<'_> {
         for one in all {
             let span = self.span(one);
             let Some(kind) = one.value.get("type") else {
-                self.refuse(span, "a participant without `type`", "write type: client, for example");
+                self.refuse(
+                    span,
+                    "a participant without `type`",
+                    "write type: client, for example",
+                );
                 continue;
             };
             let kind_span = self.span(kind);
@@ -215,7 +241,11 @@ impl Taking<'_> {
                 "name" | "type" | "org" | "fed_learn_port" | "host_names" | "default_host" => {}
                 "admin_port" => {
                     let span = self.span(value);
-                    self.left_out(key, span, "people use the same port; their certificates tell them from cells");
+                    self.left_out(
+                        key,
+                        span,
+                        "people use the same port; their certificates tell them from cells",
+                    );
                 }
                 _ => self.other(key, value),
             }
@@ -232,11 +262,19 @@ impl Taking<'_> {
                 let (hosts, port) = listening_host(&listening.value);
                 match port {
                     Some(port) => self.set("listen", format!("0.0.0.0:{port}"), &place),
-                    None => self.refuse(place.clone(), format!("the relay `{}` listens on no port", name.escape_default()), "write listening_host: {port: 8102, default_host: ..}"),
+                    None => self.refuse(
+                        place.clone(),
+                        format!("the relay `{}` listens on no port", name.escape_default()),
+                        "write listening_host: {port: 8102, default_host: ..}",
+                    ),
                 }
                 self.hosts(hosts, &place);
             }
-            None => self.refuse(span.clone(), format!("the relay `{}` has no `listening_host`", name.escape_default()), "write listening_host: {port: 8102, default_host: ..}"),
+            None => self.refuse(
+                span.clone(),
+                format!("the relay `{}` has no `listening_host`", name.escape_default()),
+                "write listening_host: {port: 8102, default_host: ..}",
+            ),
         }
         for (key, value) in keys {
             if !matches!(key.as_str(), "name" | "type" | "org" | "connect_to" | "listening_host") {
@@ -254,11 +292,19 @@ impl Taking<'_> {
                 "name" | "type" | "org" | "connect_to" => {}
                 "listening_host" => {
                     let span = self.span(value);
-                    self.left_out(key, span, "a site listens to nobody but its own jobs, on this machine");
+                    self.left_out(
+                        key,
+                        span,
+                        "a site listens to nobody but its own jobs, on this machine",
+                    );
                 }
                 "parent" => {
                     let span = self.span(value);
-                    self.left_out(key, span, "sites have no hierarchy besides the one by which they connect");
+                    self.left_out(
+                        key,
+                        span,
+                        "sites have no hierarchy besides the one by which they connect",
+                    );
                 }
                 _ => self.other(key, value),
             }
@@ -272,7 +318,13 @@ impl Taking<'_> {
         if name != written {
             let message = format!("`{}` is called `{name}` here", written.escape_default());
             let help = "people have names, and not addresses of mail";
-            self.problems.push(problem(Code::NoCounterpart, place.clone(), message, "renamed", Some(help)));
+            self.problems.push(problem(
+                Code::NoCounterpart,
+                place.clone(),
+                message,
+                "renamed",
+                Some(help),
+            ));
         }
         self.line("[[admin]]".to_owned(), span);
         self.set("name", name, &place);
@@ -310,8 +362,12 @@ impl Taking<'_> {
         let name = name.map(str::to_owned).or_else(|| self.server.clone());
         match name {
             // The server is meant by its old name.
-            Some(name) => self.set("parent", server_or_relay(&name, self.server.as_deref()), &place),
-            None => self.refuse(place.clone(), "`connect_to` names nobody", "write the name of a relay"),
+            Some(name) => {
+                self.set("parent", server_or_relay(&name, self.server.as_deref()), &place)
+            }
+            None => {
+                self.refuse(place.clone(), "`connect_to` names nobody", "write the name of a relay")
+            }
         }
         if rest {
             let help = "write `dial` for the cell that is dialled: it holds for all who dial it";
@@ -386,7 +442,11 @@ fn text_of<'a>(keys: &'a Keys, key: &str) -> Option<&'a str> {
 /// The name of the server here, and whether it is another one: the format uses names of hosts.
 fn server_name(written: &str) -> (String, bool) {
     let is_name = written.parse::<Segment>().is_ok();
-    if is_name || !written.contains('.') { (written.to_owned(), false) } else { ("server".to_owned(), true) }
+    if is_name || !written.contains('.') {
+        (written.to_owned(), false)
+    } else {
+        ("server".to_owned(), true)
+    }
 }
 
 fn server_or_relay(name: &str, server: Option<&str>) -> String {
@@ -399,7 +459,8 @@ fn server_or_relay(name: &str, server: Option<&str>) -> String {
 /// The name of a person from an address of mail.
 fn person(written: &str) -> String {
     let Some((local, _)) = written.split_once('@') else { return written.to_owned() };
-    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c.to_ascii_lowercase() } else { '-' };
+    let plain =
+        |c: char| if c.is_ascii_alphanumeric() || c == '_' { c.to_ascii_lowercase() } else { '-' };
     local.chars().map(plain).collect::<String>().trim_matches(['-', '_']).to_owned()
 }
 
@@ -502,7 +563,8 @@ builders:
 
     #[test]
     fn a_project_of_flare_is_taken_over_and_what_is_left_out_is_said() {
-        let TakenOver { parsed, text } = read(GOOD).unwrap_or_else(|all| panic!("{:#?}", told(&all)));
+        let TakenOver { parsed, text } =
+            read(GOOD).unwrap_or_else(|all| panic!("{:#?}", told(&all)));
         let project = parsed.project;
         let cells: Vec<String> = project
             .topology
@@ -512,7 +574,12 @@ builders:
             .collect();
         assert_eq!(
             cells,
-            ["server server nvidia", "relay relay-a nvidia", "client relay-a.site-1 nvidia", "client site-2 st_mary"]
+            [
+                "server server nvidia",
+                "relay relay-a nvidia",
+                "client relay-a.site-1 nvidia",
+                "client site-2 st_mary"
+            ]
         );
         let server = project.topology.server();
         assert_eq!(server.dial_target().as_deref(), Some("server.example.org:8102"));

@@ -111,7 +111,8 @@ impl fmt::Debug for Passphrase {
 fn first_line(bytes: &[u8]) -> Result<Zeroizing<String>, PassphraseError> {
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let text = std::str::from_utf8(line).map_err(|_| PassphraseError::Unusable("not UTF-8 text"))?;
+    let text =
+        std::str::from_utf8(line).map_err(|_| PassphraseError::Unusable("not UTF-8 text"))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 

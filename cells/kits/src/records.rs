@@ -6,10 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cellbus_proto::{
-    identity::CellKind,
-    name::Segment,
-};
+use cellbus_proto::{identity::CellKind, name::Segment};
 use cellbus_runtime::secret_file::{SecretFileError, read_secret_file};
 use serde::{Deserialize, Serialize};
 

@@ -77,7 +77,8 @@ pub fn seal(content: &[u8], with: &SealWith) -> Result<Vec<u8>, SealError> {
             let parse = |key: &String| {
                 key.parse::<age::x25519::Recipient>().map_err(|_| SealError::Recipient(key.clone()))
             };
-            let keys: Vec<age::x25519::Recipient> = keys.iter().map(parse).collect::<Result<_, _>>()?;
+            let keys: Vec<age::x25519::Recipient> =
+                keys.iter().map(parse).collect::<Result<_, _>>()?;
             let keys: Vec<&dyn age::Recipient> =
                 keys.iter().map(|key| key as &dyn age::Recipient).collect();
             seal_to(content, &keys)
@@ -127,10 +128,7 @@ pub fn unseal(sealed: &[u8], with: &OpenWith, max: usize) -> Result<Zeroizing<Ve
     })?;
     // One allocation: a vector that grows leaves copies of the content behind.
     let mut content = Zeroizing::new(Vec::with_capacity(sealed.len().min(max + 1)));
-    reader
-        .take(max as u64 + 1)
-        .read_to_end(&mut content)
-        .map_err(|_| SealError::Damaged)?;
+    reader.take(max as u64 + 1).read_to_end(&mut content).map_err(|_| SealError::Damaged)?;
     if content.len() > max {
         return Err(SealError::TooLarge(max));
     }

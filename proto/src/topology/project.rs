@@ -301,9 +301,11 @@ fn lives(table: Option<&Table<RawCertificates>>, problems: &mut Problems) -> (u3
         match u32::try_from(*written.get_ref()) {
             Ok(days) if (1..=max).contains(&days) => days,
             Ok(_) | Err(_) => {
-                let message = format!("`{key}` is {}, it must be from 1 to {max}", written.get_ref());
+                let message =
+                    format!("`{key}` is {}, it must be from 1 to {max}", written.get_ref());
                 let help = format!("the default is {default}");
-                let problem = Problem::new(Code::LimitRange, written.span(), message, "out of range");
+                let problem =
+                    Problem::new(Code::LimitRange, written.span(), message, "out of range");
                 problems.add(problem.help(help));
                 default
             }

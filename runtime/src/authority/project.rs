@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use cellbus_proto::{name::Segment, transcript::Signable};
-use rcgen::{BasicConstraints, CustomExtension, IsCa, Issuer, KeyPair, KeyUsagePurpose, SigningKey};
+use rcgen::{
+    BasicConstraints, CustomExtension, IsCa, Issuer, KeyPair, KeyUsagePurpose, SigningKey,
+};
 
 use super::{Authority, AuthorityError, params};
 use crate::{
@@ -77,4 +79,94 @@ fn permitted_uri_host(project: &Segment) -> Vec<u8> {
     };
     let subtree = wrap(SEQUENCE, &wrap(URI, project.as_str().as_bytes()));
     wrap(SEQUENCE, &wrap(PERMITTED, &subtree))
+}
+
+#[cfg(test)]
+mod tests {
+    use cellbus_proto::{
+        identity::Identity,
+        transcript::{Purpose, Transcript},
+    };
+
+    use super::*;
+    use crate::{
+        authority::leaf_params,
+        tls::{ChainError, Direction, Roots, verify_chain},
+    };
+
+    const NOW: u64 = 1_800_000_000;
+    const LIFE: Duration = Duration::from_secs(1000);
+
+    fn authority() -> Authority {
+        Authority::create_for_project("study".parse().unwrap(), NOW, LIFE).unwrap()
+    }
+
+    fn chain_of(authority: &Authority, uri: &str) -> Result<(), ChainError> {
+        let identity = Identity::from_uri(uri).unwrap();
+        let issued = authority
+            .sign(&leaf_params(&identity, CertDates::lasting(NOW, LIFE)).unwrap())
+            .unwrap();
+        let roots = Roots::new(vec![authority.root().clone()]).unwrap();
+        verify_chain(&roots, &issued.chain(), Direction::Dials, NOW).map(drop)
+    }
+
+    #[test]
+    fn v_10_an_authority_vouches_for_its_own_project_only() {
+        let authority = authority();
+        chain_of(&authority, "cell://study/client/site-1?org=hq").unwrap();
+        for uri in ["cell://other/client/site-1?org=hq", "cell://study2/client/site-1?org=hq"] {
+            let refused = chain_of(&authority, uri).unwrap_err();
+            assert!(matches!(refused, ChainError::NameConstraint { .. }), "{uri}: {refused}");
+        }
+        // One that was made without it, for development, vouches for whatever it signs.
+        let open = Authority::create("study".parse().unwrap(), NOW).unwrap();
+        chain_of(&open, "cell://other/client/site-1?org=hq").unwrap();
+    }
+
+    #[test]
+    fn v_10_a_constrained_authority_beside_another_constrains_its_own_leaves_only() {
+        let (ours, other) = (
+            authority(),
+            Authority::create_for_project("other".parse().unwrap(), NOW, LIFE).unwrap(),
+        );
+        let roots = Roots::new(vec![other.root().clone(), ours.root().clone()]).unwrap();
+        let leaf = |authority: &Authority, uri: &str| {
+            let identity = Identity::from_uri(uri).unwrap();
+            let params = leaf_params(&identity, CertDates::lasting(NOW, LIFE)).unwrap();
+            let issued = authority.sign(&params).unwrap();
+            verify_chain(&roots, &issued.chain(), Direction::Dials, NOW)
+        };
+        leaf(&ours, "cell://study/client/a?org=hq").unwrap();
+        leaf(&other, "cell://other/client/a?org=hq").unwrap();
+        assert!(leaf(&ours, "cell://other/client/a?org=hq").is_err());
+        assert!(leaf(&other, "cell://study/client/a?org=hq").is_err());
+    }
+
+    #[test]
+    fn v_10_a_leaf_signs_no_other_certificate() {
+        let authority = authority();
+        let identity = Identity::from_uri("cell://study/relay/relay-a?org=hq").unwrap();
+        let dates = CertDates::lasting(NOW, LIFE);
+        let issued = authority.issue(&identity, &[], dates).unwrap();
+        assert!(
+            Authority::restore("study".parse().unwrap(), &issued.chain_pem(), &issued.key_pem())
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn v_15_a_signature_of_the_authority_is_good_for_what_was_signed_and_for_its_purpose() {
+        let authority = authority();
+        let signable = |purpose, text: &[u8]| Transcript::new(purpose).field(text).finish();
+        let signed = signable(Purpose::KitManifest, b"manifest");
+        let signature = authority.vouch(&signed).unwrap();
+        let verify = |signable| verify_by_root(authority.root(), &signable, &signature);
+        assert!(verify(signed));
+        assert!(!verify(signable(Purpose::KitManifest, b"manifesto")));
+        assert!(!verify(signable(Purpose::Token, b"manifest")));
+        let other = self::authority();
+        let signable = signable(Purpose::KitManifest, b"manifest");
+        assert!(!verify_by_root(other.root(), &signable, &signature));
+        assert!(!verify_by_root(b"no certificate", &signable, &signature));
+    }
 }

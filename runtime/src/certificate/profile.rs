@@ -59,10 +59,8 @@ impl CertProfile {
     /// # Errors
     /// [`CertificateError::Malformed`].
     pub fn read(der: &[u8]) -> Result<Self, CertificateError> {
-        let (_, cert) =
-            X509Certificate::from_der(der).map_err(|_| CertificateError::Malformed)?;
-        let seconds =
-            |at: x509_parser::time::ASN1Time| u64::try_from(at.timestamp()).unwrap_or(0);
+        let (_, cert) = X509Certificate::from_der(der).map_err(|_| CertificateError::Malformed)?;
+        let seconds = |at: x509_parser::time::ASN1Time| u64::try_from(at.timestamp()).unwrap_or(0);
         let names = |name: &x509_parser::x509::X509Name<'_>| {
             let texts = name.iter_common_name().filter_map(|one| one.as_str().ok());
             texts.map(str::to_owned).collect()
@@ -123,7 +121,8 @@ impl CertProfile {
                     (usage.key_cert_sign(), "keyCertSign"),
                     (usage.crl_sign(), "cRLSign"),
                 ];
-                self.key_usage = all.into_iter().filter(|(has, _)| *has).map(|(_, word)| word).collect();
+                self.key_usage =
+                    all.into_iter().filter(|(has, _)| *has).map(|(_, word)| word).collect();
             }
             ParsedExtension::ExtendedKeyUsage(usage) => {
                 let all = [
@@ -177,7 +176,10 @@ impl CertProfile {
             }
         };
         let accepts = kind.accepts_cells();
-        want(matches!(self.key.as_str(), "P-256" | "Ed25519"), "the key is neither P-256 nor Ed25519");
+        want(
+            matches!(self.key.as_str(), "P-256" | "Ed25519"),
+            "the key is neither P-256 nor Ed25519",
+        );
         want(self.is_authority == Some(false), "it does not state that it is no authority's");
         want(self.basic_is_critical, "its basic constraints are not critical");
         want(self.key_usage == ["digitalSignature"], "its key usage is not digitalSignature alone");

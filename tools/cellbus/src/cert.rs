@@ -144,7 +144,11 @@ fn needs_renewal(file: &Path, expires_in: ExpiresIn) -> Outcome {
         not_after_unix: dates.not_after,
         used_percent: used * 100 / life,
     };
-    let text = format!("ends {}, {} % of its life is over", table::ahead(dates.not_after), renewal.used_percent);
+    let text = format!(
+        "ends {}, {} % of its life is over",
+        table::ahead(dates.not_after),
+        renewal.used_percent
+    );
     if needs_renewal {
         return Ok(Success::new(&renewal, format!("renew it: {text}")));
     }
@@ -212,7 +216,9 @@ fn expires_in(text: &str) -> Result<ExpiresIn, String> {
         "s" => seconds(1),
         _ => None,
     };
-    read.ok_or_else(|| format!("a percentage such as {RENEW_PERCENT}%, or a time such as 30d, 12h, 5m or 30s"))
+    read.ok_or_else(|| {
+        format!("a percentage such as {RENEW_PERCENT}%, or a time such as 30d, 12h, 5m or 30s")
+    })
 }
 
 #[cfg(test)]

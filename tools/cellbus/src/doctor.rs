@@ -71,7 +71,8 @@ pub fn run(args: Doctor) -> Outcome {
     if let Some(from) = &args.from {
         let bundle = read_bundle(from)
             .map_err(|error| Failure::new(CliCode::Input, with_sources(&error)))?;
-        let about = bundle.about().map(|(kind, cell, project)| format!("{kind} {cell} of {project}"));
+        let about =
+            bundle.about().map(|(kind, cell, project)| format!("{kind} {cell} of {project}"));
         let subject = format!("{} (seen {})", about.unwrap_or_default(), table::ago(bundle.unix));
         return told(subject, bundle.findings);
     }
@@ -118,11 +119,15 @@ fn told(subject: String, findings: Vec<Finding>) -> Outcome {
     let ok = doctor::is_good(&findings);
     let count = |outcome: Found| findings.iter().filter(|one| one.outcome == outcome).count();
     let (bad, odd) = (count(Found::Fail), count(Found::Warn));
-    let human = format!("{subject}\n\n{}\n\n{bad} failed, {odd} to look at", kit::findings_table(&findings));
+    let human = format!(
+        "{subject}\n\n{}\n\n{bad} failed, {odd} to look at",
+        kit::findings_table(&findings)
+    );
     let first = findings.iter().find(|finding| finding.outcome == Found::Fail).cloned();
     let diagnosis = Diagnosis { subject, ok, findings };
     let Some(first) = first else { return Ok(Success::new(&diagnosis, human)) };
     let failure = Failure::new(CliCode::CheckFailed, first.to_string()).data(&diagnosis);
-    let hint = format!("`cellbus errors explain {}`; {}", first.code, first.fix.unwrap_or_default());
+    let hint =
+        format!("`cellbus errors explain {}`; {}", first.code, first.fix.unwrap_or_default());
     Err(Box::new(Failure { human: Some(human), hint: Some(hint), ..*failure }))
 }

@@ -173,10 +173,8 @@ fn seal(dir: &Path, out: &Path, recipients: Vec<String>, from: &PassphraseFrom) 
         _ => failed(&error),
     })?;
     let data = json!({ "kit": dir.display().to_string(), "sealed": out.display().to_string() });
-    let human = format!(
-        "sealed: {}\nHand the file and its passphrase over by two ways.",
-        out.display()
-    );
+    let human =
+        format!("sealed: {}\nHand the file and its passphrase over by two ways.", out.display());
     Ok(Success::new(&data, human))
 }
 
@@ -189,7 +187,9 @@ fn refuse_together(out: &Path, from: &PassphraseFrom) -> Result<(), Box<Failure>
     let beside = from.passphrase_file.as_deref().and_then(above);
     if beside.is_some() && beside == above(out) {
         let text = "the sealed kit would lie in the directory of its passphrase";
-        return Err(Failure::new(CliCode::Kit, text).hint("choose another directory for one of them"));
+        return Err(
+            Failure::new(CliCode::Kit, text).hint("choose another directory for one of them")
+        );
     }
     Ok(())
 }

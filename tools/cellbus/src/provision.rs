@@ -91,8 +91,13 @@ pub fn run(args: Provision) -> Outcome {
     let now_unix = table::now_unix();
     let out = std::path::absolute(&all.out)
         .map_err(|error| Failure::new(CliCode::Input, error.to_string()))?;
-    let order =
-        Order { project: &project, out: &out, only: only.as_ref(), now_unix, work_factor: WORK_FACTOR };
+    let order = Order {
+        project: &project,
+        out: &out,
+        only: only.as_ref(),
+        now_unix,
+        work_factor: WORK_FACTOR,
+    };
     let mut passphrase = |wanted| match wanted {
         Wanted::New => all.passphrase.read("New passphrase for the authority's key", true),
         Wanted::Existing => all.passphrase.read("Passphrase of the authority's key", false),
@@ -101,7 +106,6 @@ pub fn run(args: Provision) -> Outcome {
     let human = render(&report, &all.out);
     Ok(Success::new(&report, human))
 }
-
 
 /// Reads a project file of either form.
 fn load(file: &Path, deny_warnings: bool) -> Result<Project, Box<Failure>> {

@@ -144,8 +144,12 @@ fn files(kit: &Path) -> Vec<FileSeen> {
 fn certificates(kit: &Path) -> Vec<CertificateSeen> {
     let mut found = Vec::new();
     for file in [CERTIFICATE, ROOT] {
-        let Ok(pem) = read_bounded_file(&kit.join(STARTUP).join(file), FILE_MAX_BYTES) else { continue };
-        for profile in certificates_in_pem(&pem).iter().filter_map(|der| CertProfile::read(der).ok()) {
+        let Ok(pem) = read_bounded_file(&kit.join(STARTUP).join(file), FILE_MAX_BYTES) else {
+            continue;
+        };
+        for profile in
+            certificates_in_pem(&pem).iter().filter_map(|der| CertProfile::read(der).ok())
+        {
             found.push(CertificateSeen {
                 file: file.to_owned(),
                 sha256: hex(&profile.hash),

@@ -55,7 +55,10 @@ impl Host<'_> {
             Err(error) => {
                 let socket = self.state.map(|state| state.join("control.sock"));
                 if socket.is_some_and(|socket| UnixStream::connect(socket).is_ok()) {
-                    return Finding::ok(Check::Port, format!("{listen} is used by the running cell"));
+                    return Finding::ok(
+                        Check::Port,
+                        format!("{listen} is used by the running cell"),
+                    );
                 }
                 Finding::fail(Check::Port, format!("{listen}: {error}"))
             }

@@ -35,7 +35,9 @@ pub(super) async fn examine(
     };
     match probe(credentials, &errand).await {
         Ok(reached) => reached_parent(&place, reached, credentials, now_unix),
-        Err(ProbeError::Resolve(error)) => vec![Finding::fail(Check::Resolve, with_sources(&error))],
+        Err(ProbeError::Resolve(error)) => {
+            vec![Finding::fail(Check::Resolve, with_sources(&error))]
+        }
         Err(ProbeError::Refused(error)) => {
             let found = format!("{place}: {}", with_sources(&error));
             vec![
@@ -60,7 +62,9 @@ fn reached_parent(
 ) -> Vec<Finding> {
     let Reached { parent, parent_not_before, handshake, mtu, hello } = reached;
     let hello = match hello {
-        Ok(()) => Finding::ok(Check::Hello, format!("{} takes this cell for its child", parent.name)),
+        Ok(()) => {
+            Finding::ok(Check::Hello, format!("{} takes this cell for its child", parent.name))
+        }
         Err(error @ HelloRefused::Closed(_)) => {
             let finding = Finding::fail(Check::Hello, error.to_string());
             finding.with_fix(

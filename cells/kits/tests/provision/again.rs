@@ -2,7 +2,12 @@
 
 use std::fs;
 
-use cellbus_kits::{kit::Kit, provision::Action, records::latest, update::{UpdateError, update}};
+use cellbus_kits::{
+    kit::Kit,
+    provision::Action,
+    records::latest,
+    update::{UpdateError, update},
+};
 
 use crate::place::{DAY, NOW, Place, STUDY, open, row};
 
@@ -21,7 +26,12 @@ fn v_25_nothing_is_done_where_nothing_has_changed() {
 fn v_25_the_same_project_gives_the_same_files_of_configuration() {
     let (one, two) = (Place::provisioned(), Place::provisioned());
     for name in ["server", "relay-a", "site-1", "alice"] {
-        for file in ["startup/topology.toml", "startup/roster.json", "local/policy.toml", "local/limits.toml"] {
+        for file in [
+            "startup/topology.toml",
+            "startup/roster.json",
+            "local/policy.toml",
+            "local/limits.toml",
+        ] {
             let read = |place: &Place| fs::read(place.kit(name).join(file)).unwrap();
             assert_eq!(read(&one), read(&two), "{name}/{file}");
         }
@@ -70,13 +80,17 @@ fn v_11_no_certificate_outlives_its_issuer() {
     place.run(&text, NOW).unwrap();
     let report = place.run(&text, NOW + 61 * DAY).unwrap();
     assert_eq!(row(&report, "server").not_after, NOW + 100 * DAY);
-    assert!(place.run(&text, NOW + 101 * DAY).is_err(), "an authority that has ended issues nothing");
+    assert!(
+        place.run(&text, NOW + 101 * DAY).is_err(),
+        "an authority that has ended issues nothing"
+    );
 }
 
 #[test]
 fn who_is_removed_from_the_project_is_taken_back() {
     let place = Place::provisioned();
-    let text = STUDY.replace("[[cell]]\nname = \"site-2\"\nkind = \"client\"\nparent = \"server\"\n", "");
+    let text =
+        STUDY.replace("[[cell]]\nname = \"site-2\"\nkind = \"client\"\nparent = \"server\"\n", "");
     let report = place.run(&text, NOW + DAY).unwrap();
     assert_eq!(row(&report, "site-2").action, Action::Removed);
     assert_eq!(report.revoked[0].name.as_str(), "site-2");
@@ -88,7 +102,8 @@ fn who_is_removed_from_the_project_is_taken_back() {
 #[test]
 fn v_18_a_kit_takes_an_update_and_keeps_its_key() {
     let place = Place::provisioned();
-    let more = format!("{STUDY}[[cell]]\nname = \"site-9\"\nkind = \"client\"\nparent = \"relay-a\"\n");
+    let more =
+        format!("{STUDY}[[cell]]\nname = \"site-9\"\nkind = \"client\"\nparent = \"relay-a\"\n");
     place.add(&more, "site-9").unwrap();
     let updates = place.out().join("kits-0002/updates");
     for name in ["server", "relay-a", "site-1", "site-2"] {
@@ -107,11 +122,14 @@ fn v_18_a_kit_takes_an_update_and_keeps_its_key() {
 #[test]
 fn v_18_an_update_of_another_kit_or_of_before_is_refused() {
     let place = Place::provisioned();
-    let add = |text: &str, name: &str| format!("{text}[[cell]]\nname = \"{name}\"\nkind = \"client\"\nparent = \"relay-a\"\n");
+    let add = |text: &str, name: &str| {
+        format!("{text}[[cell]]\nname = \"{name}\"\nkind = \"client\"\nparent = \"relay-a\"\n")
+    };
     let one = add(STUDY, "site-8");
     place.add(&one, "site-8").unwrap();
     place.add(&add(&one, "site-9"), "site-9").unwrap();
-    let (first, second) = (place.out().join("kits-0002/updates"), place.out().join("kits-0003/updates"));
+    let (first, second) =
+        (place.out().join("kits-0002/updates"), place.out().join("kits-0003/updates"));
     let kit = place.kit("relay-a");
     let before = crate::place::tree(&kit);
     let refused = |from: &std::path::Path| update(&kit, from, NOW).unwrap_err();

@@ -31,7 +31,8 @@ fn extensions(certificate: &Path) -> String {
     let all = "basicConstraints,keyUsage,extendedKeyUsage,subjectAltName,nameConstraints";
     let (ok, shown) = openssl(&["x509", "-in", text(certificate), "-noout", "-ext", all]);
     assert!(ok, "{shown}");
-    let lines: Vec<&str> = shown.lines().map(str::trim).filter(|line| !line.starts_with("No ext")).collect();
+    let lines: Vec<&str> =
+        shown.lines().map(str::trim).filter(|line| !line.starts_with("No ext")).collect();
     lines.join("\n")
 }
 
@@ -64,7 +65,10 @@ fn v_12_v_13_leaves_have_the_form_of_their_kind() {
     for (name, expected) in [
         (
             "server",
-            form("URI:cell://study/server/server?org=hq, DNS:server.example.org, IP Address:192.0.2.7", both),
+            form(
+                "URI:cell://study/server/server?org=hq, DNS:server.example.org, IP Address:192.0.2.7",
+                both,
+            ),
         ),
         ("relay-a", form("URI:cell://study/relay/relay-a?org=hq, DNS:relay.example.org", both)),
         ("site-1", form("URI:cell://study/client/site-1?org=st-mary", client)),
@@ -76,8 +80,10 @@ fn v_12_v_13_leaves_have_the_form_of_their_kind() {
         for wanted in ["NIST CURVE: P-256", "ecdsa-with-SHA256", "Version: 3"] {
             assert!(shown.contains(wanted), "{name}: no {wanted} in {shown}");
         }
-        let (lasts, _) = openssl(&["x509", "-in", text(&certificate), "-noout", "-checkend", "7689600"]);
-        let (lasts_longer, _) = openssl(&["x509", "-in", text(&certificate), "-noout", "-checkend", "7862400"]);
+        let (lasts, _) =
+            openssl(&["x509", "-in", text(&certificate), "-noout", "-checkend", "7689600"]);
+        let (lasts_longer, _) =
+            openssl(&["x509", "-in", text(&certificate), "-noout", "-checkend", "7862400"]);
         assert!(lasts && !lasts_longer, "{name}: 89 days, and not 91");
     }
 }
@@ -88,7 +94,16 @@ fn v_12_openssl_verifies_every_leaf_for_what_it_is_for_and_nothing_else() {
     let (_other, other_root) = self::place();
     let verify = |root: &Path, purpose: &str, name: &str| {
         let certificate = place.kit(name).join("startup/cell.crt");
-        openssl(&["verify", "-x509_strict", "-purpose", purpose, "-CAfile", text(root), text(&certificate)]).0
+        openssl(&[
+            "verify",
+            "-x509_strict",
+            "-purpose",
+            purpose,
+            "-CAfile",
+            text(root),
+            text(&certificate),
+        ])
+        .0
     };
     for name in ["server", "relay-a", "site-1", "site-2", "alice", "bob"] {
         assert!(verify(&root, "sslclient", name), "{name}");
@@ -104,7 +119,8 @@ fn v_09_the_key_of_a_kit_is_that_of_its_certificate() {
     let (place, _) = place();
     let startup = place.kit("site-1").join("startup");
     let (_, of_key) = openssl(&["pkey", "-in", text(&startup.join("cell.key")), "-pubout"]);
-    let (_, of_cert) = openssl(&["x509", "-in", text(&startup.join("cell.crt")), "-noout", "-pubkey"]);
+    let (_, of_cert) =
+        openssl(&["x509", "-in", text(&startup.join("cell.crt")), "-noout", "-pubkey"]);
     assert!(of_key.contains("BEGIN PUBLIC KEY"), "{of_key}");
     assert_eq!(of_key, of_cert);
 }

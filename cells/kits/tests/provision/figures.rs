@@ -8,7 +8,11 @@ use crate::place::{NOW, Place, STUDY, open};
 fn kits_for_five_hundred_sites() {
     let mut text = STUDY.to_owned();
     for number in 0..500 {
-        writeln!(text, "[[cell]]\nname = \"hospital-{number}\"\nkind = \"client\"\nparent = \"relay-a\"").unwrap();
+        writeln!(
+            text,
+            "[[cell]]\nname = \"hospital-{number}\"\nkind = \"client\"\nparent = \"relay-a\""
+        )
+        .unwrap();
     }
     let place = Place::new();
     let begun = Instant::now();

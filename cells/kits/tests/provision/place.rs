@@ -151,7 +151,8 @@ pub fn tree(dir: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
             found.push((path.clone(), mode, Vec::new()));
             found.extend(tree(&path));
         } else {
-            let content = if metadata.is_file() { fs::read(&path).expect("it is ours") } else { Vec::new() };
+            let content =
+                if metadata.is_file() { fs::read(&path).expect("it is ours") } else { Vec::new() };
             found.push((path, mode, content));
         }
     }

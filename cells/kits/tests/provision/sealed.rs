@@ -50,7 +50,8 @@ fn v_16_a_wrong_passphrase_or_a_cut_file_gives_no_part_of_the_kit() {
         assert!(open_kit(&sealed, &to, &OpenWith::Passphrase(passphrase("two ways"))).is_err());
         assert!(!to.exists(), "cut at {at}");
     }
-    let names: Vec<_> = fs::read_dir(place.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(place.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "nothing is left over: {names:?}");
 }
 
@@ -71,12 +72,16 @@ fn k_09_two_kits_are_compared_without_their_keys() {
     let before = tree(place.dir());
     let found = compare(&place.kit("site-1"), &place.kit("site-2")).unwrap();
     let paths: Vec<&str> = found.iter().map(|one| one.path.as_str()).collect();
-    assert_eq!(paths, ["startup/cell.crt", "startup/cell.key", "startup/manifest.json", "startup/manifest.sig"]);
+    assert_eq!(
+        paths,
+        ["startup/cell.crt", "startup/cell.key", "startup/manifest.json", "startup/manifest.sig"]
+    );
     assert_eq!(found[0].lines.len(), 2, "a fingerprint each");
     assert!(found[1].lines.is_empty());
     fs::write(place.kit("site-2").join("local/limits.toml"), "[limits]\nhops_max = 3\n").unwrap();
     let found = compare(&place.kit("site-1"), &place.kit("site-2")).unwrap();
     assert!(found[0].lines.contains(&"+ hops_max = 3".to_owned()), "{found:?}");
-    fs::write(place.kit("site-2").join("local/limits.toml"), cellbus_kits::local::NEW_LIMITS).unwrap();
+    fs::write(place.kit("site-2").join("local/limits.toml"), cellbus_kits::local::NEW_LIMITS)
+        .unwrap();
     assert_eq!(tree(place.dir()), before);
 }

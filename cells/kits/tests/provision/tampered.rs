@@ -6,7 +6,10 @@ use std::{
     path::Path,
 };
 
-use cellbus_kits::{check::Outcome, kit::{Kit, examine}};
+use cellbus_kits::{
+    check::Outcome,
+    kit::{Kit, examine},
+};
 
 use crate::place::{DAY, NOW, Place, STUDY, open, tree};
 
@@ -81,7 +84,9 @@ fn s3_06_v_27_another_mode_link_or_owner_is_named() {
     let place = Place::provisioned();
     let kit = place.kit("site-1");
     let file = kit.join("startup/topology.toml");
-    let mode = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let mode = |path: &Path, mode: u32| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap()
+    };
     for bad in [0o666, 0o644, 0o640, 0o700, 0o400, 0o602] {
         mode(&file, bad);
         assert!(refusal(&kit, "mode").contains("topology.toml"), "{bad:o}");
@@ -113,10 +118,13 @@ fn s3_06_v_27_another_mode_link_or_owner_is_named() {
 fn v_15_the_manifest_of_another_cell_is_of_no_use() {
     let place = Place::provisioned();
     let other = Place::provisioned();
-    for (from, what) in [(place.kit("site-2"), "another cell"), (other.kit("site-1"), "another project")] {
+    for (from, what) in
+        [(place.kit("site-2"), "another cell"), (other.kit("site-1"), "another project")]
+    {
         let kit = place.kit("site-1");
         let files = ["manifest.json", "manifest.sig"].map(|file| format!("startup/{file}"));
-        let kept: Vec<Vec<u8>> = files.iter().map(|file| fs::read(kit.join(file)).unwrap()).collect();
+        let kept: Vec<Vec<u8>> =
+            files.iter().map(|file| fs::read(kit.join(file)).unwrap()).collect();
         for file in &files {
             fs::copy(from.join(file), kit.join(file)).unwrap();
         }
@@ -139,7 +147,11 @@ fn v_27_a_kit_signed_by_somebody_else_is_told_by_the_fingerprint() {
     let refused = expecting(&other.kit("site-1")).unwrap_err().to_string();
     assert!(refused.contains("KIT_SIGNATURE"), "{refused}");
     // The other authority beside the right manifest.
-    fs::copy(other.kit("site-1").join("startup/root.crt"), place.kit("site-1").join("startup/root.crt")).unwrap();
+    fs::copy(
+        other.kit("site-1").join("startup/root.crt"),
+        place.kit("site-1").join("startup/root.crt"),
+    )
+    .unwrap();
     assert!(refusal(&place.kit("site-1"), "root").contains("root.crt"));
 }
 
@@ -164,9 +176,13 @@ fn k_02_everything_that_breaks_has_one_code() {
         ("KIT_DIRECTORY", &|kit| fs::rename(kit.join("local"), kit.join("lokal")).unwrap()),
         ("KIT_MANIFEST", &|kit| fs::write(kit.join("startup/manifest.json"), "{}").unwrap()),
         ("KIT_SIGNATURE", &|kit| fs::write(kit.join("startup/manifest.sig"), "AAAA").unwrap()),
-        ("KIT_FILES", &|kit| fs::write(kit.join("startup/roster.json"), "{\"children\": []}").unwrap()),
+        ("KIT_FILES", &|kit| {
+            fs::write(kit.join("startup/roster.json"), "{\"children\": []}").unwrap()
+        }),
         ("KIT_LOCAL", &|kit| fs::write(kit.join("local/policy.toml"), "[[allow]]\n").unwrap()),
-        ("KIT_LOCAL", &|kit| fs::write(kit.join("local/limits.toml"), "[limits]\nhops_max = 99\n").unwrap()),
+        ("KIT_LOCAL", &|kit| {
+            fs::write(kit.join("local/limits.toml"), "[limits]\nhops_max = 99\n").unwrap()
+        }),
     ];
     for (code, break_it) in cases {
         let place = Place::provisioned();
@@ -188,7 +204,8 @@ fn k_02_everything_that_breaks_has_one_code() {
 #[test]
 fn s3_18_what_one_site_decides_changes_its_own_topology_only() {
     let place = Place::provisioned();
-    let policy = "[[deny]]\nfrom = \"*\"\nto = \"site-1\"\nchannel = \"task\"\ntopics = [\"run\"]\n";
+    let policy =
+        "[[deny]]\nfrom = \"*\"\nto = \"site-1\"\nchannel = \"task\"\ntopics = [\"run\"]\n";
     fs::write(place.kit("site-1").join("local/policy.toml"), policy).unwrap();
     assert_eq!(open(&place.kit("site-1")).unwrap().topology.rules.len(), 2);
     assert_eq!(open(&place.kit("site-2")).unwrap().topology.rules.len(), 1);

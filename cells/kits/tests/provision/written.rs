@@ -123,7 +123,9 @@ fn v_08_a_link_pipe_or_directory_that_was_planted_is_refused_and_left_alone() {
 fn v_18_adding_one_makes_one_kit_and_touches_no_other() {
     let place = Place::provisioned();
     let before = place.tree();
-    let more = format!("{STUDY}[[cell]]\nname = \"site-9\"\nkind = \"client\"\nparent = \"relay-a\"\n[[cell]]\nname = \"site-10\"\nkind = \"client\"\nparent = \"server\"\n");
+    let more = format!(
+        "{STUDY}[[cell]]\nname = \"site-9\"\nkind = \"client\"\nparent = \"relay-a\"\n[[cell]]\nname = \"site-10\"\nkind = \"client\"\nparent = \"server\"\n"
+    );
     let report = place.add(&more, "site-9").unwrap();
     assert_eq!(*place.asked.borrow(), [Wanted::Existing]);
     assert_eq!(row(&report, "site-9").action, Action::New);
@@ -133,7 +135,8 @@ fn v_18_adding_one_makes_one_kit_and_touches_no_other() {
         assert!(after.contains(entry), "{} was touched", entry.0.display());
     }
     let new = place.out().join("kits-0002");
-    let kits: Vec<_> = fs::read_dir(&new).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let kits: Vec<_> =
+        fs::read_dir(&new).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(kits.len(), 3, "one kit, the updates, the records: {kits:?}");
     open(&new.join("site-9")).unwrap();
 

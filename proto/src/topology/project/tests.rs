@@ -31,7 +31,10 @@ fn expanded(case: &str) -> String {
 fn cases() -> Vec<(&'static str, String)> {
     let corpus = include_str!("tests/bad.cases");
     let cases = corpus.split("\n### ").skip(1);
-    cases.map(|case| case.split_once('\n').unwrap_or((case, ""))).map(|(title, text)| (title, expanded(text))).collect()
+    cases
+        .map(|case| case.split_once('\n').unwrap_or((case, "")))
+        .map(|(title, text)| (title, expanded(text)))
+        .collect()
 }
 
 fn place(text: &str, at: usize) -> String {
