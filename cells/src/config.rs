@@ -40,14 +40,26 @@ pub struct Loaded {
 /// which names its path.
 pub fn load(path: &Path) -> Result<Loaded, ConfigReport> {
     let name = path.display().to_string();
-    match String::from_utf8(read_bytes(path)?) {
-        Ok(text) => read(&name, &text),
-        Err(error) => {
-            let problem = not_utf8(&name, error.as_bytes(), error.utf8_error());
-            let text = String::from_utf8_lossy(error.as_bytes());
-            Err(ConfigReport::new(&name, &text, vec![problem]))
-        }
-    }
+    read(&name, &read_text(path)?)
+}
+
+/// Reads the text of a configuration file, at most [`TEXT_MAX_BYTES`] of it.
+///
+/// # Errors
+/// What keeps the file from being read, or from being text.
+pub fn read_text(path: &Path) -> Result<String, ConfigReport> {
+    let name = path.display().to_string();
+    String::from_utf8(read_bytes(path)?).map_err(|error| {
+        let problem = not_utf8(&name, error.as_bytes(), error.utf8_error());
+        let text = String::from_utf8_lossy(error.as_bytes());
+        ConfigReport::new(&name, &text, vec![problem])
+    })
+}
+
+/// The report on a file that cannot be used for a reason that is not in its text.
+#[must_use]
+pub fn unusable(name: &str, message: String, help: &str) -> ConfigReport {
+    ConfigReport::without_text(name, problem(Code::Unreadable, message, help))
 }
 
 /// Reads a topology from `text`, which messages call `name`.

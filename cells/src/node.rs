@@ -47,7 +47,7 @@ mod tests;
 mod transfers;
 
 pub use self::{
-    rules::{LiveRules, Reload},
+    rules::{LiveRules, Reload, RulesSource},
     settings::figures,
 };
 
@@ -153,6 +153,8 @@ pub struct Node {
     /// The port from which sites dial.
     dialler: Option<QuicPort>,
     dev: Vec<Credentials>,
+    /// Where credentials lie that are not in the state directory.
+    credentials_dir: Option<PathBuf>,
 }
 
 /// One cell of this process.
@@ -250,12 +252,24 @@ impl Node {
             transport,
             dialler: None,
             dev,
+            credentials_dir: None,
         })
     }
 
     /// Lets the rules be read again from this file, while cells run.
     pub fn reads_rules_from(&self, file: &Path) {
         self.rules.read_from(file);
+    }
+
+    /// Lets the rules be read again by `source`, while cells run.
+    pub fn reads_rules_by(&self, source: RulesSource) {
+        self.rules.read_by(source);
+    }
+
+    /// Takes the credentials of the one cell of this process from `dir`, unless those in its state directory are
+    /// newer, as they are once a certificate has been renewed.
+    pub fn takes_credentials_from(&mut self, dir: &Path) {
+        self.credentials_dir = Some(dir.to_owned());
     }
 
     /// The figures of the cells of this process.
@@ -287,14 +301,24 @@ impl Node {
         if let Some(own) = minted.and_then(|index| self.dev.get(index)) {
             return Ok(own.clone());
         }
-        let dir = dir.join(CREDENTIALS);
-        let failed = |source| {
-            let (cell, dir) = (spec.fqcn.clone(), dir.clone());
-            UpError::Credentials { cell, dir, source: Box::new(source) }
+        let kept = dir.join(CREDENTIALS);
+        let load = |dir: &Path| {
+            let failed = |source| {
+                let (cell, dir) = (spec.fqcn.clone(), dir.to_owned());
+                UpError::Credentials { cell, dir, source: Box::new(source) }
+            };
+            let own = Credentials::load(dir, self.wall.unix()).map_err(failed)?;
+            own.expect_holder(dir, &identity(&self.topology, spec)).map_err(failed)?;
+            Ok(own)
         };
-        let own = Credentials::load(&dir, self.wall.unix()).map_err(failed)?;
-        own.expect_holder(&dir, &identity(&self.topology, spec)).map_err(failed)?;
-        Ok(own)
+        let Some(given) = &self.credentials_dir else { return load(&kept) };
+        let given = load(given)?;
+        // What was renewed is as good as what was handed over; what is broken is not worth a start that fails.
+        let renewed = load(&kept).ok().filter(|renewed| {
+            let issued = |own: &Credentials| own.certificate().dates().not_before;
+            issued(renewed) > issued(&given)
+        });
+        Ok(renewed.unwrap_or(given))
     }
 
     /// Starts one cell on this thread, which must be one of actix.

@@ -19,7 +19,7 @@ use crate::{
     control::{ProblemRow, ReloadOutcome, ReloadReply},
     job::JobHost,
     metrics::MetricsListener,
-    node::{Node, NodeCell, Reload, UpError},
+    node::{Node, NodeCell, Reload, RulesSource, UpError},
 };
 
 pub mod processes;
@@ -151,6 +151,34 @@ pub fn tree_order(topology: &Topology) -> Vec<String> {
     cells.iter().map(|cell| cell.name.to_string()).collect()
 }
 
+/// What a process is started from besides its topology, where that is not a file alone.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Where the credentials of its one cell lie.
+    pub credentials: PathBuf,
+    /// How its topology is read again.
+    pub rules: RulesSource,
+}
+
+/// As [`run`], for one cell that was given its credentials: a kit.
+///
+/// # Errors
+/// [`UpError`] when the cell cannot be started.
+pub async fn run_given(
+    topology: Topology,
+    given: Given,
+    file: &Path,
+    root: PathBuf,
+    cell: &str,
+    tell: impl FnMut(UpEvent),
+) -> Result<UpEnd, UpError> {
+    let mut node = Node::prepare(topology, root)?;
+    node.reads_rules_from(file);
+    node.reads_rules_by(given.rules);
+    node.takes_credentials_from(&given.credentials);
+    run_node(node, vec![cell.to_owned()], SecondSignal::Ends, tell).await
+}
+
 /// Runs cells of `topology`, which was read from `file`, in this process, with state below `root`, until a signal comes or every one
 /// of them has been drained.
 ///
@@ -162,16 +190,25 @@ pub async fn run(
     root: PathBuf,
     only: Option<&str>,
     second: SecondSignal,
-    mut tell: impl FnMut(UpEvent),
+    tell: impl FnMut(UpEvent),
 ) -> Result<UpEnd, UpError> {
-    let mut signals = StopSignals::listen().ok();
-    let drain_deadline = topology.limits.drain_deadline;
     let names = match only {
         Some(name) => vec![name.to_owned()],
         None => tree_order(&topology),
     };
-    let mut node = Node::prepare(topology, root)?;
+    let node = Node::prepare(topology, root)?;
     node.reads_rules_from(file);
+    run_node(node, names, second, tell).await
+}
+
+async fn run_node(
+    mut node: Node,
+    names: Vec<String>,
+    second: SecondSignal,
+    mut tell: impl FnMut(UpEvent),
+) -> Result<UpEnd, UpError> {
+    let mut signals = StopSignals::listen().ok();
+    let drain_deadline = node.topology().limits.drain_deadline;
     let rules = Arc::clone(node.rules());
     let mut news = rules.news();
     let mut hangups = hangups();

@@ -12,6 +12,7 @@ mod limits;
 mod metrics;
 mod parse;
 mod problem;
+pub mod project;
 mod raw;
 mod review;
 mod rules;
@@ -42,7 +43,7 @@ use self::{
     limits::RawLimits,
     parse::{Table, Tables},
     problem::Problems,
-    raw::RawProject,
+    raw::{RawProject, RawTopology, keys_of},
     rules::Cells,
     validate::Tree,
 };
@@ -220,7 +221,7 @@ pub fn parse(text: &str) -> Result<Parsed, Vec<Problem>> {
     }
     let (document, errors) = DeTable::parse_recoverable(text);
     let is_toml = errors.is_empty();
-    let tables = Tables::read(document.into_inner(), &mut problems);
+    let tables = Tables::read(document.into_inner(), keys_of::<RawTopology>(), &mut problems);
     let topology = read(text, tables, is_toml, &mut problems);
     if !is_toml {
         report_syntax(text, errors, &mut problems);

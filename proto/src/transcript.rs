@@ -24,6 +24,8 @@ pub enum Purpose {
     SealedMessage,
     /// What a sealed message is bound to. Nothing is signed for it: it is associated data.
     SealedHeader,
+    /// The project's authority vouches for the files of a kit.
+    KitManifest,
     /// The holder of a transfer vouches for a reference to it.
     TransferReference,
     /// The receiver of a transfer vouches for what has become of it there.
@@ -48,7 +50,7 @@ pub type Signable = Vec<u8>;
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Register,
         Self::RegisterAck,
         Self::RegisterEndToEnd,
@@ -57,6 +59,7 @@ impl Purpose {
         Self::ControlMessage,
         Self::SealedMessage,
         Self::SealedHeader,
+        Self::KitManifest,
         Self::TransferReference,
         Self::TransferReceipt,
         Self::Revocations,
@@ -76,6 +79,7 @@ impl Purpose {
             Self::ControlMessage => "cellbus/v1/control",
             Self::SealedMessage => "cellbus/v1/sealed",
             Self::SealedHeader => "cellbus/v1/sealed-header",
+            Self::KitManifest => "cellbus/v1/kit-manifest",
             Self::TransferReference => "cellbus/v1/transfer",
             Self::TransferReceipt => "cellbus/v1/receipt",
             Self::Revocations => "cellbus/v1/revocations",

@@ -24,12 +24,14 @@ pub use self::{
     credentials::{Credentials, CredentialsError, FileProblem},
     dev::{DevCredentialsError, cell_dir, ensure_dev_credentials},
     own_certificate::{OwnCertificate, OwnCertificateError},
+    project::verify_by_root,
 };
 use crate::certificate::{CertDates, CertificateError, LeafHash, leaf_hash, read_certificate};
 
 mod credentials;
 mod dev;
 mod own_certificate;
+mod project;
 #[cfg(test)]
 mod tests;
 

@@ -6,11 +6,13 @@ use cellbus_proto::{
     identity::{CertFacts, Identity, IdentityError},
     transcript::sha256,
 };
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::{
     extensions::GeneralName,
     prelude::{FromDer, X509Certificate},
 };
 
+pub mod profile;
 #[cfg(test)]
 mod tests;
 
@@ -141,4 +143,11 @@ pub fn read_certificate(der: &[u8]) -> Result<CertContents, CertificateError> {
 pub fn identity_of(der: &[u8]) -> Result<(Identity, CertDates), CertificateError> {
     let CertContents { facts, dates } = read_certificate(der)?;
     Ok((Identity::from_facts(&facts)?, dates))
+}
+
+/// Every certificate in a text in PEM form, as DER; none where it is no such text.
+#[must_use]
+pub fn certificates_in_pem(text: &[u8]) -> Vec<Vec<u8>> {
+    let found = CertificateDer::pem_slice_iter(text).map_while(Result::ok);
+    found.map(|der| der.to_vec()).collect()
 }

@@ -22,6 +22,7 @@ pub mod lists;
 pub mod local_socket;
 pub mod outbox;
 pub mod own;
+pub mod preflight;
 pub mod quic;
 pub mod quic_settings;
 pub mod seal;

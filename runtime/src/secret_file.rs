@@ -23,11 +23,17 @@ use self::{
     place::{Place, kind_of, mode_of, open_directory},
     temp::Temp,
 };
+pub use self::{
+    staging::Staging,
+    tree::{Entry, EntryKind, list_private_tree},
+};
 
 mod place;
+mod staging;
 mod temp;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 /// Why a secret file or a private directory could not be used. Says which one, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -173,6 +179,22 @@ pub fn read_trusted_file(path: &Path, max_len: usize) -> Result<Vec<u8>, SecretF
     Ok(std::mem::take(&mut *read_bounded(path, file, &stat, max_len)?))
 }
 
+/// Reads a file about which nothing is believed: one that somebody carried here.
+///
+/// Links are followed. Never blocks on a FIFO.
+///
+/// # Units
+/// `max_len` in bytes.
+///
+/// # Errors
+/// [`SecretFileError`] when the file is absent, no regular file, longer than `max_len`, or unreadable.
+pub fn read_bounded_file(path: &Path, max_len: usize) -> Result<Vec<u8>, SecretFileError> {
+    let file = open_existing(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC)?;
+    let stat = fs::fstat(&file).map_err(SecretFileError::io("examine", path))?;
+    place::check_regular(path, &stat)?;
+    Ok(std::mem::take(&mut *read_bounded(path, file, &stat, max_len)?))
+}
+
 /// Makes sure that `path` is a directory of mode 0700 that belongs to this user, and creates it,
 /// with whatever is missing above it, where it is not.
 ///
@@ -185,6 +207,15 @@ pub fn create_private_dir(path: &Path) -> Result<(), SecretFileError> {
         Err(SecretFileError::Missing { .. }) => create_missing_dir(path),
         Err(error) => Err(error),
     }
+}
+
+/// Whether `path` is a directory of mode 0700, or narrower, that belongs to this user. Changes nothing.
+///
+/// # Errors
+/// [`SecretFileError`] when it is absent, something else, another user's, or open to others.
+pub fn check_private(path: &Path) -> Result<(), SecretFileError> {
+    let dir = open_directory(path)?;
+    check_private_dir(path, &dir)
 }
 
 /// Removes what a process that was killed while it wrote a secret left in `dir`.

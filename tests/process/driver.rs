@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub use self::{
     federation::Federation,
     lines::Lines,
-    place::{Answer, Place},
+    place::{Answer, Place, own_address},
     procfs::{Doomed, Process, descendants},
     running::{Exit, Running},
     tree::{Entry, entries},

@@ -1,10 +1,13 @@
 //! The binary as a process: what it prints, how it ends, what it leaves behind, and what it survives.
 
 mod demo;
+mod doctor;
 mod drain;
 mod driver;
 mod faults;
 mod jobs;
+mod kits;
+mod kits_written;
 mod modes;
 mod overload;
 mod refusals;

@@ -32,7 +32,8 @@ struct Place {
 
 impl ConfigReport {
     /// The report on `text`, which messages call `file`.
-    pub(super) fn new(file: &str, text: &str, problems: Vec<Problem>) -> Self {
+    #[must_use]
+    pub fn new(file: &str, text: &str, problems: Vec<Problem>) -> Self {
         let shown = Arc::new(NamedSource::new(file, presentable(text, &problems)));
         let finding = |problem: Problem| {
             let (line, column) = position(text, problem.span.start);

@@ -1,6 +1,7 @@
 //! The rules that the cells of this process decide by, and how others take their place while they run.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -31,10 +32,28 @@ pub struct LiveRules {
 #[derive(Debug)]
 struct Held {
     file: Option<PathBuf>,
+    source: Option<RulesSource>,
     /// What runs: the topology that was started, with the rules that hold now.
     topology: Arc<Topology>,
     policy: Arc<Policy>,
     cells: Vec<RunningCell>,
+}
+
+/// Reads the topology of a process again, from wherever it came.
+#[derive(Clone)]
+pub struct RulesSource(Arc<dyn Fn() -> Result<Loaded, ConfigReport> + Send + Sync>);
+
+impl RulesSource {
+    /// Reads it by `read`.
+    pub fn new(read: impl Fn() -> Result<Loaded, ConfigReport> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+}
+
+impl fmt::Debug for RulesSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RulesSource")
+    }
 }
 
 /// A reload that was tried, and who asked for it.
@@ -51,7 +70,7 @@ impl LiveRules {
     pub(super) fn new(topology: &Arc<Topology>) -> Self {
         let policy = Arc::new(topology.policy(1));
         let topology = Arc::clone(topology);
-        let held = Held { file: None, topology, policy, cells: Vec::new() };
+        let held = Held { file: None, source: None, topology, policy, cells: Vec::new() };
         Self { held: Mutex::new(held), turn: Turn::new(()), news: watch::Sender::new(None) }
     }
 
@@ -62,6 +81,11 @@ impl LiveRules {
     /// Where the rules are read again from.
     pub(super) fn read_from(&self, file: &Path) {
         self.held().file = Some(file.to_owned());
+    }
+
+    /// How the rules are read again, where they are not in one file.
+    pub(super) fn read_by(&self, source: RulesSource) {
+        self.held().source = Some(source);
     }
 
     /// Takes a cell that was started with [`Self::policy`].
@@ -94,16 +118,20 @@ impl LiveRules {
     /// [`LocalCode::ControlBadRequest`] when there is no file, or it is that of another project.
     pub async fn reload(&self, by: &str, dry_run: bool) -> Result<ReloadReply, ControlError> {
         let _turn = self.turn.lock().await;
-        let (file, running) = {
+        let (file, source, running) = {
             let held = self.held();
-            (held.file.clone(), Arc::clone(&held.topology))
+            (held.file.clone(), held.source.clone(), Arc::clone(&held.topology))
         };
         let Some(file) = file else {
             let text = "these cells were started without a topology file";
             return Err(ControlError::local(LocalCode::ControlBadRequest, text));
         };
         let path = file.clone();
-        let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
+        let load = move || match source {
+            Some(RulesSource(read)) => read(),
+            None => config::load(&path),
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
         let loaded = loaded.map_err(|error| {
             ControlError::local(LocalCode::ControlIo, format!("{}: {error}", file.display()))
         })?;

@@ -12,7 +12,7 @@ use super::{
     limits::RawLimits,
     metrics::RawMetrics,
     problem::{Code, Problem, Problems},
-    raw::{RawCell, RawChannel, RawPolicyTest, RawProject, RawRule, RawTopology, keys_of},
+    raw::{RawCell, RawChannel, RawPolicyTest, RawProject, RawRule, keys_of},
     secret,
     trust::RawTrust,
     wording::{listed, nearest, quoted},
@@ -51,6 +51,11 @@ impl<T> Table<T> {
     pub(super) fn is_broken(&self, key: &str) -> bool {
         self.broken.contains(key)
     }
+
+    /// The same table, read as `raw`.
+    pub(super) fn with<U>(&self, raw: U) -> Table<U> {
+        Table { span: self.span.clone(), raw, broken: self.broken.clone() }
+    }
 }
 
 impl Tables {
@@ -60,7 +65,13 @@ impl Tables {
     }
 
     /// Reads every table of a parsed document.
-    pub(super) fn read(document: DeTable<'_>, problems: &mut Problems) -> Self {
+    ///
+    /// `known` are the keys that the top level has.
+    pub(super) fn read(
+        document: DeTable<'_>,
+        known: &'static [&'static str],
+        problems: &mut Problems,
+    ) -> Self {
         let mut tables = Self::default();
         for (key, value) in document {
             let span = value.span();
@@ -92,7 +103,6 @@ impl Tables {
                 "allow" => tables.read_rules(Effect::Allow, value, problems),
                 "deny" => tables.read_rules(Effect::Deny, value, problems),
                 _ => {
-                    let known = keys_of::<RawTopology>();
                     let meant = unknown_key(&key, &value, "at the top level", known, problems);
                     meant.into_iter().for_each(|section| tables.note_broken(section));
                 }
@@ -128,12 +138,13 @@ impl Tables {
         list.into_iter().map(|(span, table)| read(table, span, place, problems)).collect()
     }
 
-    fn note_broken(&mut self, section: &str) {
+    pub(super) fn note_broken(&mut self, section: &str) {
         self.broken.insert(section.to_owned());
     }
 }
 
-fn one_table<'i>(
+/// The one table that a section is, or `None` where it is something else, which has then been reported.
+pub(super) fn one_table<'i>(
     section: &str,
     value: Spanned<DeValue<'i>>,
     problems: &mut Problems,
@@ -149,7 +160,7 @@ fn one_table<'i>(
 }
 
 /// The tables of the list, and whether that is all that the list has.
-fn list_of_tables<'i>(
+pub(super) fn list_of_tables<'i>(
     section: &str,
     value: Spanned<DeValue<'i>>,
     problems: &mut Problems,
@@ -178,7 +189,12 @@ fn list_of_tables<'i>(
 }
 
 /// Reads one table. Unknown keys, secrets and values of a wrong type are reported and left out.
-fn read<T>(table: DeTable<'_>, span: Range<usize>, place: &str, problems: &mut Problems) -> Table<T>
+pub(super) fn read<T>(
+    table: DeTable<'_>,
+    span: Range<usize>,
+    place: &str,
+    problems: &mut Problems,
+) -> Table<T>
 where
     T: Default + for<'de> Deserialize<'de>,
 {

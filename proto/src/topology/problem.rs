@@ -105,6 +105,14 @@ codes! {
     TestUnknownCell = "CBT076", Error, "A test of the rules names a cell that is not in the file.";
     TestFails = "CBT077", Error, "The rules say otherwise than a test of the file expects.";
     More = "CBT099", Error, "There are more problems than are shown.";
+    ReservedWord = "CBT100", Error, "A name that file systems or kits use for something else.";
+    NoProjectAdmin = "CBT101", Error, "No admin of the project file is the project admin.";
+    TwoProjectAdmins = "CBT102", Error, "More than one admin of the project file is the project admin.";
+    BadRole = "CBT103", Error, "A role that reads like one of the system and is none.";
+    StudyUnknownMember = "CBT104", Error, "A study names something that is no site or admin of the project file.";
+    RepeatedStudy = "CBT105", Error, "Two studies of the project file have one name.";
+    NoCounterpart = "CBT106", Warning, "Something in a project file of another system that is left out.";
+    NotTakenOver = "CBT107", Error, "Something in a project file of another system that cannot be taken over.";
 }
 
 impl Code {
@@ -128,6 +136,8 @@ impl Code {
                 | Self::SealOnDeny
                 | Self::LimitRange
                 | Self::BadChoice
+                | Self::ReservedWord
+                | Self::BadRole
         )
     }
 }

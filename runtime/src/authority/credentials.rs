@@ -149,7 +149,10 @@ impl Credentials {
             | ChainError::Untrusted { .. }
             | ChainError::Certificate(_)
             | ChainError::Job
-            | ChainError::Listed(_)) => CredentialsError::Chain { chain, root, problem },
+            | ChainError::Listed(_)
+            | ChainError::NameConstraint { .. }) => {
+                CredentialsError::Chain { chain, root, problem }
+            }
         })
     }
 

@@ -18,6 +18,7 @@ pub(super) const REGULAR: &str = "a regular file";
 const DIRECTORY: &str = "a directory";
 
 /// A name in an open directory.
+#[derive(Debug)]
 pub(super) struct Place {
     pub(super) path: PathBuf,
     pub(super) dir: OwnedFd,

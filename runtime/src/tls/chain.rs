@@ -8,11 +8,16 @@ use std::{
 
 use cellbus_proto::{
     identity::{CellKind, Identity},
+    name::Segment,
     status::Status,
     trust::{Subject, View},
 };
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer, X509Certificate},
+};
 
 use crate::certificate::{
     CertDates, CertificateError, LeafHash, OutOfDate, identity_of, leaf_hash, read_certificate,
@@ -31,6 +36,8 @@ pub struct Roots {
 struct Trusted {
     ders: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
+    /// For each anchor, the projects that it may vouch for, where it says so.
+    projects: Vec<Option<Vec<String>>>,
 }
 
 /// Which end of a connection a certificate was presented at, hence what it must allow.
@@ -90,6 +97,12 @@ pub enum ChainError {
     /// The certificate or its holder is on one of the signed lists: this is the code.
     #[error("refused by a list: {0}")]
     Listed(Status),
+    /// The root may vouch for other projects only.
+    #[error("the authority that issued it may not vouch for project {project}")]
+    NameConstraint {
+        /// The project that the leaf names.
+        project: Segment,
+    },
 }
 
 fn direction_word(direction: &Direction) -> &'static str {
@@ -154,16 +167,55 @@ impl Trusted {
             return Err(ChainError::Empty);
         }
         let mut anchors = Vec::with_capacity(ders.len());
+        let mut projects = Vec::with_capacity(ders.len());
         for der in &ders {
             if !read_certificate(der)?.facts.is_authority {
                 return Err(ChainError::Untrusted { reason: webpki::Error::EndEntityUsedAsCa });
             }
             let anchor =
                 anchor_from_trusted_cert(der).map_err(|reason| ChainError::Untrusted { reason })?;
-            anchors.push(anchor.to_owned());
+            let mut anchor = anchor.to_owned();
+            let permitted = permitted_projects(der)?;
+            if permitted.is_some() {
+                // The library refuses every URI name where such names are constrained; `verify_chain` compares them.
+                anchor.name_constraints = None;
+            }
+            anchors.push(anchor);
+            projects.push(permitted);
         }
-        Ok(Self { ders, anchors })
+        Ok(Self { ders, anchors, projects })
     }
+
+    /// Whether the root that ended a path may vouch for `project`.
+    fn permit(&self, anchor: &TrustAnchor<'_>, project: &Segment) -> bool {
+        let is_it = |held: &TrustAnchor<'_>| {
+            held.subject == anchor.subject
+                && held.subject_public_key_info == anchor.subject_public_key_info
+        };
+        let places = self.anchors.iter().zip(&self.projects).filter(|(held, _)| is_it(held));
+        let mut permitted = places.map(|(_, projects)| projects);
+        permitted.any(|projects| {
+            let named = |host: &String| host == project.as_str();
+            projects.as_ref().is_none_or(|projects| projects.iter().any(named))
+        })
+    }
+}
+
+/// The hosts of URI names that a root may vouch for, where that is all that it constrains.
+fn permitted_projects(der: &[u8]) -> Result<Option<Vec<String>>, CertificateError> {
+    let malformed = |_| CertificateError::Malformed;
+    let (_, cert) = X509Certificate::from_der(der).map_err(|_| CertificateError::Malformed)?;
+    let Some(constraints) = cert.name_constraints().map_err(malformed)? else { return Ok(None) };
+    let constraints = constraints.value;
+    if constraints.excluded_subtrees.is_some() {
+        return Ok(None);
+    }
+    let host = |name: &GeneralName<'_>| match name {
+        GeneralName::URI(host) => Some((*host).to_owned()),
+        _ => None,
+    };
+    let permitted = constraints.permitted_subtrees.iter().flatten();
+    Ok(permitted.map(|subtree| host(&subtree.base)).collect())
 }
 
 impl fmt::Debug for Roots {
@@ -219,10 +271,11 @@ pub(crate) fn verify_path(
     let refused = |error| explain(error, direction);
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now_unix));
     let entity = EndEntityCert::try_from(leaf).map_err(refused)?;
-    entity
+    let trusted = roots.trusted();
+    let path = entity
         .verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
-            &roots.trusted().anchors,
+            &trusted.anchors,
             intermediates,
             now,
             usage,
@@ -232,6 +285,9 @@ pub(crate) fn verify_path(
         .map_err(refused)?;
     // The verification above is content with a leaf that states no usage at all; an identity is not.
     let (identity, dates) = identity_of(leaf)?;
+    if !trusted.permit(path.anchor(), &identity.project) {
+        return Err(ChainError::NameConstraint { project: identity.project });
+    }
     if identity.kind == CellKind::Job {
         return Err(ChainError::Job);
     }

@@ -10,11 +10,12 @@ use std::{
 use serde_json::Value;
 
 /// The crates of the product, lowest first, and whom of them each may name. Absent means forbidden.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("cellbus-proto", &[]),
     ("cellbus-channels", &["cellbus-proto"]),
     ("cellbus-runtime", &["cellbus-proto", "cellbus-channels"]),
     ("cellbus-cells", &["cellbus-proto", "cellbus-channels", "cellbus-runtime"]),
+    ("cellbus-kits", &["cellbus-proto", "cellbus-runtime"]),
     ("cellbus-bench", &["cellbus-proto", "cellbus-channels", "cellbus-runtime", "cellbus-cells"]),
     ("cellbus-otel", &["cellbus-channels", "cellbus-runtime", "cellbus-cells"]),
     (
@@ -24,6 +25,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
             "cellbus-channels",
             "cellbus-runtime",
             "cellbus-cells",
+            "cellbus-kits",
             "cellbus-bench",
             "cellbus-otel",
         ],

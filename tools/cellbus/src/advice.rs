@@ -167,6 +167,7 @@ pub fn of_command(code: CliCode) -> &'static str {
         CliCode::Usage => "Read `cellbus COMMAND --help`.",
         CliCode::Config => "Run `cellbus validate FILE`; it shows each error with its place.",
         CliCode::Input => "Look whether the file is there and may be read.",
+        CliCode::Kit => "Run `cellbus doctor --kit DIR`; it says what is wrong and what helps.",
         CliCode::CellAmbiguous => "Choose with --at CELL, --project NAME or --state DIR.",
         CliCode::UnknownCode => "Look for it in `cellbus errors ls`.",
         CliCode::Start => "Read what the message names: state, credentials or port.",

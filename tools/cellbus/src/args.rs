@@ -9,9 +9,13 @@ use clap_complete::Shell;
 
 use crate::{
     bench::{self, Bench},
+    cert::Cert,
+    doctor::Doctor,
     exit,
+    kit::Kit,
     output::Format,
     policy::Policy,
+    provision::Provision,
     reload::Reload,
     transfer::Transfer,
     trust::args::{CellVerb, CertVerb, RosterVerb, TrustVerb},
@@ -48,6 +52,17 @@ pub struct Global {
     /// Log what this filter passes instead, for example `info,quinn=debug`
     #[arg(long, value_name = "FILTER", global = true, help_heading = "Output")]
     pub log: Option<String>,
+}
+
+/// What to do with certificates.
+#[derive(Debug, Subcommand)]
+pub enum Certs {
+    /// Looks at files.
+    #[command(flatten)]
+    Look(Cert),
+    /// Has cells refuse them.
+    #[command(flatten)]
+    Change(CertVerb),
 }
 
 /// What to do.
@@ -110,15 +125,22 @@ pub enum Command {
     /// Bans cells, lets them in again, or turns them out once
     #[command(subcommand)]
     Cell(CellVerb),
-    /// Takes certificates and identities back
-    #[command(subcommand)]
-    Cert(CertVerb),
     /// Says which cells the project has, signed
     #[command(subcommand)]
     Roster(RosterVerb),
     /// Shows the signed lists of a running cell or a file, or gives a cell new ones
     #[command(subcommand)]
     Trust(TrustVerb),
+    /// Makes a kit for every participant of a project file
+    Provision(Provision),
+    /// Seals, opens, verifies, compares and updates kits
+    #[command(subcommand)]
+    Kit(Kit),
+    /// Looks at certificates, and takes them back
+    #[command(subcommand)]
+    Cert(Certs),
+    /// Examines a kit and this machine, before a cell is started
+    Doctor(Doctor),
     /// Lists or explains error codes
     #[command(subcommand)]
     Errors(Errors),
@@ -163,7 +185,14 @@ pub struct Demo {
 #[derive(Args, Debug)]
 pub struct Up {
     /// The topology file
-    pub file: PathBuf,
+    #[arg(required_unless_present = "kit")]
+    pub file: Option<PathBuf>,
+    /// Run the cell of this kit
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "processes", "only"])]
+    pub kit: Option<PathBuf>,
+    /// Fingerprint that the authority of the kit must have
+    #[arg(long, value_name = "SHA256", requires = "kit")]
+    pub root: Option<String>,
     /// One process per cell
     #[arg(long, conflicts_with = "only")]
     pub processes: bool,

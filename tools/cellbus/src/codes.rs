@@ -1,6 +1,7 @@
 //! Every code that a person can meet, and what it means.
 
 use cellbus_cells::control::LocalCode;
+use cellbus_kits::check::Check;
 use cellbus_proto::{
     status::{Class, Status},
     topology,
@@ -23,6 +24,8 @@ pub enum CliCode {
     Config,
     /// A file that the command line names.
     Input,
+    /// A kit.
+    Kit,
     /// Which cell is meant.
     CellAmbiguous,
     /// A code that does not exist.
@@ -45,7 +48,7 @@ pub enum CliCode {
 pub struct CodeRow {
     /// The code.
     pub code: String,
-    /// Where it comes from: `message`, `control`, `topology` or `command`.
+    /// Where it comes from: `message`, `control`, `topology`, `check` or `command`.
     pub source: String,
     /// Whether the work can have been done, for the codes of messages.
     pub class: Option<String>,
@@ -58,10 +61,11 @@ pub struct CodeRow {
 }
 
 impl CliCode {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Usage,
         Self::Config,
         Self::Input,
+        Self::Kit,
         Self::CellAmbiguous,
         Self::UnknownCode,
         Self::NoTerminal,
@@ -77,6 +81,7 @@ impl CliCode {
             Self::Usage => "USAGE",
             Self::Config => "CONFIG",
             Self::Input => "INPUT",
+            Self::Kit => "KIT",
             Self::CellAmbiguous => "CELL_AMBIGUOUS",
             Self::UnknownCode => "UNKNOWN_CODE",
             Self::Start => "START",
@@ -93,6 +98,7 @@ impl CliCode {
             Self::Usage
             | Self::Config
             | Self::Input
+            | Self::Kit
             | Self::CellAmbiguous
             | Self::UnknownCode
             | Self::NoTerminal
@@ -111,6 +117,9 @@ impl CliCode {
             }
             Self::Unfinished => "Work that was accepted was ended before it was finished.",
             Self::Input => "A file or directory that the command line names cannot be used.",
+            Self::Kit => {
+                "A kit is not as it was signed, or cannot be made, sealed, opened or updated."
+            }
             Self::CellAmbiguous => "More than one running cell could be meant, or none was found.",
             Self::UnknownCode => "There is no such code.",
             Self::NoTerminal => "The command draws on a terminal, and there is none.",
@@ -180,7 +189,10 @@ fn rows() -> Vec<CodeRow> {
         let said = [code.meaning(), advice::of_topology(*code)];
         row((code.as_str(), "topology"), None, exit, said)
     });
-    messages.chain(control).chain(command).chain(topology).collect()
+    let checks = Check::ALL
+        .iter()
+        .map(|check| row((check.code(), "check"), None, Exit::No, [check.meaning(), check.next()]));
+    messages.chain(control).chain(command).chain(topology).chain(checks).collect()
 }
 
 fn class_name(class: Class) -> &'static str {
@@ -204,7 +216,7 @@ mod tests {
         assert_eq!(codes.len(), rows.len());
         assert!(rows.iter().all(|row| row.meaning.ends_with('.') && row.next.ends_with('.')));
         let listed = Status::ALL.len() + LocalCode::ALL.len() + topology::Code::ALL.len();
-        assert_eq!(rows.len(), listed + CliCode::ALL.len());
+        assert_eq!(rows.len(), listed + CliCode::ALL.len() + Check::ALL.len());
     }
 
     #[test]

@@ -70,7 +70,8 @@ pub fn schema(args: &args::Schema) -> Success {
     Success::new(&schema, human)
 }
 
-fn refused(report: &ConfigReport) -> Box<Failure> {
+/// The failure that a report on a file is.
+pub fn refused(report: &ConfigReport) -> Box<Failure> {
     let findings = report.findings().iter();
     let first = findings.map(|finding| finding.problem()).next();
     let failure = Failure::new(CliCode::Config, report.to_string()).data(&report.to_json());

@@ -4,15 +4,20 @@ mod advice;
 mod args;
 mod ask;
 mod bench;
+mod cert;
 mod codes;
 mod demo;
+mod doctor;
 mod exit;
 mod files;
+mod kit;
 mod logs;
 mod observe;
 mod output;
+mod passphrase;
 mod policy;
 mod progress;
+mod provision;
 mod reload;
 mod report;
 mod table;
@@ -36,7 +41,7 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde_json::json;
 
 use crate::{
-    args::{Cli, Command, Completion, Errors, Look, LookAt, Target},
+    args::{Certs, Cli, Command, Completion, Errors, Look, LookAt, Target},
     codes::CliCode,
     exit::Exit,
     output::{Failure, Format, Outcome, Success, say},
@@ -108,9 +113,13 @@ fn run(cli: Cli) -> Outcome {
         Command::Policy(Policy::Explain(args)) => block_on(policy::explain(args)),
         Command::Reload(args) => block_on(reload::run(args)),
         Command::Cell(verb) => block_on(trust::cell(verb)),
-        Command::Cert(verb) => trust::sign::cert(&verb),
+        Command::Cert(Certs::Change(verb)) => trust::sign::cert(&verb),
         Command::Roster(verb) => trust::sign::roster(&verb),
         Command::Trust(verb) => block_on(trust::lists(verb)),
+        Command::Provision(args) => provision::run(args),
+        Command::Kit(args) => kit::run(args),
+        Command::Cert(Certs::Look(verb)) => cert::run(verb),
+        Command::Doctor(args) => doctor::run(args),
         Command::Errors(Errors::Ls) => Ok(codes::list()),
         Command::Errors(Errors::Explain { code }) => codes::explain(&code),
         Command::Completion(args) => Ok(completion(&args)),

@@ -55,7 +55,8 @@ pub fn ago(unix: u64) -> String {
     format!("{} ago", HumanDuration(Duration::from_secs(now_unix().saturating_sub(unix))))
 }
 
-fn now_unix() -> u64 {
+/// Seconds since 1970.
+pub fn now_unix() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
 }

@@ -1,11 +1,14 @@
 //! `up`: runs cells until somebody says stop.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use cellbus_cells::{
     control::{default_root, project_root},
-    node::{Node, UpError},
-    up::{self, SecondSignal, UpEnd, UpEvent, processes},
+    node::{Node, RulesSource, UpError},
+    up::{self, Given, SecondSignal, UpEnd, UpEvent, processes},
 };
 use cellbus_proto::{causes::with_sources, topology::Topology};
 use serde_json::json;
@@ -13,7 +16,7 @@ use serde_json::json;
 use crate::{
     args::{Global, Up},
     codes::CliCode,
-    files,
+    files, kit,
     output::{Failure, Format, Outcome, Success, print_event, printable, say},
     reload,
 };
@@ -23,13 +26,17 @@ pub fn run(global: &Global, args: &Up) -> Outcome {
     if let Some(launcher) = args.with_launcher {
         processes::follow_launcher(launcher).map_err(|error| input(&error))?;
     }
-    let topology = files::load(&args.file)?.topology;
+    if let Some(dir) = &args.kit {
+        return run_kit(global, args, dir);
+    }
+    let file = args.file.as_deref().expect("the command line demands a file or a kit");
+    let topology = files::load(file)?.topology;
     if let Some(name) = &args.only
         && topology.cell(name).is_none()
     {
         let names: Vec<String> =
             topology.cells().iter().map(|cell| cell.name.to_string()).collect();
-        let text = format!("{} has no cell `{name}`", args.file.display());
+        let text = format!("{} has no cell `{name}`", file.display());
         let hint = format!("cells: {}", names.join(", "));
         return Err(Failure::new(CliCode::Config, text).hint(hint));
     }
@@ -37,7 +44,7 @@ pub fn run(global: &Global, args: &Up) -> Outcome {
     let format = global.format;
     let tell = move |event: UpEvent| show(format, &event);
     let ended = if args.processes {
-        let file = args.file.canonicalize().map_err(|error| input(&error))?;
+        let file = file.canonicalize().map_err(|error| input(&error))?;
         let arguments = passed_on(global);
         // What all of them share is made once, and is wrong once.
         Node::prepare(topology.clone(), root.clone()).map_err(|error| failed(&error))?;
@@ -57,10 +64,36 @@ pub fn run(global: &Global, args: &Up) -> Outcome {
             None => SecondSignal::Ends,
         };
         // Not resolved: where links lead may be what changes.
-        let file = std::path::absolute(&args.file).map_err(|error| input(&error))?;
+        let file = std::path::absolute(file).map_err(|error| input(&error))?;
         let running = up::run(topology, &file, root, args.only.as_deref(), second, tell);
         crate::on_actix(running).map_err(|error| failed(&error))?
     };
+    finished(ended, &file.display().to_string())
+}
+
+/// Runs the cell of a kit, which has been examined from its first byte to its last.
+fn run_kit(global: &Global, args: &Up, dir: &Path) -> Outcome {
+    let dir = std::path::absolute(dir).map_err(|error| input(&error))?;
+    let kit = kit::open(&dir, args.root.as_deref())?;
+    let Some(cell) = kit.cell().cloned() else {
+        let text = format!("{} is the kit of a person, {}", dir.display(), kit.manifest.name);
+        return Err(Failure::new(CliCode::Kit, text).hint("name the kit of a cell"));
+    };
+    let root = state_root(args.state.clone(), &kit.topology)?;
+    let format = global.format;
+    let again = (dir.clone(), args.root.clone());
+    let given = Given {
+        credentials: kit.startup(),
+        rules: RulesSource::new(move || kit::load_again(&again.0, again.1.as_deref())),
+    };
+    let file = kit::topology_file(&dir);
+    let tell = move |event: UpEvent| show(format, &event);
+    let running = up::run_given(kit.topology, given, &file, root, cell.name.as_str(), tell);
+    let ended = crate::on_actix(running).map_err(|error| failed(&error))?;
+    finished(ended, &dir.display().to_string())
+}
+
+fn finished(ended: UpEnd, from: &str) -> Outcome {
     match ended {
         UpEnd::Drained => Ok(Success::new(&json!({ "end": "drained" }), String::new())),
         UpEnd::Aborted => {
@@ -68,7 +101,7 @@ pub fn run(global: &Global, args: &Up) -> Outcome {
             Err(Failure::new(CliCode::Unfinished, text))
         }
         UpEnd::NotStarted => {
-            let text = format!("no cell of {} can be started", args.file.display());
+            let text = format!("no cell of {from} can be started");
             Err(Failure::new(CliCode::Start, text).hint("each has said why above"))
         }
     }

@@ -1,0 +1,229 @@
+//! What a site decides for itself: rules that refuse more, and limits. It can never allow more than the project.
+
+use std::fmt;
+
+use cellbus_proto::topology::{self, Parsed, Problem, Severity, Topology};
+use toml::{Table, Value};
+
+use crate::{
+    layout::{LIMITS, POLICY, TOPOLOGY},
+    text::position,
+};
+
+/// What `local/policy.toml` holds in a new kit.
+pub const NEW_POLICY: &str = "\
+# Rules of this site, on top of those of the project. They can only refuse.
+#
+# [[deny]]
+# from = \"*\"
+# to = \"this-site\"
+# channel = \"task\"
+# topics = [\"submit\"]
+";
+
+/// What `local/limits.toml` holds in a new kit.
+pub const NEW_LIMITS: &str = "\
+# Limits of this site, instead of those of the project. docs/TOPOLOGY.md lists them.
+#
+# [limits]
+# outbox_max_bytes = 8388608
+";
+
+/// The topology that a cell runs by.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    /// The topology.
+    pub topology: Topology,
+    /// Its text: what the site decides comes first, as it is written.
+    pub text: String,
+    /// What is odd about it.
+    pub warnings: Vec<Placed>,
+}
+
+/// A problem, with the file and place that it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The file, from the kit down.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// The code of the problem.
+    pub code: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+/// Puts together what the project and the site say.
+///
+/// # Errors
+/// Everything that is wrong, each with its file and place.
+pub fn merge(topology: &str, policy: &str, limits: &str) -> Result<Merged, Vec<Placed>> {
+    let mut base: Table = table(TOPOLOGY, topology)?;
+    let own_policy = table(POLICY, policy)?;
+    let own_limits = table(LIMITS, limits)?;
+    only(POLICY, &own_policy, "deny", "[[deny]]")?;
+    only(LIMITS, &own_limits, "limits", "[limits]")?;
+    let mut head = String::new();
+    if let Some(Value::Table(given)) = own_limits.get("limits") {
+        if !limits.lines().any(|line| line.trim_start().starts_with("[limits]")) {
+            return Err(vec![placed(
+                LIMITS,
+                1,
+                "write `[limits]`, and each limit on a line of its own",
+            )]);
+        }
+        head.push_str(limits);
+        head.push('\n');
+        if let Some(Value::Table(project)) = base.remove("limits") {
+            let rest: Table =
+                project.into_iter().filter(|(key, _)| !given.contains_key(key)).collect();
+            head.push_str(&toml::to_string(&rest).unwrap_or_default());
+        }
+    }
+    let limits_end = head.len();
+    head.push_str(policy);
+    head.push('\n');
+    let policy_end = head.len();
+    let rest =
+        toml::to_string(&base).map_err(|error| vec![placed(TOPOLOGY, 1, error.to_string())])?;
+    let text = head + &rest;
+    let place = |problem: Problem| {
+        let start = problem.span.start;
+        let (file, from) = if start < limits_end {
+            (LIMITS, 0)
+        } else if start < policy_end {
+            (POLICY, limits_end)
+        } else {
+            (TOPOLOGY, policy_end)
+        };
+        let (line, column) = position(&text[from..], start - from);
+        let (code, help) = (problem.code.as_str(), problem.help);
+        Placed { file: file_of(file), line, column, code, message: problem.message, help }
+    };
+    match topology::parse(&text) {
+        Ok(Parsed { topology, warnings }) => {
+            let warnings = warnings.into_iter().map(place).collect();
+            Ok(Merged { topology, text, warnings })
+        }
+        Err(problems) => {
+            let errors = problems.into_iter().filter(|one| one.severity() == Severity::Error);
+            Err(errors.map(place).collect())
+        }
+    }
+}
+
+fn table(file: &str, text: &str) -> Result<Table, Vec<Placed>> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start.min(text.len()));
+        let (line, column) = position(text, at);
+        vec![Placed { column, ..placed(file, line, error.message()) }]
+    })
+}
+
+/// Refuses anything but this one section.
+fn only(file: &str, table: &Table, section: &str, place: &str) -> Result<(), Vec<Placed>> {
+    let strange = table.keys().filter(|key| *key != section);
+    let found: Vec<Placed> = strange
+        .map(|key| {
+            let help = format!("this file holds {place} and nothing else");
+            let message = format!("unknown key `{}`", key.escape_default());
+            Placed { help: Some(help), ..placed(file, 1, message) }
+        })
+        .collect();
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+fn placed(file: &str, line: usize, message: impl Into<String>) -> Placed {
+    let message = message.into();
+    Placed { file: file_of(file), line, column: 1, code: "CBT002", message, help: None }
+}
+
+fn file_of(file: &str) -> String {
+    let dir = if file == TOPOLOGY { crate::layout::STARTUP } else { crate::layout::LOCAL };
+    format!("{dir}/{file}")
+}
+
+impl fmt::Display for Placed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, line, column, code, message, help } = self;
+        write!(f, "{file}:{line}:{column}: {code}: {message}")?;
+        match help {
+            Some(help) => write!(f, " ({help})"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOPOLOGY: &str = r#"
+[[allow]]
+channel = "task"
+from = "site-1"
+to = "server"
+topics = ["fetch"]
+[limits]
+hops_max = 8
+token_ttl_s = 600
+[project]
+name = "study"
+[[cell]]
+kind = "server"
+listen = "127.0.0.1:8002"
+name = "server"
+[[cell]]
+kind = "client"
+name = "site-1"
+parent = "server"
+"#;
+
+    #[test]
+    fn a_new_kit_changes_nothing() {
+        let merged = merge(TOPOLOGY, NEW_POLICY, NEW_LIMITS).unwrap();
+        let plain = topology::parse(TOPOLOGY).unwrap().topology;
+        assert_eq!(merged.topology.rules, plain.rules);
+        assert_eq!(merged.topology.limits, plain.limits);
+    }
+
+    #[test]
+    fn s3_18_a_site_can_refuse_more_and_set_its_own_limits() {
+        let policy =
+            "[[deny]]\nfrom = \"*\"\nto = \"server\"\nchannel = \"task\"\ntopics = [\"drop\"]\n";
+        let merged = merge(TOPOLOGY, policy, "[limits]\nhops_max = 4\n").unwrap();
+        assert_eq!(merged.topology.rules.len(), 2);
+        let plain = topology::parse(TOPOLOGY).unwrap().topology;
+        assert_ne!(merged.topology.limits, plain.limits);
+        // The project's other limits hold on.
+        let back = merge(TOPOLOGY, policy, "[limits]\nhops_max = 8\n").unwrap();
+        assert_eq!(back.topology.limits, plain.limits);
+    }
+
+    #[test]
+    fn s3_18_a_site_cannot_allow_more_than_the_project() {
+        let policy = "[[allow]]\nfrom = \"*\"\nto = \"*\"\nchannel = \"*\"\ntopics = [\"*\"]\n";
+        let refused = merge(TOPOLOGY, policy, "").unwrap_err();
+        assert_eq!(
+            refused[0].to_string(),
+            "local/policy.toml:1:1: CBT002: unknown key `allow` (this file holds [[deny]] and nothing else)"
+        );
+        assert!(merge(TOPOLOGY, "", "[project]\nname = \"other\"\n").is_err());
+        assert!(merge(TOPOLOGY, "", "limits = { hops_max = 4 }\n").is_err());
+    }
+
+    #[test]
+    fn a_problem_of_a_site_is_told_with_its_own_file_and_line() {
+        let policy = "# one\n[[deny]]\nfrom = \"site-9\"\nto = \"server\"\nchannel = \"task\"\ntopics = [\"x\"]\n";
+        let refused = merge(TOPOLOGY, policy, "[limits]\nhops_max = 99\n").unwrap_err();
+        let places: Vec<String> =
+            refused.iter().map(|one| format!("{}:{}:{}", one.file, one.line, one.code)).collect();
+        assert_eq!(places, ["local/limits.toml:2:CBT050", "local/policy.toml:3:CBT041"]);
+        let refused = merge(TOPOLOGY, "[[deny]\n", "").unwrap_err();
+        assert_eq!((refused[0].file.as_str(), refused[0].line), ("local/policy.toml", 1));
+    }
+}

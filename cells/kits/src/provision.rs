@@ -1,0 +1,595 @@
+//! From a project to a directory of kits, which appears whole or not at all.
+//!
+//! What was issued and is still good is kept: a second run makes only what is new, changed or about to end. Private
+//! keys exist in the kits and nowhere else.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use cellbus_proto::{
+    identity::{CellKind, Identity},
+    name::{Fqcn, Segment},
+    topology::project::{Participant, Project, Role},
+};
+use cellbus_runtime::{
+    authority::{Authority, AuthorityError},
+    certificate::{CertDates, certificates_in_pem, leaf_hash, profile::CertProfile},
+    secret_file::{SecretFileError, Staging, read_secret_file},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    layout::{
+        AUTHORITY, CERTIFICATE, FILE_MAX_BYTES, KEY, LIMITS, LOCAL, MANIFEST, POLICY, RECORDS,
+        ROOT, ROSTER, SEALED_KEY, SIGNATURE, STARTUP, TOPOLOGY, UPDATES, kits_dir,
+    },
+    local::{NEW_LIMITS, NEW_POLICY},
+    manifest::{self, FileEntry, Manifest, Roster},
+    passphrase::{Passphrase, PassphraseError},
+    records::{Issued, Records, RecordsError, Revoked, latest},
+    seal::{OpenWith, SealError, SealWith, seal, unseal},
+    text::hex,
+};
+
+const DAY: u64 = 24 * 3600;
+
+/// What is to be provisioned.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// The project.
+    pub project: &'a Project,
+    /// The directory of the project.
+    pub out: &'a Path,
+    /// Makes a kit for this participant and nobody else.
+    pub only: Option<&'a Segment>,
+    /// Now, in seconds since 1970.
+    pub now_unix: u64,
+    /// Work of trying a passphrase, as a power of two; [`crate::seal::WORK_FACTOR`] but in tests.
+    pub work_factor: u8,
+}
+
+/// Which passphrase is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// One for the key of a new authority.
+    New,
+    /// That of the authority's key.
+    Existing,
+}
+
+/// What became of one participant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// A kit was made.
+    New,
+    /// A kit was made, since the certificate of the old one is about to end.
+    Renewed,
+    /// A kit was made, since the participant has changed; the old certificate is taken back.
+    Replaced,
+    /// The kit stays, and an update for it was made.
+    Updated,
+    /// The kit stays as it is.
+    Kept,
+    /// The participant is no longer in the project file; its certificate is taken back.
+    Removed,
+}
+
+/// One participant in a [`Report`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// The name.
+    pub name: Segment,
+    /// Server, relay, client or admin.
+    pub kind: CellKind,
+    /// What became of it.
+    pub action: Action,
+    /// Why.
+    pub detail: String,
+    /// The kit or update that was written, or the kit that stays, below the directory of the project.
+    pub path: Option<String>,
+    /// Serial number of its manifest.
+    pub serial: u64,
+    /// Last second of its certificate.
+    pub not_after: u64,
+}
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// The project.
+    pub project: Segment,
+    /// The directory that was written, below that of the project; none where there was nothing to do.
+    pub written: Option<String>,
+    /// Whether the authority was made.
+    pub new_authority: bool,
+    /// SHA-256 of the authority's certificate, in hexadecimal digits, for people to compare.
+    pub root_sha256: String,
+    /// One row for each participant, in the order of the file.
+    pub participants: Vec<Row>,
+    /// Certificates that were taken back in this run.
+    pub revoked: Vec<Revoked>,
+}
+
+/// Why nothing was provisioned. Nothing was written then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProvisionError {
+    /// A file or directory is not as it must be, or cannot be written.
+    #[error(transparent)]
+    File(#[from] SecretFileError),
+    /// What was issued before cannot be read.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// The directory is that of something else.
+    #[error("{path} holds something else; name a new directory, or that of the project")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory is that of another project.
+    #[error("{path} is of project {found}, the file is of {wanted}")]
+    OtherProject {
+        /// The directory.
+        path: PathBuf,
+        /// Its project.
+        found: Segment,
+        /// The project of the file.
+        wanted: Segment,
+    },
+    /// Authority and records do not belong together.
+    #[error("{path} is not the authority that issued the kits beside it")]
+    OtherAuthority {
+        /// The certificate.
+        path: PathBuf,
+    },
+    /// There is no such participant in the file.
+    #[error("the project file has no participant `{0}`")]
+    Nobody(Segment),
+    /// There is nothing to make for it.
+    #[error("`{0}` has a kit that is still good")]
+    AlreadyThere(Segment),
+    /// There is no project yet that something could be added to.
+    #[error("nothing was provisioned in {path} yet; leave out `add` the first time")]
+    NothingYet {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// There is no passphrase.
+    #[error(transparent)]
+    Passphrase(#[from] PassphraseError),
+    /// The key of the authority cannot be sealed or opened.
+    #[error("the key of the authority")]
+    Seal(#[from] SealError),
+    /// A certificate cannot be issued.
+    #[error("certificate")]
+    Authority(#[from] AuthorityError),
+}
+
+/// What is to be done for one participant.
+struct Step<'a> {
+    who: Participant<'a>,
+    action: Action,
+    detail: String,
+    old: Option<Issued>,
+    topology: &'a [u8],
+    roster: Vec<u8>,
+}
+
+/// Provisions. Asks for a passphrase only where something has to be signed.
+///
+/// # Errors
+/// [`ProvisionError`]; the directory of the project is then as it was.
+pub fn provision(
+    order: &Order<'_>,
+    passphrase: &mut dyn FnMut(Wanted) -> Result<Passphrase, PassphraseError>,
+) -> Result<Report, ProvisionError> {
+    let Order { project, out, only, now_unix, .. } = *order;
+    let name = &project.topology.project;
+    let before = latest(out)?;
+    if before.is_none() {
+        refuse_foreign(out)?;
+        if only.is_some() {
+            return Err(ProvisionError::NothingYet { path: out.to_owned() });
+        }
+    }
+    let is_first = before.is_none();
+    let (number, mut records) = match before {
+        Some((number, records)) => (number + 1, records),
+        None => (1, Records::new(name.clone(), String::new())),
+    };
+    if records.project != *name {
+        let (path, found) = (out.to_owned(), records.project);
+        return Err(ProvisionError::OtherProject { path, found, wanted: name.clone() });
+    }
+    let mut steps = plan(order, &records);
+    if let Some(only) = only {
+        restrict(&mut steps, only)?;
+    }
+    let removed: Vec<Segment> = match only {
+        Some(_) => Vec::new(),
+        None => {
+            let is_gone = |held: &&Segment| !steps.iter().any(|step| step.who.name == *held);
+            records.participants.keys().filter(is_gone).cloned().collect()
+        }
+    };
+    let idle = steps.iter().all(|step| step.action == Action::Kept) && removed.is_empty();
+    if idle && !is_first {
+        let rows = steps.iter().map(|step| kept(step)).collect();
+        return Ok(Report {
+            project: name.clone(),
+            written: None,
+            new_authority: false,
+            root_sha256: records.root_sha256,
+            participants: rows,
+            revoked: Vec::new(),
+        });
+    }
+
+    let (authority, sealed) = if is_first {
+        let passphrase = passphrase(Wanted::New)?;
+        let life = Duration::from_secs(u64::from(project.authority_days) * DAY);
+        let authority = Authority::create_for_project(name.clone(), now_unix, life)?;
+        let with = SealWith::Passphrase { passphrase, work_factor: order.work_factor };
+        let sealed = seal(authority.key_pem().as_bytes(), &with)?;
+        records.root_sha256 = hex(&authority.root_hash());
+        (authority, Some(sealed))
+    } else {
+        (open_authority(out, name, &records, passphrase)?, None)
+    };
+
+    let kits = kits_dir(number);
+    let (staging, kits_inside) = if is_first {
+        let staging = Staging::begin(out)?;
+        staging.create_dir(Path::new(AUTHORITY))?;
+        let authority_dir = Path::new(AUTHORITY);
+        staging.write(&authority_dir.join(ROOT), authority.root_pem().as_bytes())?;
+        staging.write(&authority_dir.join(SEALED_KEY), &sealed.unwrap_or_default())?;
+        staging.create_dir(Path::new(&kits))?;
+        (staging, PathBuf::from(&kits))
+    } else {
+        (Staging::begin(&out.join(&kits))?, PathBuf::new())
+    };
+    let mut writer = Writer {
+        order,
+        authority: &authority,
+        staging: &staging,
+        inside: kits_inside,
+        kits: &kits,
+        number,
+        has_updates: false,
+    };
+    let mut rows = Vec::with_capacity(steps.len());
+    let mut revoked = Vec::new();
+    for step in &steps {
+        rows.push(writer.carry_out(step, &mut records, &mut revoked)?);
+    }
+    for gone in removed {
+        let Some(old) = records.participants.remove(&gone) else { continue };
+        rows.push(Row {
+            name: gone.clone(),
+            kind: old.kind,
+            action: Action::Removed,
+            detail: "no longer in the project file".to_owned(),
+            path: None,
+            serial: old.serial,
+            not_after: old.not_after,
+        });
+        revoked.push(take_back(gone, &old, now_unix, "removed from the project"));
+    }
+    records.revoked.retain(|one| one.not_after >= now_unix);
+    records.revoked.extend(revoked.iter().cloned());
+    staging.write(&writer.inside.join(RECORDS), &records.to_json())?;
+    staging.publish()?;
+    Ok(Report {
+        project: name.clone(),
+        written: Some(kits),
+        new_authority: is_first,
+        root_sha256: records.root_sha256,
+        participants: rows,
+        revoked,
+    })
+}
+
+/// A directory in which something lies that is no project of ours is left alone.
+fn refuse_foreign(out: &Path) -> Result<(), ProvisionError> {
+    let is_free = match std::fs::read_dir(out) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    if is_free { Ok(()) } else { Err(ProvisionError::Foreign { path: out.to_owned() }) }
+}
+
+fn plan<'a>(order: &Order<'a>, records: &Records) -> Vec<Step<'a>> {
+    let project = order.project;
+    let topology = project.topology_text.as_bytes();
+    let step = |who: Participant<'a>| {
+        let roster = Roster::of(&project.topology, who.name.as_str()).to_json();
+        let old = records.participants.get(who.name).cloned();
+        let (action, detail) = match &old {
+            None => (Action::New, String::new()),
+            Some(old) => judge(order, who, old, topology, &roster),
+        };
+        Step { who, action, detail, old, topology, roster }
+    };
+    project.participants().map(step).collect()
+}
+
+/// What a participant that has a kit needs.
+fn judge(
+    order: &Order<'_>,
+    who: Participant<'_>,
+    old: &Issued,
+    topology: &[u8],
+    roster: &[u8],
+) -> (Action, String) {
+    let role = role_of(&who);
+    let changed = [
+        ("kind", old.kind.to_string(), who.kind.to_string()),
+        ("org", old.org.to_string(), who.org.to_string()),
+        ("role", word(old.role.as_ref()), word(role.as_ref())),
+        ("hosts", old.hosts.join(", "), who.hosts.join(", ")),
+    ];
+    if let Some((what, was, is)) = changed.into_iter().find(|(_, was, is)| was != is) {
+        return (Action::Replaced, format!("{what} was `{was}`, is `{is}`"));
+    }
+    let life = old.not_after.saturating_sub(old.not_before);
+    if order.now_unix > old.not_before + life / 3 * 2 {
+        let days = old.not_after.saturating_sub(order.now_unix) / DAY;
+        return (Action::Renewed, format!("the old certificate ends in {days} days"));
+    }
+    let differs = |path: &str, content: &[u8]| {
+        let entry = FileEntry::of(path, content);
+        !old.files.contains(&entry)
+    };
+    if differs(TOPOLOGY, topology) {
+        return (Action::Updated, "the topology has changed".to_owned());
+    }
+    if differs(ROSTER, roster) {
+        return (Action::Updated, "the children have changed".to_owned());
+    }
+    (Action::Kept, String::new())
+}
+
+/// Leaves only what concerns one participant: its kit, and updates for those who stay.
+fn restrict(steps: &mut Vec<Step<'_>>, only: &Segment) -> Result<(), ProvisionError> {
+    let Some(step) = steps.iter().find(|step| step.who.name == only) else {
+        return Err(ProvisionError::Nobody(only.clone()));
+    };
+    if !step.makes_a_kit() {
+        return Err(ProvisionError::AlreadyThere(only.clone()));
+    }
+    steps.retain_mut(|step| {
+        if step.who.name != only && step.makes_a_kit() {
+            // Others are provisioned when that is asked for.
+            step.action = Action::Kept;
+            return step.old.is_some();
+        }
+        true
+    });
+    Ok(())
+}
+
+impl Step<'_> {
+    fn makes_a_kit(&self) -> bool {
+        matches!(self.action, Action::New | Action::Renewed | Action::Replaced)
+    }
+}
+
+fn kept(step: &Step<'_>) -> Row {
+    let old = step.old.as_ref();
+    Row {
+        name: step.who.name.clone(),
+        kind: step.who.kind,
+        action: step.action,
+        detail: step.detail.clone(),
+        path: old.map(|old| format!("{}/{}", kits_dir(old.kits), step.who.name)),
+        serial: old.map_or(0, |old| old.serial),
+        not_after: old.map_or(0, |old| old.not_after),
+    }
+}
+
+fn take_back(name: Segment, old: &Issued, now_unix: u64, reason: &str) -> Revoked {
+    Revoked {
+        name,
+        certificate_sha256: old.certificate_sha256.clone(),
+        not_after: old.not_after,
+        revoked_unix: now_unix,
+        reason: reason.to_owned(),
+    }
+}
+
+fn open_authority(
+    out: &Path,
+    project: &Segment,
+    records: &Records,
+    passphrase: &mut dyn FnMut(Wanted) -> Result<Passphrase, PassphraseError>,
+) -> Result<Authority, ProvisionError> {
+    let dir = out.join(AUTHORITY);
+    let root = read_secret_file(&dir.join(ROOT), FILE_MAX_BYTES)?;
+    let der = certificates_in_pem(&root).into_iter().next().unwrap_or_default();
+    if hex(&leaf_hash(&der)) != records.root_sha256 {
+        return Err(ProvisionError::OtherAuthority { path: dir.join(ROOT) });
+    }
+    let sealed = read_secret_file(&dir.join(SEALED_KEY), FILE_MAX_BYTES)?;
+    let with = OpenWith::Passphrase(passphrase(Wanted::Existing)?);
+    let key = unseal(&sealed, &with, FILE_MAX_BYTES)?;
+    let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
+    Ok(Authority::restore(project.clone(), text(&root), text(&key))?)
+}
+
+fn role_of(who: &Participant<'_>) -> Option<Segment> {
+    let role = who.role.map(Role::as_str)?;
+    Some(role.parse().expect("a role is a name"))
+}
+
+fn word(role: Option<&Segment>) -> String {
+    role.map_or_else(|| "none".to_owned(), Segment::to_string)
+}
+
+/// Writes kits and updates into the directory that is being made.
+struct Writer<'a> {
+    order: &'a Order<'a>,
+    authority: &'a Authority,
+    staging: &'a Staging,
+    inside: PathBuf,
+    kits: &'a str,
+    number: u32,
+    has_updates: bool,
+}
+
+impl Writer<'_> {
+    fn carry_out(
+        &mut self,
+        step: &Step<'_>,
+        records: &mut Records,
+        revoked: &mut Vec<Revoked>,
+    ) -> Result<Row, ProvisionError> {
+        let name = step.who.name;
+        match step.action {
+            Action::Kept | Action::Removed => return Ok(kept(step)),
+            Action::Updated => {}
+            Action::New | Action::Renewed | Action::Replaced => {
+                records.serial += 1;
+                let issued = self.kit(step, records.serial)?;
+                if let (Action::Replaced, Some(old)) = (step.action, &step.old) {
+                    revoked.push(take_back(name.clone(), old, self.order.now_unix, &step.detail));
+                }
+                let row = Row {
+                    path: Some(format!("{}/{name}", self.kits)),
+                    serial: issued.serial,
+                    not_after: issued.not_after,
+                    ..kept(step)
+                };
+                records.participants.insert(name.clone(), issued);
+                return Ok(row);
+            }
+        }
+        let Some(old) = &step.old else { return Ok(kept(step)) };
+        records.serial += 1;
+        let issued = self.update(step, old, records.serial)?;
+        let row = Row {
+            path: Some(format!("{}/{UPDATES}/{name}", self.kits)),
+            serial: issued.serial,
+            ..kept(step)
+        };
+        records.participants.insert(name.clone(), issued);
+        Ok(row)
+    }
+
+    fn kit(&self, step: &Step<'_>, serial: u64) -> Result<Issued, ProvisionError> {
+        let Participant { name, kind, org, hosts, .. } = step.who;
+        let project = self.order.project;
+        let role = role_of(&step.who);
+        let identity = Identity {
+            project: project.topology.project.clone(),
+            kind,
+            name: name.clone().into(),
+            org: org.clone(),
+            role: role.clone(),
+        };
+        let life = Duration::from_secs(u64::from(project.leaf_days) * DAY);
+        let dates = CertDates::lasting(self.order.now_unix, life);
+        let certificate = self.authority.issue(&identity, hosts, dates)?;
+        let (chain, key) = (certificate.chain_pem(), certificate.key_pem());
+        let hash = hex(&certificate.hash());
+        let dates = certificate
+            .chain()
+            .first()
+            .and_then(|leaf| CertProfile::read(leaf).ok())
+            .map_or(dates, |profile| profile.dates);
+
+        let dir = self.inside.join(name.as_str());
+        let startup = dir.join(STARTUP);
+        self.staging.create_dir(&dir)?;
+        self.staging.create_dir(&startup)?;
+        let mut files = Vec::new();
+        for (file, content) in [
+            (CERTIFICATE, chain.as_bytes()),
+            (KEY, key.as_bytes()),
+            (ROOT, self.authority.root_pem().as_bytes()),
+            (ROSTER, &step.roster),
+            (TOPOLOGY, step.topology),
+        ] {
+            self.staging.write(&startup.join(file), content)?;
+            files.push(FileEntry::of(file, content));
+        }
+        self.sign(&startup, step, serial, &hash, files.clone())?;
+        let local = dir.join(LOCAL);
+        self.staging.create_dir(&local)?;
+        self.staging.write(&local.join(POLICY), NEW_POLICY.as_bytes())?;
+        self.staging.write(&local.join(LIMITS), NEW_LIMITS.as_bytes())?;
+        Ok(Issued {
+            kind,
+            org: org.clone(),
+            role,
+            hosts: hosts.to_vec(),
+            kits: self.number,
+            serial,
+            not_before: dates.not_before,
+            not_after: dates.not_after,
+            certificate_sha256: hash,
+            files,
+        })
+    }
+
+    /// Everything of a kit that can change while its key stays.
+    fn update(
+        &mut self,
+        step: &Step<'_>,
+        old: &Issued,
+        serial: u64,
+    ) -> Result<Issued, ProvisionError> {
+        let updates = self.inside.join(UPDATES);
+        if !self.has_updates {
+            self.staging.create_dir(&updates)?;
+            self.has_updates = true;
+        }
+        let dir = updates.join(step.who.name.as_str());
+        self.staging.create_dir(&dir)?;
+        let mut files = old.files.clone();
+        for (file, content) in [(ROSTER, step.roster.as_slice()), (TOPOLOGY, step.topology)] {
+            self.staging.write(&dir.join(file), content)?;
+            files.retain(|entry| entry.path != file);
+            files.push(FileEntry::of(file, content));
+        }
+        files.sort();
+        self.sign(&dir, step, serial, &old.certificate_sha256, files.clone())?;
+        Ok(Issued { serial, files, ..old.clone() })
+    }
+
+    fn sign(
+        &self,
+        dir: &Path,
+        step: &Step<'_>,
+        serial: u64,
+        certificate_sha256: &str,
+        files: Vec<FileEntry>,
+    ) -> Result<(), ProvisionError> {
+        let topology = &self.order.project.topology;
+        let Participant { name, kind, org, .. } = step.who;
+        let cell = topology.cell(name.as_str());
+        let manifest = Manifest {
+            format: manifest::FORMAT.to_owned(),
+            project: topology.project.clone(),
+            name: name.clone(),
+            cell: cell.map_or_else(|| Fqcn::from(name.clone()), |cell| cell.fqcn.clone()),
+            kind,
+            org: org.clone(),
+            role: role_of(&step.who),
+            parent: cell.and_then(|cell| cell.parent.clone()),
+            serial,
+            issued_unix: self.order.now_unix,
+            root_sha256: hex(&self.authority.root_hash()),
+            certificate_sha256: certificate_sha256.to_owned(),
+            files,
+        };
+        self.staging.write(&dir.join(MANIFEST), &manifest.to_json())?;
+        self.staging.write(&dir.join(SIGNATURE), &manifest.sign(self.authority)?)?;
+        Ok(())
+    }
+}
