@@ -102,6 +102,7 @@ fn pull(data: &[u8]) {
         audience: cellbus_proto::transfer::Audience::Job("job-1".parse().expect("is a job")),
         expires_unix: u64::MAX,
         unix_ms: 0,
+        seal: None,
     };
     let settings = PullSettings { sync_every: 16, ..PullSettings::default() };
     let mut pull = Pull::new(now, Arc::new(reference), settings);
