@@ -10,8 +10,8 @@ use cellbus_proto::{
     name::Fqcn,
     status::Status,
     transfer::{
-        Answer, ContentKey, Digest, Digester, Fetch, FetchRefusal, Ledger, Outcome, Receipt, ReceiptRefusal,
-        Receipted, Receiver, Reference, SignedReference, TransferId,
+        Answer, ContentKey, Digest, Digester, Fetch, FetchRefusal, Ledger, Outcome, Receipt,
+        ReceiptRefusal, Receipted, Receiver, Reference, SignedReference, TransferId,
     },
 };
 use tokio::sync::watch;

@@ -9,7 +9,9 @@ use std::{
 
 use cellbus_proto::{
     status::Status,
-    transfer::{ContentKey, KeyError, SEALED_CONTENT_TYPE, SealedOffer, SignedReference, TransferId},
+    transfer::{
+        ContentKey, KeyError, SEALED_CONTENT_TYPE, SealedOffer, SignedReference, TransferId,
+    },
 };
 use tokio::sync::Semaphore;
 

@@ -201,9 +201,8 @@ async fn deliver(bus: Bus, books: Arc<Books>) -> Arc<Outcome> {
 /// Offers it to all that are due, and notes what they say.
 async fn offer(bus: &Bus, books: &Books, due: Vec<Fqcn>, waiting: &mut BTreeMap<Fqcn, Waiting>) {
     let signed = books.reference();
-    let offer = bus
-        .multicast(due, signed.reference.target.clone())
-        .budget(DECIDE.min(books.patience));
+    let offer =
+        bus.multicast(due, signed.reference.target.clone()).budget(DECIDE.min(books.patience));
     let offer = match books.key() {
         // Whoever reads this reads the transfer.
         Some(key) => {

@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use aes_gcm_siv::{Aes256GcmSiv, AeadInOut, Key, KeyInit, Nonce};
+use aes_gcm_siv::{AeadInOut, Aes256GcmSiv, Key, KeyInit, Nonce};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;

@@ -5,9 +5,7 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use cellbus_proto::{
     name::Fqcn,
-    transfer::{
-        ContentKey, Layout, SEALED_TAG, SIZE_MAX, Seal, Sealer, TransferId, sealed_len,
-    },
+    transfer::{ContentKey, Layout, SEALED_TAG, SIZE_MAX, Seal, Sealer, TransferId, sealed_len},
 };
 
 use super::{super::error::SourceError, Content, Data, Segment, blocking};

@@ -46,7 +46,10 @@ impl SealedOffer {
         let (reference, key): (Blob, Octets<32>) = body::decode_exact(bytes)?;
         let reference = SignedReference::decode(&reference.0)?;
         if reference.reference.seal.is_none() {
-            return Err(CodecError::new(Status::BadFrame, "a key is offered for what is not sealed"));
+            return Err(CodecError::new(
+                Status::BadFrame,
+                "a key is offered for what is not sealed",
+            ));
         }
         Ok(Self { reference, key: ContentKey::from_bytes(key.0) })
     }

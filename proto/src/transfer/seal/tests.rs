@@ -80,8 +80,7 @@ fn open(mut opener: Opener, sealed: &[u8], cut: usize) -> Result<Vec<u8>, NotOpe
     Ok(all)
 }
 
-const OBJECT: [usize; 5] =
-    [3, 0, SEALED_CONTENT, 2 * SEALED_CONTENT + 5, 2 * SEALED_CONTENT];
+const OBJECT: [usize; 5] = [3, 0, SEALED_CONTENT, 2 * SEALED_CONTENT + 5, 2 * SEALED_CONTENT];
 
 #[test]
 fn what_was_sealed_is_opened_however_it_is_cut() {
@@ -98,7 +97,7 @@ fn what_was_sealed_is_opened_however_it_is_cut() {
 
 #[test]
 fn of_unknown_size_it_is_opened_too_and_no_piece_is_given_out_before_it_is_known_whether_it_is_last()
-{
+ {
     for len in [0, 1, SEALED_CONTENT - 1, SEALED_CONTENT, SEALED_CONTENT + 1, 2 * SEALED_CONTENT] {
         let (bytes, content) = sealed(&sealer(1), &[len]);
         let unknown = Reference { size: None, parts: vec![], ..sealed_reference(&[len], 1) };
@@ -107,7 +106,10 @@ fn of_unknown_size_it_is_opened_too_and_no_piece_is_given_out_before_it_is_known
         }
         if len > SEALED_CONTENT {
             let whole = &bytes[..SEALED_PIECE];
-            assert!(open(opener(&unknown), whole, whole.len()).is_err(), "{len}: cut after a piece");
+            assert!(
+                open(opener(&unknown), whole, whole.len()).is_err(),
+                "{len}: cut after a piece"
+            );
         }
         for cut in [1, SEALED_TAG, bytes.len()].map(|cut| bytes.len().saturating_sub(cut)) {
             assert!(open(opener(&unknown), &bytes[..cut], 65_536).is_err(), "{len} cut to {cut}");
@@ -219,7 +221,10 @@ fn what_is_sealed_stands_in_what_the_holder_signs() {
     let sealed = sealed_reference(&OBJECT, 1);
     let plain = Reference { seal: None, parts: vec![], ..sealed.clone() };
     assert_eq!(plain.check(), Ok(()));
-    assert_ne!(sealed.signable(PROJECT), Reference { seal: None, ..sealed.clone() }.signable(PROJECT));
+    assert_ne!(
+        sealed.signable(PROJECT),
+        Reference { seal: None, ..sealed.clone() }.signable(PROJECT)
+    );
     let bytes = signed(&sealed).encode().unwrap();
     assert_eq!(SignedReference::decode(&bytes).unwrap().reference, sealed);
     let unknown = Seal { suite: 2, ..sealed.seal.unwrap() };

@@ -5,13 +5,13 @@ use std::{
 
 use bytes::Bytes;
 use cellbus_proto::transfer::{
-    Audience, ContentKey, Digest, Layout, Part, Reference, SEALED_CONTENT, SEALED_PIECE, SealedOffer,
-    Sealer, SignedReference, Stage, TransferId, sealed_len,
+    Audience, ContentKey, Digest, Layout, Part, Reference, SEALED_CONTENT, SEALED_PIECE,
+    SealedOffer, Sealer, SignedReference, Stage, TransferId, sealed_len,
 };
 
 use super::{
-    super::{super::error::SinkError, Found, Kind, Sink, Store, Syncing},
     super::super::Blob,
+    super::{super::error::SinkError, Found, Kind, Sink, Store, Syncing},
 };
 
 const PROJECT: &str = "study";
