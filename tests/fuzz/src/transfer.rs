@@ -9,7 +9,7 @@ use cellbus_proto::{
     status::Status,
     transfer::{
         Answer, Digest, Fetch, PartState, Piece, PieceReader, Pull, PullSettings, Receipt,
-        ReceiptReader, Reference, Settlement, SignedReference, Step, Trailer,
+        ReceiptReader, Reference, SealedOffer, Settlement, SignedReference, Step, Trailer,
     },
 };
 
@@ -31,6 +31,9 @@ pub fn transfer(data: &[u8]) {
     if let Ok(signed) = SignedReference::decode(data) {
         assert_eq!(signed.encode().expect("what was read can be written"), data);
         assert_eq!(signed.reference.check(), Ok(()));
+    }
+    if let Ok(offer) = SealedOffer::decode(data) {
+        assert_eq!(offer.encode().expect("what was read can be written"), data);
     }
     if let Ok(receipt) = Receipt::decode(data) {
         assert_eq!(&receipt.to_stream()[2..], data);
