@@ -27,8 +27,9 @@ use std::{path::Path, time::Instant};
 
 use cellbus_proto::codec::body::Blob;
 pub use cellbus_proto::transfer::{
-    Audience, CONTENT_TYPE, Counts, Digest, End, Outcome, Part, Progress, Reference,
-    SignedReference, Told, TransferId, Unfit, Verdict,
+    Audience, CONTENT_TYPE, ContentKey, Counts, Digest, End, KeyError, NotOpened, Outcome, Part,
+    Progress, Reference, SEALED_CONTENT_TYPE, Seal, SignedReference, Told, TransferId, Unfit,
+    Verdict,
 };
 
 pub use self::{

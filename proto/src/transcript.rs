@@ -36,6 +36,8 @@ pub enum Purpose {
     Bans,
     /// The project's authority says which cells there are.
     Roster,
+    /// What the pieces of a sealed transfer are bound to. Nothing is signed for it: it is associated data.
+    SealedTransfer,
 }
 
 /// Collects the fields of one signature.
@@ -50,7 +52,7 @@ pub type Signable = Vec<u8>;
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Register,
         Self::RegisterAck,
         Self::RegisterEndToEnd,
@@ -65,6 +67,7 @@ impl Purpose {
         Self::Revocations,
         Self::Bans,
         Self::Roster,
+        Self::SealedTransfer,
     ];
 
     /// The label on the wire.
@@ -85,6 +88,7 @@ impl Purpose {
             Self::Revocations => "cellbus/v1/revocations",
             Self::Bans => "cellbus/v1/bans",
             Self::Roster => "cellbus/v1/roster",
+            Self::SealedTransfer => "cellbus/v1/sealed-transfer",
         }
     }
 }

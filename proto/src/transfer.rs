@@ -31,6 +31,7 @@ mod part;
 mod progress;
 mod pull;
 mod reference;
+mod seal;
 mod share;
 
 #[cfg(test)]
@@ -51,10 +52,16 @@ pub use self::{
     reference::{
         Audience, BadReference, Part, Receiver, Reference, SignedReference, TransferId, Unfit,
     },
+    seal::{
+        ContentKey, KeyError, Layout, NotOpened, Opener, OpenerMark, PieceId, SEALED_CONTENT,
+        SEALED_PIECE, SEALED_TAG, Seal, SealedOffer, Sealer, Spot, content_len, sealed_len,
+    },
     share::{Followed, Next, Role, Share, ShareKey, ShareSettings, SpoolId, Spooled},
 };
 
 /// Content type of a message whose payload is a [`SignedReference`].
 pub const CONTENT_TYPE: &str = "application/vnd.cellbus.transfer";
+/// Content type of a message whose payload is a [`SealedOffer`].
+pub const SEALED_CONTENT_TYPE: &str = "application/vnd.cellbus.sealed-transfer";
 /// Bytes in the largest transfer: what a file offset can say.
 pub const SIZE_MAX: u64 = i64::MAX as u64;

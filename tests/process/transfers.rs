@@ -121,6 +121,23 @@ fn a_file_goes_to_two_sites_and_crosses_the_line_to_their_relay_once() {
 }
 
 #[test]
+fn a_sealed_file_arrives_as_it_was() {
+    let net = Federation::up_with(ALLOWED);
+    let (file, inbox) = (random_file(&net, "w.bin", 3 * MIB + 1), inbox(&net, "in"));
+    let receiving = receive(&net, "site-1", &inbox);
+    let put = net.ask("server", &["transfer", "put", text(&file), "relay-a.site-1", "--sealed"]);
+    let put = put.data();
+    assert_eq!(
+        (&put["ends"][0]["stored"], &put["ends"][0]["size"]),
+        (&true.into(), &(3 * MIB + 1).into())
+    );
+    assert_same(&file, &inbox.join("w.bin"));
+    // What travels is longer by the tag of every piece.
+    assert!(put["sent"].as_u64() >= Some(3 * MIB + 1 + 6 * 16), "{put}");
+    assert_eq!(wait_end(&receiving)["size"], 3 * MIB + 1);
+}
+
+#[test]
 fn what_cannot_be_moved_is_said_with_its_reason_and_leaves_nothing() {
     let net = Federation::up_with(ALLOWED);
     let (file, inbox) = (random_file(&net, "w.bin", MIB), inbox(&net, "in"));

@@ -61,6 +61,9 @@ pub struct PutAsk {
     /// The transfer that this goes on with, after a restart of this cell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<String>,
+    /// Whether it is sealed, with a key that only the offers have; so it has to be offered.
+    #[serde(default)]
+    pub sealed: bool,
     /// Media type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,

@@ -140,6 +140,12 @@ impl ControlledCell {
         if let Some(rate) = ask.rate {
             options = options.rate(rate);
         }
+        if ask.sealed && (!ask.offer || ask.again.is_some()) {
+            return Err(bad("`sealed` is for what is offered, and not begun before".to_owned()));
+        }
+        if ask.sealed {
+            options = options.sealed();
+        }
         if let Some(id) = &ask.again {
             options = options.again(id.parse().map_err(|_| bad("`again` is no id".to_owned()))?, 1);
         }
@@ -158,7 +164,7 @@ impl ControlledCell {
         let served = TransferEvent::Served {
             id: signed.reference.id.to_string(),
             file: file.clone(),
-            size: signed.reference.size,
+            size: signed.reference.content_size(),
             digest: signed.reference.digest.map(|digest| digest.to_string()),
             reference: encoded,
         };
@@ -251,7 +257,7 @@ fn end_of(putting: &Putting, file: &str, begun: Instant, other: Fqcn, end: End) 
         other,
         file: file.to_owned(),
         stored: failed.is_none(),
-        size: reference.size,
+        size: reference.content_size(),
         digest: reference.digest.filter(|_| failed.is_none()).map(|digest| digest.to_string()),
         elapsed_ms: millis(clock::now().saturating_duration_since(begun)),
         code: failed.map(|status| status.code().to_owned()),
@@ -340,7 +346,7 @@ fn fetched_end(
 ) -> TransferEnd {
     let (size, digest) = match fetched {
         Ok(fetched) => (Some(fetched.size), Some(fetched.digest.to_string())),
-        Err(_) => (signed.reference.size, None),
+        Err(_) => (signed.reference.content_size(), None),
     };
     let error = fetched.as_ref().err();
     TransferEnd {

@@ -10,8 +10,8 @@ use cellbus_proto::{
     name::Fqcn,
     status::Status,
     transfer::{
-        Answer, Digest, Digester, Fetch, FetchRefusal, Ledger, Outcome, Receipt, ReceiptRefusal,
-        Receipted, Receiver, Reference, SignedReference, TransferId,
+        Answer, ContentKey, Digest, Digester, Fetch, FetchRefusal, Ledger, Outcome, Receipt,
+        ReceiptRefusal, Receipted, Receiver, Reference, SignedReference, TransferId,
     },
 };
 use tokio::sync::watch;
@@ -128,6 +128,11 @@ impl Books {
         self.lock(|state| Arc::clone(&state.signed))
     }
 
+    /// What opens what is served, where it is sealed.
+    pub(super) fn key(&self) -> Option<ContentKey> {
+        self.lock(|state| state.content.key().cloned())
+    }
+
     pub(super) fn id(&self) -> TransferId {
         self.lock(|state| state.signed.reference.id)
     }
@@ -177,8 +182,12 @@ impl Books {
             Err(SourceError::Changed) => {}
             Err(error) => return Err(error),
         }
+        let key = content.key().cloned();
         let content = content.reopen().await?;
         let old = self.reference();
+        let generation = content.generation().max(old.reference.generation.saturating_add(1));
+        let of = (self.project.as_str(), &old.reference.holder, &old.reference.id, generation);
+        let (content, seal) = content.sealed_with(key.as_ref(), of)?;
         let digest = match old.reference.digest {
             Some(_) => Some(content.digest().await?),
             None => None,
@@ -187,9 +196,10 @@ impl Books {
             size: content.size,
             size_max: content.size_max,
             digest,
-            generation: content.generation().max(old.reference.generation.saturating_add(1)),
+            generation,
             parts: content.parts.clone(),
             unix_ms: self.bus.transport().unix_ms(),
+            seal,
             ..old.reference.clone()
         };
         let signed = sign(&self.bus, &self.project, reference).await;

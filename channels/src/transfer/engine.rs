@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     Blob,
     error::{FetchError, SinkError},
-    fetch::{Fetched, judge},
+    fetch::{Fetched, judge, judge_key},
     now,
     options::FetchOptions,
     pace::Pace,
@@ -445,6 +445,8 @@ impl Engine {
             return None;
         }
         judge(&self.bus, &signed).await.ok()?;
+        // What was sealed stays sealed, and with the same key.
+        judge_key(&self.bus, &signed.reference, self.options.key.as_ref()).ok()?;
         self.work.push(Op::Change(Box::new(signed.clone())));
         self.signed = Arc::new(signed);
         Some(Arc::new(self.signed.reference.clone()))
@@ -468,6 +470,7 @@ impl Engine {
         match end {
             PullEnd::Stored { size, digest, told } => {
                 let bytes = self.work.take();
+                let size = self.signed.reference.content_of(size);
                 Ok(Fetched { reference: self.signed, size, digest, told, bytes })
             }
             PullEnd::Failed(status) => match self.sink_error {

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use cellbus_proto::{
     status::Status,
-    transfer::{BadReference, Unfit},
+    transfer::{BadReference, KeyError, NotOpened, Unfit},
 };
 
 use crate::error::{HandleError, RequestError};
@@ -106,6 +106,9 @@ pub enum SinkError {
     /// The writer failed.
     #[error("the writer failed")]
     Writer(#[source] io::Error),
+    /// What has come is not what the holder has sealed: a cell on the way has changed it.
+    #[error("what has come cannot be opened")]
+    NotOpened(#[from] NotOpened),
     /// Whoever combines what is gathered does not take it.
     #[error("not combined: {0}")]
     NotCombined(String),
@@ -121,6 +124,9 @@ pub enum FetchError {
     /// The reference is of no use here; nothing was asked for.
     #[error("the reference is of no use")]
     Unfit(#[from] Unfit),
+    /// Reference and key do not go together; nothing was asked for.
+    #[error("the key is of no use")]
+    Key(#[from] KeyError),
     /// Whether the holder has signed the reference cannot be known now; nothing was asked for.
     #[error("the signature of the reference cannot be verified")]
     Unverified(#[source] RequestError),
@@ -166,6 +172,11 @@ impl SinkError {
         move |source| Self::Io { action, path, source: source.into() }
     }
 
+    /// What a writer says, or what opens what it gets.
+    pub(super) fn of_writer(error: io::Error) -> Self {
+        error.downcast::<NotOpened>().map_or_else(Self::Writer, Self::NotOpened)
+    }
+
     /// What the holder is told.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -180,6 +191,7 @@ impl SinkError {
             }
             Self::TooLarge(_) | Self::NoMemory(_) => Status::TooLarge,
             Self::NoWayBack => Status::SourceChanged,
+            Self::NotOpened(_) => Status::SealBroken,
             Self::Name(_)
             | Self::Foreign { .. }
             | Self::Busy(_)
@@ -195,6 +207,7 @@ impl FetchError {
     pub fn status(&self) -> Status {
         match self {
             Self::Unfit(unfit) => unfit.status(),
+            Self::Key(error) => error.status(),
             Self::Unverified(error) => error.status(),
             Self::Sink(error) => error.status(),
             Self::Failed(status) => *status,

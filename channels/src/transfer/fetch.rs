@@ -12,7 +12,10 @@ use bytes::Bytes;
 use cellbus_proto::{
     name::{Fqcn, Segment},
     status::Status,
-    transfer::{Digest, Meter, Progress, Receiver, SignedReference, Told, Unfit},
+    transfer::{
+        ContentKey, Digest, KeyError, Meter, Progress, Receiver, Reference, Sealer,
+        SignedReference, Told, Unfit,
+    },
 };
 use tokio::sync::watch;
 
@@ -27,9 +30,10 @@ use crate::{bus::Bus, error::RequestError, transport::BoxFuture};
 pub struct Fetched {
     /// What it is; another reference than the one that was given, where the source has changed.
     pub reference: Arc<SignedReference>,
-    /// Bytes in all.
+    /// Bytes in the sink; of what was sealed, those of the content.
     pub size: u64,
-    /// Of all of them.
+    /// Of all bytes that travelled, as the reference and the receipt have it; of what was sealed, it is not that of
+    /// the bytes in the sink.
     pub digest: Digest,
     /// Whether the holder has counted it.
     pub told: Told,
@@ -98,7 +102,8 @@ impl Transfers {
     ///
     /// # Errors
     /// [`FetchError`]; the sink has not been committed: a file is not in its place. Nothing is asked for by a
-    /// reference that is not signed by its holder, that has expired, or that is for others.
+    /// reference that is not signed by its holder, that has expired, or that is for others, nor without the key of
+    /// what is sealed.
     pub fn fetch(
         &self,
         reference: &SignedReference,
@@ -110,6 +115,7 @@ impl Transfers {
         let (bus, values) = (self.bus.clone(), parts.values.clone());
         Fetching::of(parts, move |running, cancelled| async move {
             judge(&bus, &signed).await?;
+            let sink = opening(&bus, &signed, sink, &options)?;
             let _noted = bus.shelf().note(running);
             let mut engine = Engine::new(bus.clone(), signed, sink, options, values);
             engine.open_sink().await?;
@@ -127,6 +133,7 @@ impl Transfers {
         sink: Sink,
         options: FetchOptions,
     ) -> Result<Fetching, FetchError> {
+        let sink = opening(&self.bus, signed, sink, &options)?;
         let parts = Parts::new(signed);
         let values = parts.values.clone();
         let mut engine = Engine::new(self.bus.clone(), Arc::clone(signed), sink, options, values);
@@ -227,6 +234,29 @@ pub(super) async fn judge(bus: &Bus, signed: &SignedReference) -> Result<(), Fet
         Err(error) if error.status() == Status::BadSignature => Err(Unfit::BadSignature.into()),
         Err(error) => Err(FetchError::Unverified(error)),
     }
+}
+
+/// `sink`, opening what is sealed; refused where key and reference do not go together.
+fn opening(
+    bus: &Bus,
+    signed: &SignedReference,
+    sink: Sink,
+    options: &FetchOptions,
+) -> Result<Sink, KeyError> {
+    let project = bus.transport().project();
+    let project = project.as_ref().map_or("", Segment::as_str);
+    sink.opening(&signed.reference, project, options.key.as_ref())
+}
+
+/// Whether `key` goes with what `reference` describes.
+pub(super) fn judge_key(
+    bus: &Bus,
+    reference: &Reference,
+    key: Option<&ContentKey>,
+) -> Result<(), KeyError> {
+    let project = bus.transport().project();
+    let project = project.as_ref().map_or("", Segment::as_str);
+    Sealer::of(reference, project, key).map(drop)
 }
 
 /// The job that a cell would be of, by its name. Whether it is, the holder decides by its token.

@@ -5,8 +5,10 @@ use std::{collections::BTreeSet, time::Duration};
 use bytes::Bytes;
 use cellbus_proto::{
     name::{ChannelTopic, Fqcn, Segment},
-    transfer::{Audience, Digest, PullSettings, TransferId},
+    transfer::{Audience, ContentKey, Digest, PullSettings, TransferId},
 };
+
+use super::random;
 
 /// For whom something is served, and how.
 #[derive(Clone, Debug)]
@@ -25,6 +27,14 @@ pub struct ServeOptions {
     pub(super) rate: Option<u64>,
     pub(super) patience: Duration,
     pub(super) attendance: Option<Duration>,
+    pub(super) sealing: Sealing,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Sealing {
+    Not,
+    NewKey,
+    With(ContentKey),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +42,22 @@ pub(super) enum DigestFrom {
     Reading,
     OnTheWay,
     Caller(Digest),
+}
+
+impl Sealing {
+    /// The key to seal with, where it is to be sealed.
+    pub(super) fn into_key(self) -> Option<ContentKey> {
+        match self {
+            Self::Not => None,
+            Self::NewKey => {
+                let mut key = [0; 32];
+                key[..16].copy_from_slice(&random());
+                key[16..].copy_from_slice(&random());
+                Some(ContentKey::from_bytes(key))
+            }
+            Self::With(key) => Some(key),
+        }
+    }
 }
 
 impl ServeOptions {
@@ -63,6 +89,7 @@ impl ServeOptions {
             rate: None,
             patience: Duration::from_secs(300),
             attendance: None,
+            sealing: Sealing::Not,
         }
     }
 
@@ -95,7 +122,8 @@ impl ServeOptions {
         self
     }
 
-    /// The digest of the source, where it is known already. Default: the source is read once for it, before
+    /// The digest of the source, where it is known already; sealed, that of what travels, which only somebody
+    /// who has served it before knows. Default: the source is read once for it, before
     /// anybody can fetch.
     #[must_use]
     pub fn digest(mut self, digest: Digest) -> Self {
@@ -141,6 +169,23 @@ impl ServeOptions {
         self
     }
 
+    /// No cell on the way can read it: the source is sealed as it is read, with a key that is drawn for it. With
+    /// [`Transfers::send`](super::Transfers::send) each receiver is given the key in a sealed message; otherwise it
+    /// is [`Served::key`](super::Served::key). Names, sizes and headers can be read. Default: cells on the way can
+    /// read it.
+    #[must_use]
+    pub fn sealed(mut self) -> Self {
+        self.sealing = Sealing::NewKey;
+        self
+    }
+
+    /// As [`sealed`](Self::sealed), with a key from before: to serve the same transfer [`again`](Self::again).
+    #[must_use]
+    pub fn sealed_with(mut self, key: ContentKey) -> Self {
+        self.sealing = Sealing::With(key);
+        self
+    }
+
     /// How long a receiver may take no byte. One that is being sent to is let go of then, and may come back; with
     /// [`Transfers::send`](super::Transfers::send) one that was not heard of for so long has failed. Default:
     /// 5 minutes.
@@ -162,12 +207,21 @@ impl ServeOptions {
 /// How something is fetched.
 #[derive(Clone, Debug, Default)]
 pub struct FetchOptions {
+    pub(super) key: Option<ContentKey>,
     pub(super) pull: PullSettings,
     pub(super) priority: u8,
     pub(super) rate: Option<u64>,
 }
 
 impl FetchOptions {
+    /// What opens a sealed transfer. A transfer that is not sealed is refused then. Default: none, and of what is
+    /// offered, the key in the offer.
+    #[must_use]
+    pub fn key(mut self, key: ContentKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+
     /// After this long without a byte an attempt is given up and made again. Default: 30 s.
     #[must_use]
     pub fn idle(mut self, idle: Duration) -> Self {

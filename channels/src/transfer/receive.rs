@@ -9,14 +9,16 @@ use std::{
 
 use cellbus_proto::{
     status::Status,
-    transfer::{SignedReference, TransferId},
+    transfer::{
+        ContentKey, KeyError, SEALED_CONTENT_TYPE, SealedOffer, SignedReference, TransferId,
+    },
 };
 use tokio::sync::Semaphore;
 
 use super::{
     Transfers,
     error::FetchError,
-    fetch::{Fetched, judge},
+    fetch::{Fetched, judge, judge_key},
     options::FetchOptions,
     progress::FetchProgress,
     shelf::is_offer,
@@ -39,6 +41,9 @@ pub struct Offer {
     pub origin: Origin,
     /// What is offered.
     pub reference: Arc<SignedReference>,
+    /// What opens it, where it is sealed and the sender gave the key. It is used for the fetch, unless that is given
+    /// another one.
+    pub key: Option<ContentKey>,
 }
 
 /// Where what was offered goes.
@@ -207,8 +212,11 @@ async fn take(
     counter: Arc<Counter>,
     delivery: Delivery,
 ) -> Result<u64, Failure> {
-    let signed = SignedReference::decode(&delivery.payload).map_err(|error| error.status)?;
+    let (signed, key) = read(&delivery)?;
     judge(&counter.bus, &signed).await.map_err(|error| error.status())?;
+    if key.is_some() {
+        judge_key(&counter.bus, &signed.reference, key.as_ref()).map_err(KeyError::status)?;
+    }
     let id = signed.reference.id;
     match lock(&shelf.reception.running).entry(id) {
         Entry::Occupied(running) => {
@@ -218,9 +226,11 @@ async fn take(
     };
     let mut running = Running { shelf, id };
     let reference = Arc::new(signed);
-    let offer = Offer { origin: delivery.origin, reference: Arc::clone(&reference) };
-    let Taken { sink, options, then } = counter.receive.take(offer).await?;
-    if reference.reference.size.is_some_and(|size| size > sink.cap()) {
+    let offer =
+        Offer { origin: delivery.origin, reference: Arc::clone(&reference), key: key.clone() };
+    let Taken { sink, mut options, then } = counter.receive.take(offer).await?;
+    options.key = options.key.or(key);
+    if reference.reference.content_size().is_some_and(|size| size > sink.cap()) {
         return Err(Status::TooLarge.into());
     }
     // What cannot be stored is said at once, and not by a receipt that may be late.
@@ -243,6 +253,16 @@ async fn take(
         then(fetched).await;
     });
     Ok(0)
+}
+
+/// What a message offers, and its key where it says that.
+fn read(delivery: &Delivery) -> Result<(SignedReference, Option<ContentKey>), Status> {
+    if delivery.content_type.as_deref() == Some(SEALED_CONTENT_TYPE) {
+        let offer = SealedOffer::decode(&delivery.payload).map_err(|error| error.status)?;
+        return Ok((offer.reference, Some(offer.key)));
+    }
+    let signed = SignedReference::decode(&delivery.payload).map_err(|error| error.status)?;
+    Ok((signed, None))
 }
 
 /// Notes that a transfer is being fetched.

@@ -13,7 +13,9 @@ use std::{
 use cellbus_proto::{
     name::Fqcn,
     status::Status,
-    transfer::{CONTENT_TYPE, End, Outcome, SignedReference},
+    transfer::{
+        CONTENT_TYPE, ContentKey, End, Outcome, SEALED_CONTENT_TYPE, SealedOffer, SignedReference,
+    },
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -85,6 +87,12 @@ impl Delivering {
     #[must_use]
     pub fn reference(&self) -> Arc<SignedReference> {
         self.served.reference()
+    }
+
+    /// What opens it, where it is sealed: what the receivers are offered with it.
+    #[must_use]
+    pub fn key(&self) -> Option<ContentKey> {
+        self.served.key()
     }
 
     /// How far each receiver is, from now on.
@@ -193,14 +201,21 @@ async fn deliver(bus: Bus, books: Arc<Books>) -> Arc<Outcome> {
 /// Offers it to all that are due, and notes what they say.
 async fn offer(bus: &Bus, books: &Books, due: Vec<Fqcn>, waiting: &mut BTreeMap<Fqcn, Waiting>) {
     let signed = books.reference();
-    let Ok(payload) = signed.encode() else { return };
-    let mut offers = bus
-        .multicast(due, signed.reference.target.clone())
-        .payload(payload)
-        .content_type(CONTENT_TYPE)
-        .budget(DECIDE.min(books.patience))
-        .send()
-        .await;
+    let offer =
+        bus.multicast(due, signed.reference.target.clone()).budget(DECIDE.min(books.patience));
+    let offer = match books.key() {
+        // Whoever reads this reads the transfer.
+        Some(key) => {
+            let sealed = SealedOffer { reference: (*signed).clone(), key };
+            let Ok(payload) = sealed.encode() else { return };
+            offer.payload(payload).content_type(SEALED_CONTENT_TYPE).sealed()
+        }
+        None => {
+            let Ok(payload) = signed.encode() else { return };
+            offer.payload(payload).content_type(CONTENT_TYPE)
+        }
+    };
+    let mut offers = offer.send().await;
     loop {
         // Who has it may end the transfer while others still think about the offer.
         let offered = tokio::select! {

@@ -9,7 +9,9 @@ use std::{
 use cellbus_proto::{
     name::Fqcn,
     status::Status,
-    transfer::{Counts, End, Ledger, Outcome, Reference, SignedReference, Terms, TransferId},
+    transfer::{
+        ContentKey, Counts, End, Ledger, Outcome, Reference, SignedReference, Terms, TransferId,
+    },
 };
 
 use super::{
@@ -47,6 +49,12 @@ impl Transfers {
         let transport = self.bus.transport();
         let project = transport.project().ok_or(ServeError::NotCarried)?.to_string();
         let content = source.into().open().await?;
+        let id = options.id.unwrap_or_else(|| TransferId::from_bytes(random()));
+        let holder = self.bus.name();
+        let generation = content.generation().max(options.generation);
+        let key = options.sealing.into_key();
+        let of = (project.as_str(), &holder, &id, generation);
+        let (content, seal) = content.sealed_with(key.as_ref(), of)?;
         let digest = match options.digest {
             DigestFrom::Caller(digest) => Some(digest),
             DigestFrom::Reading if content.size.is_some() => Some(content.digest().await?),
@@ -54,19 +62,20 @@ impl Transfers {
         };
         let unix_ms = transport.unix_ms();
         let reference = Reference {
-            id: options.id.unwrap_or_else(|| TransferId::from_bytes(random())),
-            holder: self.bus.name(),
+            id,
+            holder,
             target: options.target,
             size: content.size,
             size_max: content.size_max,
             digest,
-            generation: content.generation().max(options.generation),
+            generation,
             content_type: options.content_type,
             headers: Blob(options.headers.to_vec()),
             parts: content.parts.clone(),
             audience: options.audience,
             expires_unix: (unix_ms / 1000).saturating_add(options.lifetime.as_secs()),
             unix_ms,
+            seal,
         };
         let terms = Terms {
             project: project.clone(),
@@ -99,6 +108,12 @@ impl Served {
     #[must_use]
     pub fn reference(&self) -> Arc<SignedReference> {
         self.books.reference()
+    }
+
+    /// What opens it, where it is sealed: for its receivers, in sealed messages, and for nobody else.
+    #[must_use]
+    pub fn key(&self) -> Option<ContentKey> {
+        self.books.key()
     }
 
     /// How far each receiver is, from now on.

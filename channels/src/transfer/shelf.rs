@@ -11,7 +11,7 @@ use std::{
 
 use cellbus_proto::{
     status::Status,
-    transfer::{CONTENT_TYPE, Fetch, Receiver, TransferId},
+    transfer::{CONTENT_TYPE, Fetch, Receiver, SEALED_CONTENT_TYPE, TransferId},
 };
 
 use super::{
@@ -169,5 +169,5 @@ async fn decide(shelf: &Shelf, delivery: Delivery, wants_data: bool) -> Result<A
 
 /// Whether a message offers a transfer.
 pub(super) fn is_offer(delivery: &Delivery) -> bool {
-    delivery.content_type.as_deref() == Some(CONTENT_TYPE)
+    matches!(delivery.content_type.as_deref(), Some(CONTENT_TYPE | SEALED_CONTENT_TYPE))
 }

@@ -12,6 +12,7 @@ mod beside;
 mod file;
 pub(super) mod hold;
 mod memory;
+mod opening;
 pub(super) mod parts;
 #[cfg(test)]
 mod tests;

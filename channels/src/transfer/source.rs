@@ -9,11 +9,12 @@ use tokio::io::AsyncRead;
 use super::error::SourceError;
 
 mod file;
+mod sealed;
 mod spool;
 #[cfg(test)]
 mod tests;
 
-use self::{file::FileSource, spool::Spool};
+use self::{file::FileSource, sealed::SealedContent, spool::Spool};
 pub(super) use self::{file::read_at, spool::nameless};
 
 /// Bytes that are read at once, and travel in one chunk at most.
@@ -139,6 +140,7 @@ enum Data {
     Bytes(Bytes),
     File(Arc<FileSource>),
     Spool(Arc<Spool>),
+    Sealed(Arc<SealedContent>),
 }
 
 impl Content {
@@ -183,6 +185,7 @@ impl Content {
         let of = |segment: &Segment| match &segment.data {
             Data::File(file) => file.generation(),
             Data::Bytes(_) | Data::Spool(_) => 1,
+            Data::Sealed(sealed) => sealed.content().generation(),
         };
         self.segments.iter().map(of).max().unwrap_or(1)
     }
@@ -190,15 +193,19 @@ impl Content {
     /// Whether every file is what it was when it was opened.
     pub(super) async fn check(&self) -> Result<(), SourceError> {
         for segment in &self.segments {
-            if let Data::File(file) = &segment.data {
-                let file = Arc::clone(file);
-                blocking(move || file.check()).await?;
+            match &segment.data {
+                Data::File(file) => {
+                    let file = Arc::clone(file);
+                    blocking(move || file.check()).await?;
+                }
+                Data::Sealed(sealed) => Box::pin(sealed.content().check()).await?,
+                Data::Bytes(_) | Data::Spool(_) => {}
             }
         }
         Ok(())
     }
 
-    /// The same source as it is now, its files opened again. A reader cannot be.
+    /// The same source as it is now, its files opened again, and not sealed. A reader cannot be.
     pub(super) async fn reopen(&self) -> Result<Self, SourceError> {
         let mut content = Self { parts: self.parts.clone(), ..Self::default() };
         let mut grown = Vec::new();
@@ -207,6 +214,7 @@ impl Content {
                 Data::Bytes(bytes) => Source::bytes(bytes.clone()),
                 Data::File(file) => Source::file(file.path()),
                 Data::Spool(_) => return Ok(self.clone()),
+                Data::Sealed(sealed) => return Box::pin(sealed.content().reopen()).await,
             };
             grown.push((segment.start, content.add(source).await?));
         }
@@ -246,6 +254,7 @@ impl Content {
                 if bytes.is_empty() { Err(SourceError::Changed) } else { Ok(bytes) }
             }
             Data::Spool(spool) => Arc::clone(spool).read(within).await,
+            Data::Sealed(sealed) => Box::pin(sealed.read(within)).await,
         }
     }
 

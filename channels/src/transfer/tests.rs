@@ -6,3 +6,4 @@ mod cuts;
 mod files;
 mod full;
 mod many;
+mod sealed;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{
     SIZE_MAX,
     digest::{Digest, NotHex, parse_hex, write_hex},
+    seal::{Seal, content_len, sealed_len},
 };
 use crate::{
     codec::{
@@ -32,11 +33,11 @@ pub struct Reference {
     pub holder: Fqcn,
     /// Where it is fetched; the rules for this channel and topic decide on every fetch.
     pub target: ChannelTopic,
-    /// Bytes in all, where that is known.
+    /// Bytes that travel in all, where that is known.
     pub size: Option<u64>,
     /// Bytes that it never exceeds; at most [`SIZE_MAX`], and `size` where that is known.
     pub size_max: u64,
-    /// Of all bytes, where it is known.
+    /// Of all bytes that travel, where it is known.
     pub digest: Option<Digest>,
     /// Counts the contents that have been served under this id. At least 1.
     pub generation: u64,
@@ -45,7 +46,7 @@ pub struct Reference {
     /// The application's own; at most [`Reference::HEADERS_MAX`] bytes.
     pub headers: Blob,
     /// The named parts of an object, one behind the other, which together are all of it; or none. At
-    /// most [`Reference::PARTS_MAX`].
+    /// most [`Reference::PARTS_MAX`]. Where it is sealed, these are the parts of the content.
     pub parts: Vec<Part>,
     /// Who may fetch it.
     pub audience: Audience,
@@ -53,6 +54,8 @@ pub struct Reference {
     pub expires_unix: u64,
     /// When it was made, in milliseconds since 1970 by the holder's clock.
     pub unix_ms: u64,
+    /// Whether what travels is sealed, and with which key.
+    pub seal: Option<Seal>,
 }
 
 /// One named part of an object, a tensor for example.
@@ -106,6 +109,9 @@ pub enum BadReference {
     /// Parts that are not all of a transfer of known size, or too many.
     #[error("parts are too many, or are not all of it")]
     Parts,
+    /// Sealed in a way that is not known, or of a size that nothing sealed has.
+    #[error("how it is sealed is not known, or does not fit its size")]
+    Seal,
     /// An audience of nobody, or of too many.
     #[error("audience is empty or too large")]
     Audience,
@@ -197,7 +203,16 @@ impl Reference {
         {
             return Err(BadReference::Text);
         }
-        let sum = self.parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.len));
+        let is_known = self.seal.is_none_or(|seal| seal.suite == Seal::AES_256_GCM_SIV);
+        let is_whole = |size| self.seal.is_none() || content_len(size).is_some();
+        if !is_known || (self.parts.is_empty() && !self.size.is_none_or(is_whole)) {
+            return Err(BadReference::Seal);
+        }
+        let travels = |part: &Part| match self.seal {
+            Some(_) => sealed_len(part.len),
+            None => Some(part.len),
+        };
+        let sum = self.parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(travels(part)?));
         if !self.parts.is_empty() && (self.parts.len() > Self::PARTS_MAX || sum != self.size) {
             return Err(BadReference::Parts);
         }
@@ -209,7 +224,25 @@ impl Reference {
         }
     }
 
-    /// The parts, each with where it lies.
+    /// Bytes of content in all, where that is known: what a sink gets.
+    #[must_use]
+    pub fn content_size(&self) -> Option<u64> {
+        self.size.map(|size| self.content_of(size))
+    }
+
+    /// Bytes of content in the `size` bytes that all of it travels as.
+    #[must_use]
+    pub fn content_of(&self, size: u64) -> u64 {
+        if self.seal.is_none() {
+            return size;
+        }
+        if self.parts.is_empty() {
+            return content_len(size).unwrap_or(size);
+        }
+        self.parts.iter().fold(0, |sum, part| part.len.saturating_add(sum))
+    }
+
+    /// The parts, each with where it lies in the content.
     pub fn places(&self) -> impl Iterator<Item = (&str, Range<u64>)> {
         self.parts.iter().scan(0, |end: &mut u64, part| {
             let start = *end;
@@ -253,6 +286,7 @@ impl Reference {
             job,
             expires_unix: self.expires_unix,
             unix_ms: self.unix_ms,
+            seal: self.seal,
         })
     }
 
@@ -285,6 +319,7 @@ impl Reference {
             audience,
             expires_unix: wire.expires_unix,
             unix_ms: wire.unix_ms,
+            seal: wire.seal,
         };
         reference.check().map_err(|_| bad("a field is outside its limits"))?;
         Ok(reference)
@@ -367,6 +402,9 @@ struct Wire {
     job: Option<Segment>,
     expires_unix: u64,
     unix_ms: u64,
+    /// Only there where it is sealed: who does not know of sealing refuses one field more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seal: Option<Seal>,
 }
 
 fn optional_at_most<'de, const MAX: usize, T, D>(

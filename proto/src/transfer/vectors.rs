@@ -66,6 +66,7 @@ pub(super) fn reference() -> Reference {
         ),
         expires_unix: 1_800_003_600,
         unix_ms: 1_800_000_000_123,
+        seal: None,
     }
 }
 

@@ -9,7 +9,7 @@ use cellbus_proto::{
     status::Status,
     transfer::{
         Answer, Digest, Fetch, PartState, Piece, PieceReader, Pull, PullSettings, Receipt,
-        ReceiptReader, Reference, Settlement, SignedReference, Step, Trailer,
+        ReceiptReader, Reference, SealedOffer, Settlement, SignedReference, Step, Trailer,
     },
 };
 
@@ -31,6 +31,9 @@ pub fn transfer(data: &[u8]) {
     if let Ok(signed) = SignedReference::decode(data) {
         assert_eq!(signed.encode().expect("what was read can be written"), data);
         assert_eq!(signed.reference.check(), Ok(()));
+    }
+    if let Ok(offer) = SealedOffer::decode(data) {
+        assert_eq!(offer.encode().expect("what was read can be written"), data);
     }
     if let Ok(receipt) = Receipt::decode(data) {
         assert_eq!(&receipt.to_stream()[2..], data);
@@ -102,6 +105,7 @@ fn pull(data: &[u8]) {
         audience: cellbus_proto::transfer::Audience::Job("job-1".parse().expect("is a job")),
         expires_unix: u64::MAX,
         unix_ms: 0,
+        seal: None,
     };
     let settings = PullSettings { sync_every: 16, ..PullSettings::default() };
     let mut pull = Pull::new(now, Arc::new(reference), settings);

@@ -10,7 +10,7 @@ const SMALL_STACK: usize = 512 << 10;
 
 /// What is used besides `corpus/TARGET`: a directory, the ending of its files, and bytes to leave out
 /// at their beginning.
-const SHARED: [(&str, &str, &str, usize); 14] = [
+const SHARED: [(&str, &str, &str, usize); 15] = [
     ("frame", "vectors/wire/v1/good", "bin", 0),
     ("frame", "vectors/wire/v1/bad", "bin", 0),
     ("header", "vectors/wire/v1/good", "bin", 7),
@@ -22,6 +22,7 @@ const SHARED: [(&str, &str, &str, usize); 14] = [
     ("token", "vectors/wire/v1/bad", "bin", 0),
     ("transfer", "vectors/transfer/good", "bin", 0),
     ("transfer", "vectors/transfer/bad", "bin", 0),
+    ("transfer", "vectors/transfer/sealed", "bin", 0),
     ("topology", "../docs/examples", "toml", 0),
     ("identity_uri", "fuzz/corpus/topology", "toml", 0),
     ("topology", "fuzz/corpus/identity_uri", "txt", 0),

@@ -42,7 +42,7 @@ pub async fn run(format: Format, verb: Transfer) -> Outcome {
 }
 
 async fn put(format: Format, args: Put) -> Outcome {
-    let Put { file, cells, on, reference, again, content_type, rate, target, .. } = args;
+    let Put { file, cells, on, reference, again, sealed, content_type, rate, target, .. } = args;
     // Opened, not only looked at: who may not read it has no business with it.
     let open = File::open(&file).and_then(|file| file.metadata());
     let file = seen(&file, open)?;
@@ -54,6 +54,7 @@ async fn put(format: Format, args: Put) -> Outcome {
         topic: on.topic().clone(),
         offer: !reference,
         again: again.map(|id| id.to_string()),
+        sealed,
         content_type,
         rate,
         lifetime_s: args.lifetime.as_secs().max(1),

@@ -360,6 +360,7 @@ fn usage_errors_are_envelopes_and_exit_with_four() {
         "transfer put good.toml relay --on task",
         "transfer put good.toml relay --patience 0s",
         "transfer put good.toml relay --rate 0",
+        "transfer put good.toml relay --sealed --reference",
         "transfer receive . --at-once 65 --count 1",
         "transfer receive .",
         "transfer cancel xyz",

@@ -73,7 +73,7 @@ impl ControlledCell {
                             text: Some(error.message),
                             stored: false,
                             digest: None,
-                            size: signed.reference.size,
+                            size: signed.reference.content_size(),
                             id: signed.reference.id.to_string(),
                             other: signed.reference.holder.clone(),
                             file: file.display().to_string(),
@@ -182,7 +182,7 @@ impl Desk {
             tell(&desk.events, TransferEvent::Refused { id, other, text }).await;
             Err(Failure::Refused(status))
         };
-        if reference.size.unwrap_or(reference.size_max) > self.size_max {
+        if reference.content_size().unwrap_or(reference.size_max) > self.size_max {
             let text = format!("{name} may have more than {} bytes", self.size_max);
             return refused(Status::TooLarge, text).await;
         }
@@ -219,7 +219,7 @@ fn began(signed: &SignedReference, file: String, offset: u64) -> TransferEvent {
         id: signed.reference.id.to_string(),
         other: signed.reference.holder.clone(),
         file,
-        size: signed.reference.size,
+        size: signed.reference.content_size(),
         offset,
     }
 }

@@ -60,7 +60,7 @@ fn part_row(part: &FoundPart, now_ms: u64) -> TransferRow {
         target: reference.target.to_string(),
         file: Some(part.target.display().to_string()),
         bytes: part.durable,
-        size: reference.size,
+        size: reference.content_size(),
         age_ms: now_ms.saturating_sub(reference.unix_ms),
     }
 }

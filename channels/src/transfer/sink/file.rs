@@ -49,7 +49,8 @@ fn usable(state: &[u8], signed: &SignedReference) -> Option<PartState> {
         && old.target == new.target
         && old.generation == new.generation
         && old.size == new.size
-        && old.digest == new.digest;
+        && old.digest == new.digest
+        && old.seal == new.seal;
     is_same.then_some(state)
 }
 

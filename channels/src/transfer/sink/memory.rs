@@ -34,7 +34,7 @@ impl Memory {
 impl Store for Memory {
     fn open(&mut self, signed: &SignedReference) -> Result<Option<super::Found>, SinkError> {
         self.bytes.clear();
-        let known = signed.reference.size.map(|size| self.reserve(size, true));
+        let known = signed.reference.content_size().map(|size| self.reserve(size, true));
         known.unwrap_or(Ok(())).map(|()| None)
     }
 

@@ -45,7 +45,13 @@ pub(super) struct World {
     pub(super) is_cut: std::sync::atomic::AtomicBool,
     pub(super) later_ms: AtomicU64,
     window: AtomicUsize,
+    /// Every request that was sent.
+    pub(super) requests: Mutex<Vec<Outgoing>>,
+    /// What stands between the two ends of every conduit.
+    pub(super) tap: Mutex<Option<Tap>>,
 }
+
+pub(super) type Tap = Box<dyn Fn(Conduit) -> Conduit + Send + Sync>;
 
 #[derive(Default)]
 struct Side {
@@ -132,6 +138,7 @@ impl Transport for Memory {
 
     fn request(&self, to: Fqcn, outgoing: Outgoing) -> BoxFuture<Result<Reply, RequestError>> {
         let (from, world) = (self.name.clone(), Arc::clone(&self.world));
+        world.requests.lock().unwrap().push(outgoing.clone());
         Box::pin(async move {
             let no_route = || returned(&from, Status::NoRoute, Bytes::new());
             let side = world.side(&to).ok_or_else(no_route)?;
@@ -189,6 +196,10 @@ impl Transport for Memory {
             let (here, there, breaker) = pair(world.window.load(Ordering::SeqCst));
             world.breakers.lock().unwrap().push(breaker);
             tokio::spawn((accepted.serve)(there));
+            let here = match &*world.tap.lock().unwrap() {
+                Some(tap) => tap(here),
+                None => here,
+            };
             Ok((accepted.reply, here))
         })
     }
@@ -199,6 +210,10 @@ impl Transport for Memory {
     ) -> BoxFuture<Result<(), HandleError>> {
         *self.world.side(&self.name).unwrap().conduits.lock().unwrap() = Some(handler);
         Box::pin(ready(Ok(())))
+    }
+
+    fn is_complete(&self) -> bool {
+        true
     }
 
     fn project(&self) -> Option<Segment> {

@@ -72,6 +72,9 @@ fn the_list_of_labels_is_that_of_the_code() {
             Purpose::Revocations => "the authority takes certificates and identities back",
             Purpose::Bans => "the server says whom it does not let in",
             Purpose::Roster => "the authority says which cells there are",
+            Purpose::SealedTransfer => {
+                "what a sealed transfer is bound to; nothing is signed for it"
+            }
         };
         writeln!(table, "| {words} | `{}` |", purpose.label()).unwrap();
     }

@@ -15,6 +15,7 @@ pub(in crate::transfer) fn reference() -> Reference {
         audience: Audience::Receivers(["site-1", "site-2"].map(|n| n.parse().unwrap()).into()),
         expires_unix: 1_900_000_000,
         unix_ms: 1_800_000_000_000,
+        seal: None,
     }
 }
 

@@ -48,6 +48,9 @@ pub struct Put {
     /// Go on with this transfer of the same file, after the cell was started again
     #[arg(long, value_name = "ID")]
     pub again: Option<TransferId>,
+    /// Seal it: no cell on the way can read it
+    #[arg(long, conflicts_with_all = ["reference", "again"])]
+    pub sealed: bool,
     /// Media type of the file
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,

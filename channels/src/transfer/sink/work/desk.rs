@@ -129,13 +129,13 @@ impl Desk {
                     if self.written + bytes.len() as u64 > *cap {
                         return Err(SinkError::TooLarge(*cap));
                     }
-                    writer.write_all(bytes).await.map_err(SinkError::Writer)?;
+                    writer.write_all(bytes).await.map_err(SinkError::of_writer)?;
                     self.digester.update(bytes);
                     self.written += bytes.len() as u64;
                 }
             }
             Op::Sync { to } => {
-                writer.flush().await.map_err(SinkError::Writer)?;
+                writer.flush().await.map_err(SinkError::of_writer)?;
                 done.events.push(Event::Synced(to));
             }
             Op::Rewind { to } if to == self.written && !self.failed => {}
@@ -143,7 +143,7 @@ impl Desk {
             Op::Probe { .. } => done.events.push(Event::Probed),
             Op::Digest => done.events.push(Event::Digest(self.digester.finish())),
             Op::Commit { .. } => {
-                writer.shutdown().await.map_err(SinkError::Writer)?;
+                writer.shutdown().await.map_err(SinkError::of_writer)?;
                 done.events.push(Event::Committed);
             }
             Op::Change(_) | Op::Rebuild { .. } | Op::Settle | Op::Discard => {}
