@@ -37,8 +37,8 @@ use crate::{
     transport::{BoxFuture, Outgoing},
 };
 
-/// Bytes that a sink which was full must have room for before more are asked for.
-const PROBE: u64 = 8 << 20;
+mod room;
+
 /// Bytes that are written at once.
 const BATCH: usize = 256 << 10;
 /// How long a receipt may take to be taken by the way.
@@ -221,29 +221,6 @@ impl Engine {
             *last = now;
             is_new
         });
-    }
-
-    /// Asks the holder. Where the sink was full, only once it has room: what comes before that would be sent for
-    /// nothing.
-    async fn open_if_room(&mut self, fetch: &Fetch) {
-        let was_full =
-            matches!(&self.sink_error, Some(error) if error.status() == Status::StorageFull);
-        if was_full && !fetch.have {
-            let left =
-                self.pull.reference().size.map_or(PROBE, |size| size - fetch.offset.min(size));
-            self.work.push(Op::Probe { bytes: left.clamp(1, PROBE) });
-            loop {
-                match self.work.next().await {
-                    Event::Probed => break self.sink_error = None,
-                    Event::Failed(error) if error.status() == Status::StorageFull => {
-                        self.sink_error = Some(error);
-                        return self.pull.handle_lost();
-                    }
-                    event => self.handle_sink(event),
-                }
-            }
-        }
-        self.open(fetch);
     }
 
     fn open(&mut self, fetch: &Fetch) {
