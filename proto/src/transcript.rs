@@ -34,6 +34,10 @@ pub enum Purpose {
     Bans,
     /// The project's authority says which cells there are.
     Roster,
+    /// A neighbour goes on with another certificate, on the same connection.
+    RenewLink,
+    /// A registered cell goes on with another certificate.
+    RenewCertificate,
 }
 
 /// Collects the fields of one signature.
@@ -48,7 +52,7 @@ pub type Signable = Vec<u8>;
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Register,
         Self::RegisterAck,
         Self::RegisterEndToEnd,
@@ -62,6 +66,8 @@ impl Purpose {
         Self::Revocations,
         Self::Bans,
         Self::Roster,
+        Self::RenewLink,
+        Self::RenewCertificate,
     ];
 
     /// The label on the wire.
@@ -81,6 +87,8 @@ impl Purpose {
             Self::Revocations => "cellbus/v1/revocations",
             Self::Bans => "cellbus/v1/bans",
             Self::Roster => "cellbus/v1/roster",
+            Self::RenewLink => "cellbus/v1/renew-link",
+            Self::RenewCertificate => "cellbus/v1/renew-certificate",
         }
     }
 }
@@ -192,6 +200,67 @@ impl EndToEndFacts<'_> {
             .field(self.server.as_bytes())
             .field(self.server_nonce)
             .field(self.child_leaf)
+            .finish()
+    }
+}
+
+/// What the holder of a new certificate signs with its new key, for a neighbour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RenewLinkFacts<'a> {
+    /// The project.
+    pub project: &'a str,
+    /// Full name of the holder.
+    pub cell: &'a str,
+    /// Full name of the neighbour.
+    pub neighbour: &'a str,
+    /// SHA-256 of the leaf certificate that this connection goes by until now.
+    pub old_leaf: &'a [u8; 32],
+    /// SHA-256 of the new one.
+    pub new_leaf: &'a [u8; 32],
+    /// Exporter of this TLS session (RFC 9266).
+    pub exporter: &'a [u8; 32],
+}
+
+impl RenewLinkFacts<'_> {
+    /// What the holder signs.
+    #[must_use]
+    pub fn signable(&self) -> Signable {
+        Transcript::new(Purpose::RenewLink)
+            .field(self.project.as_bytes())
+            .field(self.cell.as_bytes())
+            .field(self.neighbour.as_bytes())
+            .field(self.old_leaf)
+            .field(self.new_leaf)
+            .field(self.exporter)
+            .finish()
+    }
+}
+
+/// What the holder of a new certificate signs with its new key, for the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RenewCertificateFacts<'a> {
+    /// The project.
+    pub project: &'a str,
+    /// Full name of the holder.
+    pub cell: &'a str,
+    /// Full name of the server.
+    pub server: &'a str,
+    /// SHA-256 of the leaf certificate that the cell is registered with.
+    pub old_leaf: &'a [u8; 32],
+    /// SHA-256 of the new one.
+    pub new_leaf: &'a [u8; 32],
+}
+
+impl RenewCertificateFacts<'_> {
+    /// What the holder signs.
+    #[must_use]
+    pub fn signable(&self) -> Signable {
+        Transcript::new(Purpose::RenewCertificate)
+            .field(self.project.as_bytes())
+            .field(self.cell.as_bytes())
+            .field(self.server.as_bytes())
+            .field(self.old_leaf)
+            .field(self.new_leaf)
             .finish()
     }
 }

@@ -71,6 +71,8 @@ fn the_list_of_labels_is_that_of_the_code() {
             Purpose::Revocations => "the authority takes certificates and identities back",
             Purpose::Bans => "the server says whom it does not let in",
             Purpose::Roster => "the authority says which cells there are",
+            Purpose::RenewLink => "a neighbour goes on with another certificate",
+            Purpose::RenewCertificate => "a registered cell goes on with another certificate",
         };
         writeln!(table, "| {words} | `{}` |", purpose.label()).unwrap();
     }
