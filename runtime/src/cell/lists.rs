@@ -292,7 +292,8 @@ impl Handler<ChangeBans> for Cell {
     type Result = Result<ListsTaken, ChangeRefused>;
 
     fn handle(&mut self, ChangeBans(change): ChangeBans, _: &mut Self::Context) -> Self::Result {
-        let signer = ListSigner::of_cell(&self.own.certificate).ok_or(ChangeRefused::NotServer)?;
+        let signer =
+            ListSigner::of_cell(&self.own.certificate()).ok_or(ChangeRefused::NotServer)?;
         let root = self.root.as_mut().ok_or(ChangeRefused::NotServer)?;
         let change = match change {
             // Tokens of this second count no more; the next ones are of a later one.
@@ -302,7 +303,9 @@ impl Handler<ChangeBans> for Cell {
                 let until = full.map(|full| root.note_quit(full, until)).max().unwrap_or(until);
                 BanChange::End { name, until }
             }
-            other => other,
+            change @ (BanChange::Ban { .. } | BanChange::Unban { .. } | BanChange::Resign) => {
+                change
+            }
         };
         let list = self.own.lists.changed_bans(change, &signer)?;
         self.take_given(std::iter::once((ListKind::Bans, list)))

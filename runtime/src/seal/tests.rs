@@ -84,13 +84,13 @@ fn claims(own: &Own) -> Claims {
         issued: NOW,
         expires: NOW + 900,
         id: Octets([1; 16]),
-        leaf: Octets(own.certificate.hash()),
+        leaf: Octets(own.certificate().hash()),
         job: None,
     }
 }
 
 fn leaf(verifier: &Own, own: &Own) -> Leaf {
-    Leaf::verify(verifier, own.certificate.chain(), &claims(own)).unwrap()
+    Leaf::verify(verifier, own.certificate().chain(), &claims(own)).unwrap()
 }
 
 fn header(from: &Own, to: &Own) -> Header {
@@ -135,7 +135,7 @@ fn p_28_only_the_destination_reads_what_is_sealed_and_knows_who_sealed_it() {
         assert!(!envelope.payload.windows(8).any(|part| SECRET.windows(8).any(|s| s == part)));
         let opened = message::open(to, &envelope, &claims(from)).unwrap();
         assert_eq!(opened.payload, SECRET);
-        assert_eq!(opened.leaf.hash(), from.certificate.hash());
+        assert_eq!(opened.leaf.hash(), from.certificate().hash());
         assert!(is_now(opened.unix_ms));
         // Not for any other cell, whatever the header says.
         for other in cells.iter().filter(|cell| cell.name != to.name) {
@@ -249,10 +249,10 @@ fn p_28_the_certificate_of_a_liar_is_not_taken_for_another_cells() {
     let other = Project::new().cell("server", CellKind::Server);
     let job = project.cell("site-2.job-7", CellKind::Job);
     let refused = |shown: &Own, claims: &Claims| {
-        Leaf::verify(&me, shown.certificate.chain(), claims).unwrap_err()
+        Leaf::verify(&me, shown.certificate().chain(), claims).unwrap_err()
     };
     let of = |subject: &Own, leaf: &Own| Claims {
-        leaf: Octets(leaf.certificate.hash()),
+        leaf: Octets(leaf.certificate().hash()),
         ..claims(subject)
     };
     // Another leaf than the one that the server has named.
@@ -268,7 +268,7 @@ fn p_28_the_certificate_of_a_liar_is_not_taken_for_another_cells() {
     assert_eq!(refused(&job_of_another, &of(&job, &job_of_another)), Status::CertName);
     let none: [&[u8]; 0] = [];
     assert_eq!(Leaf::verify(&me, &none, &claims(&site)).unwrap_err(), Status::BadSignature);
-    assert!(Leaf::verify(&me, job.certificate.chain(), &claims(&job)).is_ok());
+    assert!(Leaf::verify(&me, job.certificate().chain(), &claims(&job)).is_ok());
 }
 
 #[test]
