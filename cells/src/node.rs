@@ -366,9 +366,9 @@ impl Node {
             self.wall,
         ));
         let lists_failed = |source| UpError::Lists { cell: spec.fqcn.clone(), source };
-        own.lists
-            .open(&dir.join(LISTS), &dir.join(CREDENTIALS), self.topology.lists)
-            .map_err(lists_failed)?;
+        let kept = dir.join(CREDENTIALS);
+        let given = self.credentials_dir.as_deref().unwrap_or(&kept);
+        own.lists.open(&dir.join(LISTS), given, self.topology.lists).map_err(lists_failed)?;
         own.lists.expect_own(&own.certificate().hash()).map_err(lists_failed)?;
         let checks = Checks { wall: self.wall, counters: Arc::clone(&own.counters) };
         let pins = Arc::new(PinnedPeers::new());

@@ -26,6 +26,8 @@ pub enum Purpose {
     SealedHeader,
     /// The project's authority vouches for the files of a kit.
     KitManifest,
+    /// Who wants to join a project has the key that is to be certified.
+    JoinRequest,
     /// The holder of a transfer vouches for a reference to it.
     TransferReference,
     /// The receiver of a transfer vouches for what has become of it there.
@@ -56,7 +58,7 @@ pub type Signable = Vec<u8>;
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Register,
         Self::RegisterAck,
         Self::RegisterEndToEnd,
@@ -66,6 +68,7 @@ impl Purpose {
         Self::SealedMessage,
         Self::SealedHeader,
         Self::KitManifest,
+        Self::JoinRequest,
         Self::TransferReference,
         Self::TransferReceipt,
         Self::Revocations,
@@ -89,6 +92,7 @@ impl Purpose {
             Self::SealedMessage => "cellbus/v1/sealed",
             Self::SealedHeader => "cellbus/v1/sealed-header",
             Self::KitManifest => "cellbus/v1/kit-manifest",
+            Self::JoinRequest => "cellbus/v1/join-request",
             Self::TransferReference => "cellbus/v1/transfer",
             Self::TransferReceipt => "cellbus/v1/receipt",
             Self::Revocations => "cellbus/v1/revocations",

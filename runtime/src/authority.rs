@@ -24,7 +24,7 @@ pub use self::{
     credentials::{Credentials, CredentialsError, FileProblem},
     dev::{DevCredentialsError, cell_dir, ensure_dev_credentials},
     own_certificate::{OwnCertificate, OwnCertificateError, Presented},
-    project::verify_by_root,
+    project::{Certified, self_sign, verify_by_root},
 };
 use crate::certificate::{CertDates, CertificateError, LeafHash, leaf_hash, read_certificate};
 
@@ -209,6 +209,17 @@ impl Authority {
         hosts: &[String],
         dates: CertDates,
     ) -> Result<Issued, AuthorityError> {
+        let params = self.leaf(identity, hosts, dates)?;
+        self.sign(&params)
+    }
+
+    /// What a certificate for `identity` states.
+    fn leaf(
+        &self,
+        identity: &Identity,
+        hosts: &[String],
+        dates: CertDates,
+    ) -> Result<CertificateParams, AuthorityError> {
         if identity.project != self.project {
             return Err(AuthorityError::Project {
                 ours: self.project.clone(),
@@ -230,7 +241,7 @@ impl Authority {
         for host in hosts {
             params.subject_alt_names.push(host_name(host, identity.kind)?);
         }
-        self.sign(&params)
+        Ok(params)
     }
 
     /// Signs whatever it is given, with a new key.

@@ -300,3 +300,69 @@ fn certificates_say_when_they_should_be_renewed_with_the_exit_codes_of_step() {
     let took = net.place.ask(&["cert", "inspect", &certificate]).took;
     assert!(took < Duration::from_secs(3600));
 }
+
+#[test]
+fn v_18_running_cells_take_a_new_site_by_the_roster_and_lose_an_old_one_by_the_revocations() {
+    let mut net = Sites::provisioned().started();
+    let text = fs::read_to_string(&net.project).expect("it is ours");
+    let more = "[[cell]]\nname = \"site-3\"\nkind = \"client\"\nparent = \"relay-a\"\n";
+    fs::write(&net.project, format!("{text}{more}")).expect("it is ours");
+    net.provision(&["add", "site-3"]).data();
+    net.hand_over("kits-0002", "site-3");
+    net.ask("server", &["trust", "push", "fed/kits-0002/roster.list"]).data();
+    net.start("site-3");
+    net.wait_ready("site-3", "relay-a.site-3");
+
+    // A changed organisation takes the old certificate back, also from a cell that runs.
+    assert!(text.contains("org = \"st-mary\""));
+    let changed = format!("{text}{more}").replace("org = \"st-mary\"", "org = \"mercy\"");
+    fs::write(&net.project, changed).expect("it is ours");
+    let report = net.provision(&[]).data();
+    assert_eq!(report["revoked"][0]["name"], "site-1", "{report}");
+    net.ask("server", &["trust", "push", "fed/kits-0003/revocations.list"]).data();
+    until("the end of the old certificate", SOON, || {
+        let peers = net.ask("relay-a", &["peers"]).data();
+        let rows = peers.as_array().expect("rows");
+        let is_active = |row: &Value| row["name"] == "relay-a.site-1" && row["state"] == "active";
+        (!rows.iter().any(is_active)).then_some(())
+    });
+    assert_eq!(net.ask("site-3", &["ping", "server", "--count", "1"]).exit, 0);
+}
+
+#[test]
+fn v_22_a_site_joins_running_cells_with_a_key_that_never_left_it() {
+    let mut net = Sites::provisioned();
+    net.start("server");
+    net.wait_ready("server", "server");
+    let text = fs::read_to_string(&net.project).expect("it is ours");
+    let more = "[[cell]]\nname = \"site-9\"\nkind = \"client\"\nparent = \"server\"\n";
+    fs::write(&net.project, format!("{text}{more}")).expect("it is ours");
+    let project = net.project.display().to_string();
+    let invited = net.place.ask(&["invite", "site-9", &project, "--out", "fed"]).data();
+    let line = net.place.write("line", invited["line"].as_str().expect("a line"));
+    let open = net.place.ask(&[
+        "join",
+        "--kit",
+        "at/site-9/kit",
+        "--invitation",
+        "line",
+        "--request",
+        "r",
+    ]);
+    assert_eq!(open.refusal(), (4, "INPUT"), "the line is for its owner alone");
+    fs::set_permissions(&line, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    fs::create_dir_all(net.dir("site-9")).expect("the place is ours");
+    let join = |more: &[&str]| net.place.ask(&[&["join", "--kit", "at/site-9/kit"], more].concat());
+    join(&["--invitation", "line", "--request", "r"]).data();
+    let kit = net.kit("site-9").display().to_string();
+    assert_eq!(net.place.ask(&["up", "--kit", &kit]).refusal(), (4, "KIT"), "not yet");
+    let words = ["requests", "approve", "r", &project, "--out", "fed", "--reply", "back"];
+    let secret = ["--passphrase-file", net.passphrase.as_str()];
+    let approve = || net.place.ask(&[&words[..], &secret].concat());
+    approve().data();
+    assert_eq!(approve().refusal(), (4, "KIT"), "once");
+    join(&["--reply", "back"]).data();
+    net.ask("server", &["trust", "push", "fed/kits-0002/roster.list"]).data();
+    net.start("site-9");
+    net.wait_ready("site-9", "site-9");
+}

@@ -16,6 +16,7 @@ use cellbus_proto::{
 use cellbus_runtime::{
     authority::{Authority, AuthorityError},
     certificate::{CertDates, certificates_in_pem, leaf_hash, profile::CertProfile},
+    lists::SignListError,
     secret_file::{SecretFileError, Staging, read_secret_file},
 };
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,7 @@ use crate::{
         AUTHORITY, CERTIFICATE, FILE_MAX_BYTES, KEY, LIMITS, LOCAL, MANIFEST, POLICY, RECORDS,
         ROOT, ROSTER, SEALED_KEY, SIGNATURE, STARTUP, TOPOLOGY, UPDATES, kits_dir,
     },
+    lists::{self, ListFile},
     local::{NEW_LIMITS, NEW_POLICY},
     manifest::{self, FileEntry, Manifest, Roster},
     passphrase::{Passphrase, PassphraseError},
@@ -44,10 +46,21 @@ pub struct Order<'a> {
     pub out: &'a Path,
     /// Makes a kit for this participant and nobody else.
     pub only: Option<&'a Segment>,
+    /// The key of that participant, where it has made one itself: its kit then holds none.
+    pub key: Option<&'a OwnKey>,
     /// Now, in seconds since 1970.
     pub now_unix: u64,
     /// Work of trying a passphrase, as a power of two; [`crate::seal::WORK_FACTOR`] but in tests.
     pub work_factor: u8,
+}
+
+/// A key that a participant has made itself and keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnKey {
+    /// A certificate that it has signed with it, DER. Of it only the key counts.
+    pub certificate: Vec<u8>,
+    /// The file of the key at the participant.
+    pub file: FileEntry,
 }
 
 /// Which passphrase is wanted.
@@ -165,6 +178,9 @@ pub enum ProvisionError {
     /// The key of the authority cannot be sealed or opened.
     #[error("the key of the authority")]
     Seal(#[from] SealError),
+    /// The lists cannot be signed.
+    #[error("signed lists")]
+    Lists(#[from] SignListError),
     /// A certificate cannot be issued.
     #[error("certificate")]
     Authority(#[from] AuthorityError),
@@ -254,6 +270,10 @@ pub fn provision(
     } else {
         (Staging::begin(&out.join(&kits))?, PathBuf::new())
     };
+    let revoked = taken_back(&steps, &removed, &records, now_unix);
+    records.revoked.retain(|one| one.not_after >= now_unix);
+    records.revoked.extend(revoked.iter().cloned());
+    let lists = lists::sign(&mut records, &project.topology, &authority, now_unix)?;
     let mut writer = Writer {
         order,
         authority: &authority,
@@ -261,17 +281,17 @@ pub fn provision(
         inside: kits_inside,
         kits: &kits,
         number,
+        lists: &lists,
         has_updates: false,
     };
     let mut rows = Vec::with_capacity(steps.len());
-    let mut revoked = Vec::new();
     for step in &steps {
-        rows.push(writer.carry_out(step, &mut records, &mut revoked)?);
+        rows.push(writer.carry_out(step, &mut records)?);
     }
     for gone in removed {
         let Some(old) = records.participants.remove(&gone) else { continue };
         rows.push(Row {
-            name: gone.clone(),
+            name: gone,
             kind: old.kind,
             action: Action::Removed,
             detail: "no longer in the project file".to_owned(),
@@ -279,10 +299,10 @@ pub fn provision(
             serial: old.serial,
             not_after: old.not_after,
         });
-        revoked.push(take_back(gone, &old, now_unix, "removed from the project"));
     }
-    records.revoked.retain(|one| one.not_after >= now_unix);
-    records.revoked.extend(revoked.iter().cloned());
+    for list in &lists {
+        staging.write(&writer.inside.join(&list.name), &list.content)?;
+    }
     staging.write(&writer.inside.join(RECORDS), &records.to_json())?;
     staging.publish()?;
     Ok(Report {
@@ -403,6 +423,25 @@ fn take_back(name: Segment, old: &Issued, now_unix: u64, reason: &str) -> Revoke
     }
 }
 
+/// The certificates that count no more once this run is done.
+fn taken_back(
+    steps: &[Step<'_>],
+    removed: &[Segment],
+    records: &Records,
+    now_unix: u64,
+) -> Vec<Revoked> {
+    let replaced = steps.iter().filter(|step| step.action == Action::Replaced);
+    let replaced = replaced.filter_map(|step| {
+        let old = step.old.as_ref()?;
+        Some(take_back(step.who.name.clone(), old, now_unix, &step.detail))
+    });
+    let removed = removed.iter().filter_map(|name| {
+        let old = records.participants.get(name)?;
+        Some(take_back(name.clone(), old, now_unix, "removed from the project"))
+    });
+    replaced.chain(removed).collect()
+}
+
 fn open_authority(
     out: &Path,
     project: &Segment,
@@ -439,16 +478,12 @@ struct Writer<'a> {
     inside: PathBuf,
     kits: &'a str,
     number: u32,
+    lists: &'a [ListFile],
     has_updates: bool,
 }
 
 impl Writer<'_> {
-    fn carry_out(
-        &mut self,
-        step: &Step<'_>,
-        records: &mut Records,
-        revoked: &mut Vec<Revoked>,
-    ) -> Result<Row, ProvisionError> {
+    fn carry_out(&mut self, step: &Step<'_>, records: &mut Records) -> Result<Row, ProvisionError> {
         let name = step.who.name;
         match step.action {
             Action::Kept | Action::Removed => return Ok(kept(step)),
@@ -456,9 +491,6 @@ impl Writer<'_> {
             Action::New | Action::Renewed | Action::Replaced => {
                 records.serial += 1;
                 let issued = self.kit(step, records.serial)?;
-                if let (Action::Replaced, Some(old)) = (step.action, &step.old) {
-                    revoked.push(take_back(name.clone(), old, self.order.now_unix, &step.detail));
-                }
                 let row = Row {
                     path: Some(format!("{}/{name}", self.kits)),
                     serial: issued.serial,
@@ -494,30 +526,40 @@ impl Writer<'_> {
         };
         let life = Duration::from_secs(u64::from(project.leaf_days) * DAY);
         let dates = CertDates::lasting(self.order.now_unix, life);
-        let certificate = self.authority.issue(&identity, hosts, dates)?;
-        let (chain, key) = (certificate.chain_pem(), certificate.key_pem());
-        let hash = hex(&certificate.hash());
-        let dates = certificate
-            .chain()
-            .first()
-            .and_then(|leaf| CertProfile::read(leaf).ok())
-            .map_or(dates, |profile| profile.dates);
+        let (leaf, chain, key) = match self.order.key {
+            Some(own) => {
+                let made = self.authority.certify(&own.certificate, &identity, hosts, dates)?;
+                (made.der, made.pem, None)
+            }
+            None => {
+                let issued = self.authority.issue(&identity, hosts, dates)?;
+                (issued.chain().swap_remove(0), issued.chain_pem(), Some(issued.key_pem()))
+            }
+        };
+        let hash = hex(&leaf_hash(&leaf));
+        let dates = CertProfile::read(&leaf).map_or(dates, |profile| profile.dates);
 
         let dir = self.inside.join(name.as_str());
         let startup = dir.join(STARTUP);
         self.staging.create_dir(&dir)?;
         self.staging.create_dir(&startup)?;
         let mut files = Vec::new();
-        for (file, content) in [
-            (CERTIFICATE, chain.as_bytes()),
-            (KEY, key.as_bytes()),
-            (ROOT, self.authority.root_pem().as_bytes()),
-            (ROSTER, &step.roster),
-            (TOPOLOGY, step.topology),
-        ] {
-            self.staging.write(&startup.join(file), content)?;
+        let mut write = |file: &str, content: &[u8]| {
             files.push(FileEntry::of(file, content));
+            self.staging.write(&startup.join(file), content)
+        };
+        write(CERTIFICATE, chain.as_bytes())?;
+        write(ROOT, self.authority.root_pem().as_bytes())?;
+        write(ROSTER, &step.roster)?;
+        write(TOPOLOGY, step.topology)?;
+        for list in self.lists {
+            write(&list.name, &list.content)?;
         }
+        if let Some(key) = key {
+            write(KEY, key.as_bytes())?;
+        }
+        files.extend(self.order.key.map(|own| own.file.clone()));
+        files.sort();
         self.sign(&startup, step, serial, &hash, files.clone())?;
         let local = dir.join(LOCAL);
         self.staging.create_dir(&local)?;
@@ -552,7 +594,9 @@ impl Writer<'_> {
         let dir = updates.join(step.who.name.as_str());
         self.staging.create_dir(&dir)?;
         let mut files = old.files.clone();
-        for (file, content) in [(ROSTER, step.roster.as_slice()), (TOPOLOGY, step.topology)] {
+        let lists = self.lists.iter().map(|list| (list.name.as_str(), list.content.as_slice()));
+        let own = [(ROSTER, step.roster.as_slice()), (TOPOLOGY, step.topology)];
+        for (file, content) in own.into_iter().chain(lists) {
             self.staging.write(&dir.join(file), content)?;
             files.retain(|entry| entry.path != file);
             files.push(FileEntry::of(file, content));

@@ -30,6 +30,8 @@ pub struct Records {
     pub root_sha256: String,
     /// The largest serial number that was given out.
     pub serial: u64,
+    /// Version of the signed lists that were made last.
+    pub lists: u64,
     /// Who has a kit, by name.
     pub participants: BTreeMap<Segment, Issued>,
     /// Certificates that count no more although their time is not over.
@@ -137,6 +139,7 @@ impl Records {
             project,
             root_sha256,
             serial: 0,
+            lists: 0,
             participants: BTreeMap::new(),
             revoked: Vec::new(),
         }

@@ -10,6 +10,7 @@ use cellbus_runtime::{
 use crate::{
     kit::{Kit, Refused, chain},
     layout::{FILE_MAX_BYTES, MANIFEST, ROOT, ROSTER, SIGNATURE, STARTUP, TOPOLOGY},
+    lists::file_names,
     manifest::{FORMAT, FileEntry, Manifest, is_signed_by},
     text::hex,
 };
@@ -47,8 +48,12 @@ pub struct Updated {
 /// [`UpdateError`]; the kit is as it was unless a file could not be written.
 pub fn update(dir: &Path, update: &Path, now_unix: u64) -> Result<Updated, UpdateError> {
     let startup = dir.join(STARTUP);
+    let lists = file_names();
+    let [revocations, cells] = lists.each_ref().map(String::as_str);
+    // The signature goes last: until then the kit is refused.
+    let names = [TOPOLOGY, ROSTER, revocations, cells, MANIFEST, SIGNATURE];
     let mut new = BTreeMap::new();
-    for name in [MANIFEST, SIGNATURE, ROSTER, TOPOLOGY] {
+    for name in names {
         new.insert(name, read_bounded_file(&update.join(name), FILE_MAX_BYTES)?);
     }
     let refused = |what: &str| UpdateError::Refused(what.to_owned());
@@ -86,7 +91,7 @@ pub fn update(dir: &Path, update: &Path, now_unix: u64) -> Result<Updated, Updat
             return Err(UpdateError::Refused(format!("{} is not as it was signed", file.path)));
         }
     }
-    for name in [TOPOLOGY, ROSTER, MANIFEST, SIGNATURE] {
+    for name in names {
         write_secret_file(&startup.join(name), &new[name])?;
     }
     Kit::open(dir, None, now_unix).map_err(UpdateError::Kit)?;

@@ -148,11 +148,9 @@ impl Credentials {
             | ChainError::KeyUsage { .. }
             | ChainError::Untrusted { .. }
             | ChainError::Certificate(_)
+            | ChainError::NameConstraint { .. }
             | ChainError::Job
-            | ChainError::Listed(_)
-            | ChainError::NameConstraint { .. }) => {
-                CredentialsError::Chain { chain, root, problem }
-            }
+            | ChainError::Listed(_)) => CredentialsError::Chain { chain, root, problem },
         })
     }
 

@@ -2,19 +2,31 @@
 
 use std::time::Duration;
 
-use cellbus_proto::{name::Segment, transcript::Signable};
+use cellbus_proto::{identity::Identity, name::Segment, transcript::Signable};
 use rcgen::{
     BasicConstraints, CustomExtension, IsCa, Issuer, KeyPair, KeyUsagePurpose, SigningKey,
+    SubjectPublicKeyInfo,
 };
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Authority, AuthorityError, params};
+use super::{Authority, AuthorityError, Issued, leaf_params, params};
 use crate::{
-    certificate::{CertDates, LeafHash, leaf_hash},
+    certificate::{CertDates, CertificateError, LeafHash, leaf_hash},
     tls::verify_leaf_signature,
 };
 
 /// Object identifier of the name constraints of RFC 5280, section 4.2.1.10.
 const NAME_CONSTRAINTS: &[u64] = &[2, 5, 29, 30];
+
+/// A certificate for a key that its holder has made itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certified {
+    /// The certificate.
+    pub der: CertificateDer<'static>,
+    /// The same in PEM form.
+    pub pem: String,
+}
 
 impl Authority {
     /// Makes the authority of a provisioned project, with a new key.
@@ -52,10 +64,53 @@ impl Authority {
         Ok(self.issuer.key().sign(signable)?)
     }
 
+    /// Certifies, for `identity`, the key of a certificate that its holder has signed itself. Of that certificate
+    /// nothing but the key counts; that its holder has the key must have been proved.
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn certify(
+        &self,
+        request_der: &[u8],
+        identity: &Identity,
+        hosts: &[String],
+        dates: CertDates,
+    ) -> Result<Certified, AuthorityError> {
+        let params = self.leaf(identity, hosts, dates)?;
+        let (_, request) = X509Certificate::from_der(request_der)
+            .map_err(|_| AuthorityError::Root(CertificateError::Malformed))?;
+        let key = SubjectPublicKeyInfo::from_der(request.public_key().raw)?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Certified { der: certificate.der().clone(), pem: certificate.pem() })
+    }
+
     /// The hash by which people compare root certificates.
     #[must_use]
     pub fn root_hash(&self) -> LeafHash {
         leaf_hash(&self.root)
+    }
+}
+
+/// Makes a key for `identity` and a certificate that it signs itself: what is shown to an authority to have the
+/// key certified. Nobody trusts it.
+///
+/// # Errors
+/// [`AuthorityError::Make`] when no key can be made.
+pub fn self_sign(identity: &Identity, now_unix: u64) -> Result<Issued, AuthorityError> {
+    const LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+    let key = KeyPair::generate()?;
+    let params = leaf_params(identity, CertDates::lasting(now_unix, LIFE))?;
+    let certificate = params.self_signed(&key)?;
+    Ok(Issued { certificate, key })
+}
+
+impl Issued {
+    /// Signs a transcript with the new key.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Make`] when the library refuses; it has no reason to.
+    pub fn prove(&self, signable: &Signable) -> Result<Vec<u8>, AuthorityError> {
+        Ok(self.key.sign(signable)?)
     }
 }
 
@@ -83,16 +138,10 @@ fn permitted_uri_host(project: &Segment) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use cellbus_proto::{
-        identity::Identity,
-        transcript::{Purpose, Transcript},
-    };
+    use cellbus_proto::transcript::{Purpose, Transcript};
 
     use super::*;
-    use crate::{
-        authority::leaf_params,
-        tls::{ChainError, Direction, Roots, verify_chain},
-    };
+    use crate::tls::{ChainError, Direction, Roots, verify_chain};
 
     const NOW: u64 = 1_800_000_000;
     const LIFE: Duration = Duration::from_secs(1000);

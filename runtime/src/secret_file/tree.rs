@@ -84,7 +84,7 @@ fn look_at(path: &Path, inside: PathBuf) -> Result<Entry, SecretFileError> {
         kind,
         mode: (mode_of(&stat) & Mode::from_raw_mode(0o7777)).as_raw_mode(),
         size: u64::try_from(stat.st_size).unwrap_or(0),
-        links: u64::try_from(stat.st_nlink).unwrap_or(u64::MAX),
+        links: stat.st_nlink,
         is_ours: stat.st_uid == geteuid().as_raw(),
     })
 }

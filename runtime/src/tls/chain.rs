@@ -94,15 +94,15 @@ pub enum ChainError {
     /// A job's certificate, which only a pin can make good.
     #[error("certificate of a job cell, which no authority issues")]
     Job,
-    /// The certificate or its holder is on one of the signed lists: this is the code.
-    #[error("refused by a list: {0}")]
-    Listed(Status),
     /// The root may vouch for other projects only.
     #[error("the authority that issued it may not vouch for project {project}")]
     NameConstraint {
         /// The project that the leaf names.
         project: Segment,
     },
+    /// The certificate or its holder is on one of the signed lists: this is the code.
+    #[error("refused by a list: {0}")]
+    Listed(Status),
 }
 
 fn direction_word(direction: &Direction) -> &'static str {
@@ -210,9 +210,8 @@ fn permitted_projects(der: &[u8]) -> Result<Option<Vec<String>>, CertificateErro
     if constraints.excluded_subtrees.is_some() {
         return Ok(None);
     }
-    let host = |name: &GeneralName<'_>| match name {
-        GeneralName::URI(host) => Some((*host).to_owned()),
-        _ => None,
+    let host = |name: &GeneralName<'_>| {
+        if let GeneralName::URI(host) = name { Some((*host).to_owned()) } else { None }
     };
     let permitted = constraints.permitted_subtrees.iter().flatten();
     Ok(permitted.map(|subtree| host(&subtree.base)).collect())

@@ -12,13 +12,14 @@ use crate::{
     cert::Cert,
     doctor::Doctor,
     exit,
+    join::{Invite, Join, Requests},
     kit::Kit,
     output::Format,
     policy::Policy,
     provision::Provision,
     reload::Reload,
     transfer::Transfer,
-    trust::args::{CellVerb, CertVerb, RosterVerb, TrustVerb},
+    trust::args::{CellVerb, RosterVerb, TrustVerb},
 };
 
 mod observe;
@@ -52,17 +53,6 @@ pub struct Global {
     /// Log what this filter passes instead, for example `info,quinn=debug`
     #[arg(long, value_name = "FILTER", global = true, help_heading = "Output")]
     pub log: Option<String>,
-}
-
-/// What to do with certificates.
-#[derive(Debug, Subcommand)]
-pub enum Certs {
-    /// Looks at files.
-    #[command(flatten)]
-    Look(Cert),
-    /// Has cells refuse them.
-    #[command(flatten)]
-    Change(CertVerb),
 }
 
 /// What to do.
@@ -122,6 +112,23 @@ pub enum Command {
     Policy(Policy),
     /// Has running cells decide by the rules that their topology file has now
     Reload(Reload),
+    /// Makes a kit for every participant of a project file
+    Provision(Provision),
+    /// Invites a participant to join with a key of its own
+    Invite(Invite),
+    /// Joins a project with a key that stays on this machine
+    Join(Join),
+    /// Lists, approves and rejects requests to join
+    #[command(subcommand)]
+    Requests(Requests),
+    /// Seals, opens, verifies, compares and updates kits
+    #[command(subcommand)]
+    Kit(Kit),
+    /// Looks at certificates, and takes them back
+    #[command(subcommand)]
+    Cert(Cert),
+    /// Examines a kit and this machine, before a cell is started
+    Doctor(Doctor),
     /// Bans cells, lets them in again, or turns them out once
     #[command(subcommand)]
     Cell(CellVerb),
@@ -131,16 +138,6 @@ pub enum Command {
     /// Shows the signed lists of a running cell or a file, or gives a cell new ones
     #[command(subcommand)]
     Trust(TrustVerb),
-    /// Makes a kit for every participant of a project file
-    Provision(Provision),
-    /// Seals, opens, verifies, compares and updates kits
-    #[command(subcommand)]
-    Kit(Kit),
-    /// Looks at certificates, and takes them back
-    #[command(subcommand)]
-    Cert(Certs),
-    /// Examines a kit and this machine, before a cell is started
-    Doctor(Doctor),
     /// Lists or explains error codes
     #[command(subcommand)]
     Errors(Errors),
@@ -191,7 +188,7 @@ pub struct Up {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "processes", "only"])]
     pub kit: Option<PathBuf>,
     /// Fingerprint that the authority of the kit must have
-    #[arg(long, value_name = "SHA256", requires = "kit")]
+    #[arg(long, value_name = "SHA256", requires = "kit", conflicts_with = "file")]
     pub root: Option<String>,
     /// One process per cell
     #[arg(long, conflicts_with = "only")]

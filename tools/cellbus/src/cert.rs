@@ -14,6 +14,10 @@ use crate::{
     exit::Exit,
     output::{Failure, Outcome, Success},
     table,
+    trust::{
+        self,
+        args::{CertVerb, Revoke},
+    },
 };
 
 /// Bytes in the largest file of certificates.
@@ -37,6 +41,8 @@ pub enum Cert {
         #[arg(long, value_name = "TIME", default_value = "66%", value_parser = expires_in)]
         expires_in: ExpiresIn,
     },
+    /// Signs the next revocation list, which names these
+    Revoke(Revoke),
 }
 
 /// When a certificate should be renewed.
@@ -101,6 +107,7 @@ pub fn run(args: Cert) -> Outcome {
     match args {
         Cert::Inspect { file } => inspect(&file),
         Cert::NeedsRenewal { file, expires_in } => needs_renewal(&file, expires_in),
+        Cert::Revoke(args) => trust::sign::cert(&CertVerb::Revoke(args)),
     }
 }
 

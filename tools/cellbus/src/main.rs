@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod exit;
 mod files;
+mod join;
 mod kit;
 mod logs;
 mod observe;
@@ -41,7 +42,7 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde_json::json;
 
 use crate::{
-    args::{Certs, Cli, Command, Completion, Errors, Look, LookAt, Target},
+    args::{Cli, Command, Completion, Errors, Look, LookAt, Target},
     codes::CliCode,
     exit::Exit,
     output::{Failure, Format, Outcome, Success, say},
@@ -112,14 +113,16 @@ fn run(cli: Cli) -> Outcome {
         Command::Policy(Policy::Test(args)) => policy::test(&args),
         Command::Policy(Policy::Explain(args)) => block_on(policy::explain(args)),
         Command::Reload(args) => block_on(reload::run(args)),
+        Command::Provision(args) => provision::run(args),
+        Command::Invite(args) => join::invite(&args),
+        Command::Join(args) => join::join(&args),
+        Command::Requests(args) => join::requests(args),
+        Command::Kit(args) => kit::run(args),
+        Command::Cert(args) => cert::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Cell(verb) => block_on(trust::cell(verb)),
-        Command::Cert(Certs::Change(verb)) => trust::sign::cert(&verb),
         Command::Roster(verb) => trust::sign::roster(&verb),
         Command::Trust(verb) => block_on(trust::lists(verb)),
-        Command::Provision(args) => provision::run(args),
-        Command::Kit(args) => kit::run(args),
-        Command::Cert(Certs::Look(verb)) => cert::run(verb),
-        Command::Doctor(args) => doctor::run(args),
         Command::Errors(Errors::Ls) => Ok(codes::list()),
         Command::Errors(Errors::Explain { code }) => codes::explain(&code),
         Command::Completion(args) => Ok(completion(&args)),

@@ -95,6 +95,7 @@ pub fn run(args: Provision) -> Outcome {
         project: &project,
         out: &out,
         only: only.as_ref(),
+        key: None,
         now_unix,
         work_factor: WORK_FACTOR,
     };
@@ -108,7 +109,7 @@ pub fn run(args: Provision) -> Outcome {
 }
 
 /// Reads a project file of either form.
-fn load(file: &Path, deny_warnings: bool) -> Result<Project, Box<Failure>> {
+pub fn load(file: &Path, deny_warnings: bool) -> Result<Project, Box<Failure>> {
     let name = file.display().to_string();
     let text = config::read_text(file).map_err(|report| files::refused(&report))?;
     let read = if nvflare::is_meant(&name) {

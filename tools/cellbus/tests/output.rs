@@ -2,6 +2,8 @@
 
 #[path = "output/fake.rs"]
 mod fake;
+#[path = "output/kits.rs"]
+mod kits;
 #[path = "output/seen.rs"]
 mod seen;
 #[path = "output/trust.rs"]
@@ -251,6 +253,7 @@ fn every_command_prints_its_schema() {
     assert_eq!(place.data::<Accepted>("drain relay").cell.as_str(), "relay");
 
     seen::see_a_running_cell(&place);
+    kits::make_use_and_examine_kits(&place);
     trust::lists_are_signed_shown_and_given(&place);
 
     let checked: Validation = place.data("validate good.toml");
@@ -311,8 +314,14 @@ fn every_command_prints_its_schema() {
         "schema",
         "policy",
         "reload",
-        "cell",
+        "provision",
+        "invite",
+        "join",
+        "requests",
+        "kit",
         "cert",
+        "doctor",
+        "cell",
         "roster",
         "trust",
         "errors",
@@ -379,6 +388,32 @@ fn usage_errors_are_envelopes_and_exit_with_four() {
         "status --socket x --state y",
         "status --unknown",
         "graph good.toml --format svg",
+        "provision",
+        "provision project.toml",
+        "provision add site-1 project.toml",
+        "provision add Site-1 project.toml --out fed",
+        "provision project.toml --out fed --passphrase-file a --passphrase-fd 3",
+        "invite site-1 project.toml",
+        "invite site-1 project.toml --out fed --hours 0",
+        "join --kit k",
+        "join --kit k --invitation a",
+        "join --kit k --invitation a --request b --reply c",
+        "requests",
+        "requests approve r project.toml --out fed",
+        "kit",
+        "kit seal k",
+        "kit seal k --out f --recipient age1x --passphrase-fd 3",
+        "kit open f",
+        "kit diff a",
+        "kit update k",
+        "cert",
+        "cert inspect",
+        "cert needs-renewal x --expires-in 101%",
+        "doctor",
+        "doctor --topology good.toml",
+        "doctor --kit k --from f",
+        "up --kit k --only server",
+        "up good.toml --root x",
         "errors",
         "schema",
         "policy",

@@ -114,8 +114,14 @@ impl Place {
         let project = project(text);
         let out = self.out();
         let only = only.map(|name| name.parse().expect("a name"));
-        let order =
-            Order { project: &project, out: &out, only: only.as_ref(), now_unix, work_factor: 2 };
+        let order = Order {
+            project: &project,
+            out: &out,
+            only: only.as_ref(),
+            key: None,
+            now_unix,
+            work_factor: 2,
+        };
         provision(&order, &mut |wanted| {
             self.asked.borrow_mut().push(wanted);
             Passphrase::new(Zeroizing::new(passphrase.to_owned()))

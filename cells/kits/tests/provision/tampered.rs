@@ -13,7 +13,15 @@ use cellbus_kits::{
 
 use crate::place::{DAY, NOW, Place, STUDY, open, tree};
 
-const SIGNED: [&str; 5] = ["cell.crt", "cell.key", "root.crt", "roster.json", "topology.toml"];
+const SIGNED: [&str; 7] = [
+    "cell.crt",
+    "cell.key",
+    "revocations.list",
+    "root.crt",
+    "roster.json",
+    "roster.list",
+    "topology.toml",
+];
 
 /// What the refusal of the kit says, for people.
 fn refusal(kit: &Path, what: &str) -> String {

@@ -19,6 +19,7 @@ pub(super) struct RawProjectFile {
     policy_test: Option<toml::Value>,
     limits: Option<toml::Value>,
     metrics: Option<toml::Value>,
+    trust: Option<toml::Value>,
 }
 
 /// `[project]`.

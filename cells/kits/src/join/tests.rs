@@ -1,0 +1,255 @@
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use cellbus_proto::topology::project;
+use cellbus_runtime::{authority::Issued, certificate::CertDates};
+
+use super::*;
+
+const NOW: u64 = 1_800_000_000;
+const HOUR: u64 = 3600;
+const STUDY: &str = r#"
+[project]
+name = "study"
+[[cell]]
+name = "server"
+kind = "server"
+listen = "127.0.0.1:8002"
+[[cell]]
+name = "site-9"
+kind = "client"
+parent = "server"
+org = "st-mary"
+[[admin]]
+name = "alice"
+role = "project_admin"
+"#;
+
+fn project(text: &str) -> Project {
+    project::parse(text).unwrap().project
+}
+
+fn passphrase(_: Wanted) -> Result<Passphrase, PassphraseError> {
+    Passphrase::new(Zeroizing::new("correct horse battery".to_owned()))
+}
+
+struct World {
+    dir: tempfile::TempDir,
+    /// The project with the site that is to join.
+    project: Project,
+    invitation: Invitation,
+}
+
+impl World {
+    fn new() -> Self {
+        let private = fs::Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().permissions(private).tempdir().unwrap();
+        let before = STUDY.replace("site-9", "site-8");
+        let out = dir.path().join("fed");
+        let order = Order {
+            project: &project(&before),
+            out: &out,
+            only: None,
+            key: None,
+            now_unix: NOW,
+            work_factor: 2,
+        };
+        provision(&order, &mut passphrase).unwrap();
+        let project = project(STUDY);
+        let name = "site-9".parse().unwrap();
+        let invitation = invite(&project, &out, &name, NOW, HOUR).unwrap();
+        Self { dir, project, invitation }
+    }
+
+    fn out(&self) -> PathBuf {
+        self.dir.path().join("fed")
+    }
+
+    fn kit(&self) -> PathBuf {
+        self.dir.path().join("kit")
+    }
+
+    fn begin(&self) -> Vec<u8> {
+        begin(&self.invitation, &self.kit(), NOW).unwrap()
+    }
+
+    fn approve(&self, request: &[u8]) -> Result<(Report, Vec<u8>), JoinError> {
+        approve(&self.project, &self.out(), request, NOW, &mut passphrase)
+    }
+
+    /// Asserts that a request is refused and that nothing was issued for it.
+    fn refused(&self, request: &[u8]) -> JoinError {
+        let error = match self.approve(request) {
+            Ok(_) => panic!("it was approved"),
+            Err(error) => error,
+        };
+        let (number, records) = latest(&self.out()).unwrap().unwrap();
+        assert_eq!(number, 1, "{error}");
+        assert!(!records.participants.contains_key("site-9"), "{error}");
+        error
+    }
+
+    /// A request that a hostile participant, who has the invitation, makes by hand.
+    fn forged(&self, made: &Issued, change: impl FnOnce(&mut Request)) -> Vec<u8> {
+        let certificate = made.chain().swap_remove(0);
+        let key = FileEntry::of(KEY, b"key");
+        let invitation = &self.invitation;
+        let facts = (&invitation.project, &invitation.name, NOW);
+        let signed = signable(&invitation.root_sha256, facts, &certificate, &key);
+        let mut request = Request {
+            project: invitation.project.clone(),
+            name: invitation.name.clone(),
+            made_unix: NOW,
+            certificate: STANDARD.encode(&certificate),
+            key,
+            signature: STANDARD.encode(made.prove(&signed).unwrap()),
+        };
+        change(&mut request);
+        invitation.put(REQUEST, &request).unwrap()
+    }
+
+    fn made(&self, uri: &str) -> Issued {
+        self_sign(&Identity::from_uri(uri).unwrap(), NOW).unwrap()
+    }
+}
+
+const SITE: &str = "cell://study/client/site-9?org=st-mary";
+
+#[test]
+fn v_22_a_site_joins_with_a_key_that_never_leaves_it() {
+    let world = World::new();
+    let line = Invitation::parse(&world.invitation.line()).unwrap();
+    let request = begin(&line, &world.kit(), NOW).unwrap();
+    let key = fs::read(world.kit().join("startup/cell.key")).unwrap();
+    assert!(Kit::open(&world.kit(), None, NOW).is_err(), "not before the reply");
+    let (report, reply) = world.approve(&request).unwrap();
+    let site = report.participants.iter().find(|row| row.name.as_str() == "site-9").unwrap();
+    assert_eq!(site.action, crate::provision::Action::New);
+    let kit = finish(&world.kit(), &reply, NOW).unwrap();
+    assert_eq!(kit.credentials.certificate().identity().to_uri(), SITE);
+    assert_eq!(fs::read(world.kit().join("startup/cell.key")).unwrap(), key);
+    assert!(!world.kit().join(PENDING).exists(), "the secret is spent");
+    Kit::open(&world.kit(), None, NOW).unwrap();
+    // The key is nowhere else, and in no file that travelled.
+    let body = std::str::from_utf8(&key).unwrap().lines().nth(1).unwrap().to_owned();
+    for bytes in [&request, &reply] {
+        assert!(!String::from_utf8_lossy(bytes).contains(&body));
+    }
+    assert!(!world.out().join("kits-0002/site-9/startup/cell.key").exists());
+    let rows = invitations(&world.out(), NOW).unwrap();
+    assert_eq!((rows.len(), rows[0].state), (1, State::Used));
+}
+
+#[test]
+fn v_22_atk_150_what_a_request_asks_for_beyond_the_project_file_is_refused() {
+    let world = World::new();
+    for uri in [
+        "cell://study/client/site-8?org=st-mary",
+        "cell://study/client/site-9?org=other",
+        "cell://other/client/site-9?org=st-mary",
+        "cell://study/relay/site-9?org=st-mary",
+        "cell://study/admin/site-9?org=st-mary&role=project_admin",
+    ] {
+        let request = world.forged(&world.made(uri), |_| {});
+        assert!(matches!(world.refused(&request), JoinError::Refused(_)), "{uri}");
+    }
+    // One with a host name, made by an authority of the attacker's own.
+    let own = cellbus_runtime::authority::Authority::create("study".parse().unwrap(), NOW).unwrap();
+    let relay = Identity::from_uri("cell://study/relay/site-9?org=st-mary").unwrap();
+    let hosts = ["evil.example.org".to_owned()];
+    let made =
+        own.issue(&relay, &hosts, CertDates::lasting(NOW, std::time::Duration::from_secs(HOUR)));
+    assert!(matches!(world.refused(&world.forged(&made.unwrap(), |_| {})), JoinError::Refused(_)));
+    // The certificate of an authority.
+    let root = STANDARD.encode(own.root());
+    let request = world.forged(&world.made(SITE), |request| request.certificate = root);
+    assert!(matches!(world.refused(&request), JoinError::Refused(_)));
+    let request =
+        world.forged(&world.made(SITE), |request| request.key.path = "../cell.crt".to_owned());
+    assert!(matches!(world.refused(&request), JoinError::Refused(_)));
+}
+
+#[test]
+fn v_22_atk_150_without_the_key_the_invitation_or_in_time_nothing_is_certified() {
+    let world = World::new();
+    let (one, two) = (world.made(SITE), world.made(SITE));
+    // The certificate of another key.
+    let other = STANDARD.encode(&two.chain()[0]);
+    let request = world.forged(&one, |request| request.certificate = other);
+    assert!(matches!(world.refused(&request), JoinError::Refused(_)));
+    let request = world.forged(&one, |request| request.made_unix += 1);
+    assert!(matches!(world.refused(&request), JoinError::Refused(_)));
+
+    // By another invitation of the same name: another secret.
+    let stranger = World::new();
+    assert!(matches!(world.refused(&stranger.begin()), JoinError::Letter(_)));
+    // Changed on the way.
+    let request = world.begin();
+    let text = String::from_utf8(request.clone()).unwrap();
+    let other_name = text.replace("site-9", "site-7");
+    assert!(matches!(world.refused(other_name.as_bytes()), JoinError::NotInvited(_)));
+    let at = text.find("\"sealed\":\"").unwrap() + 200;
+    let mut bytes = request.clone();
+    bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+    world.refused(&bytes);
+    world.refused(b"{}");
+    // Too late.
+    let late = approve(&world.project, &world.out(), &request, NOW + HOUR + 1, &mut passphrase);
+    assert!(matches!(late, Err(JoinError::Spent("expired"))));
+    assert!(matches!(
+        begin(&world.invitation, &world.dir.path().join("late"), NOW + HOUR + 1),
+        Err(JoinError::Spent(_))
+    ));
+    // Withdrawn.
+    reject(&world.out(), &world.invitation.name).unwrap();
+    assert!(matches!(world.refused(&request), JoinError::Spent("withdrawn")));
+}
+
+#[test]
+fn v_22_atk_150_a_request_is_approved_once() {
+    let world = World::new();
+    let request = world.begin();
+    world.approve(&request).unwrap();
+    let again = world.approve(&request);
+    assert!(matches!(again, Err(JoinError::Spent("used already"))));
+    // A new invitation does not help as long as there is a certificate that is good.
+    let name = world.invitation.name.clone();
+    let second = invite(&world.project, &world.out(), &name, NOW, HOUR).unwrap();
+    let request = begin(&second, &world.dir.path().join("second"), NOW).unwrap();
+    let again = world.approve(&request);
+    assert!(matches!(again, Err(JoinError::Provision(ProvisionError::AlreadyThere(_)))));
+    assert_eq!(latest(&world.out()).unwrap().unwrap().0, 2);
+}
+
+#[test]
+fn v_23_a_reply_of_somebody_else_or_changed_makes_no_kit() {
+    let world = World::new();
+    let request = world.begin();
+    let (_, reply) = world.approve(&request).unwrap();
+    let other = World::new();
+    let (_, foreign) = other.approve(&other.begin()).unwrap();
+    assert!(matches!(finish(&world.kit(), &foreign, NOW), Err(JoinError::Letter(_))));
+    // Whoever knows the secret cannot make a kit of another authority of it.
+    let stranger: Reply = other.invitation.take(&letter(&foreign, REPLY).unwrap()).unwrap();
+    let forged = world.invitation.put(REPLY, &stranger).unwrap();
+    assert!(matches!(finish(&world.kit(), &forged, NOW), Err(JoinError::Refused(_))));
+    let mut more: Reply = world.invitation.take(&letter(&reply, REPLY).unwrap()).unwrap();
+    more.files.insert("../../x".to_owned(), String::new());
+    let forged = world.invitation.put(REPLY, &more).unwrap();
+    assert!(matches!(finish(&world.kit(), &forged, NOW), Err(JoinError::Form)));
+    assert_eq!(fs::read_dir(world.kit().join("startup")).unwrap().count(), 1, "the key alone");
+    finish(&world.kit(), &reply, NOW).unwrap();
+}
+
+#[test]
+fn an_invitation_does_not_print_its_secret_and_a_line_is_read_whole_or_not_at_all() {
+    let world = World::new();
+    let line = world.invitation.line();
+    let shown = format!("{:?}", world.invitation);
+    assert!(!shown.contains(world.invitation.secret.0.as_str()), "{shown}");
+    for bad in ["", "cellbus-join-1.", &line[..line.len() - 4], &line[1..], "cellbus-join-2.e30"] {
+        assert!(matches!(Invitation::parse(bad), Err(JoinError::Line)), "{bad}");
+    }
+    Invitation::parse(&format!("  {}\n", *line)).unwrap();
+    assert!(invite(&world.project, &world.out(), &"nobody".parse().unwrap(), NOW, 1).is_err());
+    assert!(invite(&world.project, &world.kit(), &world.invitation.name, NOW, 1).is_err());
+}
