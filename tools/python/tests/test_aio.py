@@ -27,6 +27,7 @@ def run(main: Callable[[cellbus.aio.Bus], Awaitable[Any]], **settings: Any) -> A
 def test_payloads_of_every_size_come_back(cell: FakeCell) -> None:
     async def main(bus: cellbus.aio.Bus) -> None:
         assert bus.cell == "site-1.job-7"
+        assert await bus.parameters() == {"rounds": 5}
         for size in [0, 1, 64, 16_385, 65_536, 262_144, 262_145, 3_000_000]:
             content = os.urandom(size)
             assert bytes((await bus.request("echo", "x", content)).payload) == content

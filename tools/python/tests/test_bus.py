@@ -25,6 +25,10 @@ def test_a_request_is_answered(bus: cellbus.Bus, cell: FakeCell) -> None:
     assert (bus.cell, bus.job, bus.site, bus.attempt, bus.role) == (NAME, "job-7", "site-1", 2, "trainer")
 
 
+def test_the_arguments_of_the_job_are_asked_of_the_own_cell(bus: cellbus.Bus) -> None:
+    assert bus.parameters() == {"rounds": 5}
+
+
 def test_payloads_of_every_size_come_back(bus: cellbus.Bus) -> None:
     for size in [0, 1, 64, 16_384, 16_385, 65_500, 65_536, 200_000, 262_144, 262_145, 3_000_000]:
         content = os.urandom(size)

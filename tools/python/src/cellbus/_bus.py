@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import threading
@@ -355,6 +356,13 @@ class Bus(AbstractContextManager["Bus"]):
         core = self._engine.core
         asked = _asking.request(core, to, channel, topic, payload, budget, content_type, options, many=True)
         return self._items(self._start(asked))
+
+    def parameters(self) -> dict[str, Any]:
+        """The arguments of the job for this program, as its `job.toml` says."""
+        found = json.loads(bytes(self.request("job", "parameters", to=self.cell).payload))
+        if not isinstance(found, dict):
+            raise CellbusError("the parameters of the job are no object")
+        return found
 
     def publish(
         self,

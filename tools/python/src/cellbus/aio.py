@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 import time
 import weakref
@@ -330,6 +331,13 @@ class Bus:
         asked = _asking.request(core, to, channel, topic, payload, budget, content_type, options, many=True)
         async for item in self._items(await self._start(asked)):
             yield item
+
+    async def parameters(self) -> dict[str, Any]:
+        """The arguments of the job for this program, as its `job.toml` says."""
+        found = json.loads(bytes((await self.request("job", "parameters", to=self.cell)).payload))
+        if not isinstance(found, dict):
+            raise CellbusError("the parameters of the job are no object")
+        return found
 
     async def publish(
         self,
