@@ -104,6 +104,8 @@ class FakeCell:
         self.outgoing.put(None)
         for thread in self.threads:
             thread.join(5)
+        if self.stream is not None:
+            self.stream.close()
 
     def run(self) -> None:
         try:

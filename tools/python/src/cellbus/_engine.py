@@ -43,6 +43,7 @@ class Engine:
         self._gates: deque[Call] = deque()
         self._orphans: deque[Incoming] = deque()
         self._pump: threading.Thread | None = None
+        self._drainer: threading.Thread | None = None
         self._poll_in = select.poll()
         self._poll_in.register(wire.stream, select.POLLIN)
         self._poll_both = select.poll()
@@ -75,6 +76,24 @@ class Engine:
                 return
             self._pump = threading.Thread(target=self._run_pump, name="cellbus-reader", daemon=True)
         self._pump.start()
+
+    def _start_drainer(self) -> None:
+        """Lets a thread finish what waits to leave: a frame that has begun must not stand still."""
+        with self.lock:
+            if self._drainer is not None or not self.wire.outbox or self.core.failure is not None:
+                return
+            self._drainer = threading.Thread(target=self._run_drainer, name="cellbus-writer", daemon=True)
+        self._drainer.start()
+
+    def _run_drainer(self) -> None:
+        while True:
+            with self.lock:
+                outbox = self.wire.outbox
+                if not outbox or self.core.failure is not None:
+                    self._drainer = None
+                    return
+                entry = outbox[-1]
+            self._drain(entry, None)
 
     def ask(self, asked: Asked) -> Call:
         """Sends what is asked, after waiting until the limits allow it."""
@@ -180,7 +199,9 @@ class Engine:
         with self.lock:
             if call.is_done or call.number not in self.core.calls or self.core.failure is not None:
                 return
-            self._write(_asking.cancel(call), None)
+            entry = self._write(_asking.cancel(call), None)
+        if entry is not None and self._pump is None:
+            self._start_drainer()
 
     def wait(self, call: Call, is_ready: Callable[[], bool], until: float | None = None) -> None:
         """Waits until something has happened to a call, and reads meanwhile.
@@ -222,6 +243,8 @@ class Engine:
 
     def _stop_reading(self, but: threading.Event | None = None) -> None:
         self._reading.release()
+        if self.wire.outbox and self._pump is None:
+            self._start_drainer()
         if not self._followers:
             return
         with self.lock:
