@@ -8,7 +8,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, NamedTuple
 
-from cellbus._frames import TO_JOB, Decoder, Frame, ToCell, ToJob, write_frame
+from cellbus._frames import Decoder, Frame, write_frame
+from cellbus._shapes import TO_JOB, ToCell, ToJob
 from cellbus.errors import CellbusError, Disconnected, ProtocolError, RefusedError, StatusError, status_error
 from cellbus.message import (
     Event,

@@ -19,7 +19,8 @@ from cellbus import _asking
 from cellbus._asking import Asked
 from cellbus._bootstrap import Bootstrap, open_socket
 from cellbus._core import Call, Core, Incoming, Kind
-from cellbus._frames import ToCell, write_frame, write_request
+from cellbus._frames import write_frame, write_request
+from cellbus._shapes import ToCell
 from cellbus._wire import BACKLOG_MAX, DONTWAIT, Entry, Wire
 from cellbus.errors import CellbusError, Disconnected, ProtocolError, UnknownError
 from cellbus.status import Status
