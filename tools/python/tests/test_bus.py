@@ -475,3 +475,16 @@ def test_named_tensors_are_a_payload(bus: cellbus.Bus) -> None:
     received = bus.request("echo", "x", large).tensors()
     assert np.array_equal(received["w"], large["w"])
     assert not received["w"].flags.writeable
+
+
+def test_nothing_is_left_behind_by_many_attachments(cell: FakeCell) -> None:
+    with cellbus.connect() as bus, bus.serve("echo", None, lambda message: bytes(message.payload)):
+        bus.request("echo", "x", bytes(300_000))
+        bus.request("back", "x", bytes(300_000))
+        before = _descriptors()
+        for _ in range(50):
+            bus.request("echo", "x", bytes(300_000))
+            bus.request("back", "x", bytes(300_000))
+        assert _descriptors() <= before + 2
+        assert not bus._engine.core.calls
+        assert bus._engine.core._attached == 0
