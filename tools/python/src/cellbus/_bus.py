@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, overload
 
 from cellbus import _asking, _bootstrap
 from cellbus._asking import Asked, HandleRefused, Handlers, find_handler
-from cellbus._core import Call, Incoming
+from cellbus._core import Call, Incoming, Limits
 from cellbus._engine import Engine
 from cellbus._message import Handler, Message, Pending, Pool
 from cellbus._transfers import Transfers
@@ -90,7 +90,7 @@ class Bus(AbstractContextManager["Bus"]):
         return self._engine.core.failure is None
 
     @property
-    def limits(self) -> Any:
+    def limits(self) -> Limits:
         """What this connection may have: a named tuple, in bytes, counts and milliseconds."""
         return self._engine.core.limits
 

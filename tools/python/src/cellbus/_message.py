@@ -15,6 +15,7 @@ from cellbus.errors import CellbusError, UnknownError
 from cellbus.message import Origin, Reply
 from cellbus.payload import Payload
 from cellbus.status import Status
+from cellbus.tensors import Tensors
 
 __all__ = ["Handler", "Message", "Pending", "Pool"]
 
@@ -106,7 +107,7 @@ class Message:
         """Waits until nobody waits any longer, at most `timeout` seconds; says whether that is so."""
         return self._cancelled.wait(timeout)
 
-    def tensors(self) -> Any:
+    def tensors(self) -> Tensors:
         """The payload as named tensors, without a copy. Raises `TensorError`."""
         return Reply(self.payload).tensors()
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, overload
 
 from cellbus import _asking
+from cellbus._core import Limits
 from cellbus._frames import write_frame
 from cellbus._shapes import ToCell
 from cellbus.aio._link import Link
@@ -54,7 +55,7 @@ class Bus(Link):
         return self._core.failure is None
 
     @property
-    def limits(self) -> Any:
+    def limits(self) -> Limits:
         """What this connection may have: a named tuple, in bytes, counts and milliseconds."""
         return self._core.limits
 

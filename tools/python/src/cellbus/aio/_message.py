@@ -15,6 +15,7 @@ from cellbus.errors import CellbusError, UnknownError
 from cellbus.message import Origin, Reply
 from cellbus.payload import Outgoing, Payload
 from cellbus.status import Status
+from cellbus.tensors import Tensors
 
 if TYPE_CHECKING:
     from cellbus.aio._link import Link
@@ -99,7 +100,7 @@ class Message:
         """Waits until nobody waits any longer."""
         await self._cancelled.wait()
 
-    def tensors(self) -> Any:
+    def tensors(self) -> Tensors:
         """The payload as named tensors, without a copy. Raises `TensorError`."""
         return Reply(self.payload).tensors()
 

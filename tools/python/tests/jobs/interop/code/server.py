@@ -11,6 +11,7 @@ from cellbus import Status
 
 def main(sites: int) -> None:
     done: set[str] = set()
+    begun = threading.Event()
     cancelled = threading.Event()
     finished = threading.Event()
     with cellbus.connect() as bus:
@@ -29,7 +30,10 @@ def main(sites: int) -> None:
                 for index in range(3):
                     message.part(b"%d" % index)
                 return b"3"
+            if message.topic == "has-begun":
+                return b"yes" if begun.wait(20) else b"no"
             if message.topic == "wait":
+                begun.set()
                 if message.wait_cancelled(30):
                     cancelled.set()
                 return None

@@ -62,7 +62,7 @@ def main() -> None:
         print("errors", flush=True)
         assert bus.request("echo", "later").payload == b"later"
         pending = bus.start("echo", "wait", budget=60)
-        time.sleep(0.2)
+        assert bus.request("echo", "has-begun").payload == b"yes"
         pending.cancel()
         assert bus.request("echo", "was-cancelled").payload == b"yes"
         assert [bytes(part.payload) for part in bus.stream("echo", "parts")] == [b"0", b"1", b"2", b"3"]
