@@ -32,6 +32,9 @@ def main(sites: int) -> None:
                 return b"3"
             if message.topic == "has-begun":
                 return b"yes" if begun.wait(20) else b"no"
+            if message.topic == "late":
+                message.wait_cancelled(30)
+                return None
             if message.topic == "wait":
                 begun.set()
                 if message.wait_cancelled(30):

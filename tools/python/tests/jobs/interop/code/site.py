@@ -57,7 +57,7 @@ def main() -> None:
         assert refused(lambda: bus.request("nobody", "x")).status is Status.NO_HANDLER
         assert refused(lambda: bus.request("cell", "quit")).status is Status.FORBIDDEN
         assert not refused(lambda: bus.request("echo", "x", to="No Cell")).may_have_been_done
-        late = refused(lambda: bus.request("echo", "wait", budget=0.2))
+        late = refused(lambda: bus.request("echo", "late", budget=0.2))
         assert (late.status, late.may_have_been_done) == (Status.DEADLINE, True), late
         print("errors", flush=True)
         assert bus.request("echo", "later").payload == b"later"
