@@ -488,3 +488,30 @@ def test_nothing_is_left_behind_by_many_attachments(cell: FakeCell) -> None:
         assert _descriptors() <= before + 2
         assert not bus._engine.core.calls
         assert bus._engine.core._attached == 0
+
+
+def test_a_fork_does_not_speak_for_its_parent(bus: cellbus.Bus, cell: FakeCell) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            bus.request("echo", "x", b"child")
+        except cellbus.CellbusError:
+            bus.close()
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert bus.request("echo", "x", b"parent").payload == b"parent"
+    assert [frame.payload for frame in cell.wait_for(0x02)] == [b"parent"]
+
+
+def test_serving_for_ever_ends_with_the_connection(make_cell: Callable[..., FakeCell]) -> None:
+    cell = make_cell()
+    with cellbus.connect() as bus:
+        cell.send(0x9F, [None])
+        bus.serve_forever()
+        assert not bus.is_open
+    cell = make_cell()
+    with cellbus.connect() as bus:
+        cell.outgoing.put(None)
+        with pytest.raises(cellbus.Disconnected, match="without a goodbye"):
+            bus.serve_forever()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cellbus.testing import Program, Topology
+from cellbus.testing import REQUIRE, Program, Topology, find_binary
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"
@@ -17,9 +18,19 @@ EXAMPLES = HERE.parent / "examples"
 pytest.importorskip("numpy")
 
 
-def has_jobs(binary: str) -> bool:
-    found = subprocess.run([binary, "job", "run", "--help"], capture_output=True, check=False)
-    return found.returncode == 0
+@pytest.fixture(autouse=True)
+def binary() -> str:
+    """The command; it has to be one that runs jobs."""
+    found = find_binary()
+    if found is None:
+        reason = "no `cellbus`: set CELLBUS_BIN, or put it into PATH"
+    elif subprocess.run([found, "job", "run", "--help"], capture_output=True, check=False).returncode != 0:
+        reason = "this `cellbus` runs no jobs"
+    else:
+        return found
+    if os.environ.get(REQUIRE):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.mark.timeout(200)
@@ -29,8 +40,6 @@ def test_everything_that_job_code_can_do_works_between_real_cells(cellbus_topolo
         Program("python-site", [sys.executable, "site.py"], ["site-*"], custom_code=True),
     ]
     topology = cellbus_topology(sites=["site-1", "site-2"], relay="relay-a", programs=programs)
-    if not has_jobs(topology.binary):
-        pytest.skip("this binary runs no jobs")
     done = topology.run("job", "run", str(HERE / "jobs/interop"), timeout=150)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{topology.log()}"
     assert done.stdout.count("done") == 2, done.stdout
@@ -38,12 +47,8 @@ def test_everything_that_job_code_can_do_works_between_real_cells(cellbus_topolo
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("example", ["digits-sklearn", "digits-cnn"])
-def test_an_example_runs_as_a_job_of_real_cells(cellbus_topology: Callable[..., Topology], example: str) -> None:
+def test_an_example_runs_as_a_job_of_real_cells(example: str) -> None:
     pytest.importorskip("torch" if example == "digits-cnn" else "sklearn")
-    topology = cellbus_topology(sites=["site-1"])
-    if not has_jobs(topology.binary):
-        pytest.skip("this binary runs no jobs")
-    topology.close()
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "run.py"), example], capture_output=True, text=True, timeout=280, check=False
     )

@@ -285,7 +285,7 @@ class Bus(AbstractContextManager["Bus"]):
         """Waits until the connection ends; handlers do their work meanwhile. Raises `Disconnected` at a bad end."""
         self._engine.wait_for_end()
         failure = self._engine.core.failure
-        if failure is not None and "goodbye" not in failure.detail and "this process" not in failure.detail:
+        if failure is not None and not failure.is_goodbye:
             raise failure
 
     def wait_closed(self, timeout: float | None = None) -> bool:

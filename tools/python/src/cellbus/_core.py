@@ -363,7 +363,7 @@ class Core:
     def _bye(self, frame: Frame) -> None:
         status = frame.fields[0]
         if status is None:
-            self.close(Disconnected("the cell has said goodbye", by=self.cell or None))
+            self.close(Disconnected("the cell has said goodbye", by=self.cell or None, is_goodbye=True))
         else:
             found = Status(status)
             self.close(Disconnected("the cell has ended the connection", found, self.cell or None))

@@ -7,6 +7,7 @@ as well, so that two sides that both write never stand still.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
@@ -45,6 +46,7 @@ class Engine:
         self._orphans: deque[Incoming] = deque()
         self._pump: threading.Thread | None = None
         self._drainer: threading.Thread | None = None
+        self._pid = os.getpid()
         self._poll_in = select.poll()
         self._poll_in.register(wire.stream, select.POLLIN)
         self._poll_both = select.poll()
@@ -99,6 +101,8 @@ class Engine:
     def ask(self, asked: Asked) -> Call:
         """Sends what is asked, after waiting until the limits allow it."""
         call = asked.call
+        if os.getpid() != self._pid:
+            raise CellbusError("the connection belongs to the process that this one was forked from")
         until = None if asked.patience is None else time.monotonic() + asked.patience
         while True:
             with self.lock:
@@ -124,6 +128,8 @@ class Engine:
         """Sends a request with a few bytes and nothing extraordinary; `None` where that has to wait."""
         core = self.core
         size = len(payload)
+        if os.getpid() != self._pid:
+            return None
         with self.lock:
             if core.failure is not None or self.wire.outbox or not core.has_room(size, 0):
                 return None
@@ -182,6 +188,8 @@ class Engine:
 
     def abandon(self, message: Incoming) -> None:
         """Says that nobody is left who could answer a message. Called by the collector, so it never waits."""
+        if os.getpid() != self._pid:
+            return
         self._orphans.append(message)
         if self.lock.acquire(blocking=False):
             try:
@@ -234,7 +242,8 @@ class Engine:
                 self._stop_reading(but=event)
                 return
             event.wait(None if until is None else max(0.0, until - time.monotonic()))
-            self._check_time(until)
+            if not is_ready():
+                self._check_time(until)
         finally:
             with self.lock:
                 if event in self._followers:
@@ -401,14 +410,17 @@ class Engine:
             return
 
     def close(self) -> None:
-        """Says goodbye and ends everything."""
+        """Says goodbye and ends everything. In a fork of the process that connected: lets go of it, silently."""
+        if os.getpid() != self._pid:
+            self.wire.stream.close()
+            return
         with self.lock:
             if self.core.failure is None:
                 try:
                     self.wire.send(write_frame(ToCell.BYE, (None,)))
                 except (OSError, CellbusError):
                     pass
-                self._fail(Disconnected("this process has closed the connection"))
+                self._fail(Disconnected("this process has closed the connection", is_goodbye=True))
         try:
             self.wire.stream.shutdown(socket.SHUT_RDWR)
         except OSError:

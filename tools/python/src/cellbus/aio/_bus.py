@@ -214,7 +214,7 @@ class Bus(Link):
         """Waits until the connection ends. Raises `Disconnected` at a bad end."""
         await self._ended.wait()
         failure = self._core.failure
-        if failure is not None and "goodbye" not in failure.detail and "this process" not in failure.detail:
+        if failure is not None and not failure.is_goodbye:
             raise failure
 
     async def wait_closed(self, timeout: float | None = None) -> bool:
@@ -232,7 +232,7 @@ class Bus(Link):
                 self._wire.send(write_frame(ToCell.BYE, (None,)))
             except OSError:
                 pass
-            self._fail(Disconnected("this process has closed the connection"))
+            self._fail(Disconnected("this process has closed the connection", is_goodbye=True))
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
