@@ -45,8 +45,8 @@ def main() -> int:
         topology = Topology(binary, Path(directory), text)
         try:
             topology.wait_ready(5)
-            command = [binary, "job", "run", str(HERE / options.example), "--topology", str(topology.file)]
-            return subprocess.run([*command, "--state", str(topology.state)], check=False).returncode
+            command = [binary, "job", "run", str(HERE / options.example), "--state", str(topology.state)]
+            return subprocess.run(command, check=False).returncode
         finally:
             topology.close()
 

@@ -104,6 +104,8 @@ class FakeCell:
         self.outgoing.put(None)
         for thread in self.threads:
             thread.join(5)
+        if self.stream is not None:
+            self.stream.close()
 
     def run(self) -> None:
         try:
@@ -234,7 +236,9 @@ class FakeCell:
             self.route(frame)
             return
         number, to, channel, topic, budget, media, attached, options = frame.fields
-        if channel == "echo":
+        if (channel, topic, to) == ("job", "parameters", self.name):
+            self.end(0x83, [number, "application/json", None], b'{"rounds": 5}')
+        elif channel == "echo":
             if options is not None and options[0] & 32:
                 for index in range(int(topic)):
                     self.send(0x88, [number, to, media, None], b"%d" % index)

@@ -27,6 +27,7 @@ def run(main: Callable[[cellbus.aio.Bus], Awaitable[Any]], **settings: Any) -> A
 def test_payloads_of_every_size_come_back(cell: FakeCell) -> None:
     async def main(bus: cellbus.aio.Bus) -> None:
         assert bus.cell == "site-1.job-7"
+        assert await bus.parameters() == {"rounds": 5}
         for size in [0, 1, 64, 16_385, 65_536, 262_144, 262_145, 3_000_000]:
             content = os.urandom(size)
             assert bytes((await bus.request("echo", "x", content)).payload) == content
@@ -103,7 +104,7 @@ def test_two_sides_that_both_write_do_not_stand_still(cell: FakeCell) -> None:
 
 def test_handlers_answer_fail_refuse_and_are_cancelled(cell: FakeCell) -> None:
     async def main(bus: cellbus.aio.Bus) -> None:
-        stopped = asyncio.Event()
+        begun, stopped = asyncio.Event(), asyncio.Event()
 
         async def echo(message: cellbus.aio.Message) -> Any:
             if message.topic == "fail":
@@ -119,6 +120,7 @@ def test_handlers_answer_fail_refuse_and_are_cancelled(cell: FakeCell) -> None:
                 message.defer()
                 return None
             if message.topic == "wait":
+                begun.set()
                 try:
                     await asyncio.sleep(60)
                 finally:
@@ -137,7 +139,7 @@ def test_handlers_answer_fail_refuse_and_are_cancelled(cell: FakeCell) -> None:
                 await bus.request("back", "gone")
             assert caught.value.status is Status.HANDLER_GONE
             number = cell.deliver("echo", "wait", b"", lambda answer: None)
-            await asyncio.sleep(0.02)
+            await begun.wait()
             cell.send(0x90, [number])
             await stopped.wait()
         with pytest.raises(cellbus.RefusedError) as refused:

@@ -25,6 +25,10 @@ def test_a_request_is_answered(bus: cellbus.Bus, cell: FakeCell) -> None:
     assert (bus.cell, bus.job, bus.site, bus.attempt, bus.role) == (NAME, "job-7", "site-1", 2, "trainer")
 
 
+def test_the_arguments_of_the_job_are_asked_of_the_own_cell(bus: cellbus.Bus) -> None:
+    assert bus.parameters() == {"rounds": 5}
+
+
 def test_payloads_of_every_size_come_back(bus: cellbus.Bus) -> None:
     for size in [0, 1, 64, 16_384, 16_385, 65_500, 65_536, 200_000, 262_144, 262_145, 3_000_000]:
         content = os.urandom(size)
@@ -471,3 +475,43 @@ def test_named_tensors_are_a_payload(bus: cellbus.Bus) -> None:
     received = bus.request("echo", "x", large).tensors()
     assert np.array_equal(received["w"], large["w"])
     assert not received["w"].flags.writeable
+
+
+def test_nothing_is_left_behind_by_many_attachments(cell: FakeCell) -> None:
+    with cellbus.connect() as bus, bus.serve("echo", None, lambda message: bytes(message.payload)):
+        bus.request("echo", "x", bytes(300_000))
+        bus.request("back", "x", bytes(300_000))
+        before = _descriptors()
+        for _ in range(50):
+            bus.request("echo", "x", bytes(300_000))
+            bus.request("back", "x", bytes(300_000))
+        assert _descriptors() <= before + 2
+        assert not bus._engine.core.calls
+        assert bus._engine.core._attached == 0
+
+
+def test_a_fork_does_not_speak_for_its_parent(bus: cellbus.Bus, cell: FakeCell) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            bus.request("echo", "x", b"child")
+        except cellbus.CellbusError:
+            bus.close()
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert bus.request("echo", "x", b"parent").payload == b"parent"
+    assert [frame.payload for frame in cell.wait_for(0x02)] == [b"parent"]
+
+
+def test_serving_for_ever_ends_with_the_connection(make_cell: Callable[..., FakeCell]) -> None:
+    cell = make_cell()
+    with cellbus.connect() as bus:
+        cell.send(0x9F, [None])
+        bus.serve_forever()
+        assert not bus.is_open
+    cell = make_cell()
+    with cellbus.connect() as bus:
+        cell.outgoing.put(None)
+        with pytest.raises(cellbus.Disconnected, match="without a goodbye"):
+            bus.serve_forever()

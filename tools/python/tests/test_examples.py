@@ -51,10 +51,10 @@ def test_an_example_reaches_the_accuracy_of_training_in_one_place(job: Path, tmp
     server = launch(cells[0], "server.py", job / "code", "--rounds", "6")
     trainers = [launch(cell, "trainer.py", job / "code") for cell in cells[1:]]
     try:
-        said, _ = server.communicate(timeout=240)
         for trainer in trainers:
-            output, _ = trainer.communicate(timeout=60)
+            output, _ = trainer.communicate(timeout=240)
             assert trainer.returncode == 0, output
+        said, _ = server.communicate(timeout=60)
         assert server.returncode == 0, said
     finally:
         for process in (server, *trainers):

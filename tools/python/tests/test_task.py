@@ -487,3 +487,28 @@ def test_mistakes_of_a_trainer_are_said_clearly(net: Net) -> None:
     flare.init(bus=net.bus("site-1.job-7"))
     with pytest.raises(RuntimeError, match="nothing to answer"):
         flare.send(flare.FLModel(params={}))
+
+
+def test_an_asyncio_trainer_does_the_same(net: Net) -> None:
+    import asyncio
+
+    import cellbus.aio
+
+    server = net.bus("server.job-7")
+    cell = FakeCell(net.directory / "aio", name="site-1.job-7", hub=net.hub)
+    averaging = FedAvg({"w": np.zeros(2)}, rounds=2, sites=["site-1"])
+    running = start(lambda: averaging.run(server))
+
+    async def train() -> list[Verdict]:
+        os.environ[_bootstrap.VARIABLE] = str(cell.bootstrap())
+        found = []
+        async with await cellbus.aio.connect() as bus:
+            async for task in cellbus.aio.tasks(bus):
+                await task.progress(0.5)
+                with pytest.raises(cellbus.ResultRejected):
+                    await task.submit({"w": np.full(2, np.nan)})
+                found.append(await task.submit({"w": task.tensors()["w"] + 1.0}, 2))
+        return found
+
+    assert asyncio.run(train()) == [Verdict.ACCEPTED] * 2
+    assert finish(running)[0]["w"].tolist() == [2.0, 2.0]

@@ -10,7 +10,8 @@ from support import ROOT, vectors
 
 from cellbus import _bootstrap, _frames, _msgpack
 from cellbus._core import Call, Core, Kind
-from cellbus._frames import TO_CELL, TO_JOB, Decoder, ToCell, ToJob, write_frame
+from cellbus._frames import Decoder, write_frame
+from cellbus._shapes import TO_CELL, TO_JOB, ToCell, ToJob
 from cellbus.errors import ProtocolError
 from cellbus.status import Status
 

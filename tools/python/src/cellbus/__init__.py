@@ -14,9 +14,11 @@ from __future__ import annotations
 from cellbus import tensors
 from cellbus._asking import HandleRefused
 from cellbus._bootstrap import Bootstrap
-from cellbus._bus import Bus, Message, Pending, Serving, connect
+from cellbus._bus import Bus, Serving, connect
 from cellbus._core import Limits
+from cellbus._message import Message, Pending
 from cellbus._transfers import Served, Transfers
+from cellbus.averaging import CheckFailed, WeightedMean, finite_check
 from cellbus.errors import (
     BootstrapError,
     CellbusError,
@@ -29,7 +31,7 @@ from cellbus.errors import (
     UnknownError,
     UnsafePlaceError,
 )
-from cellbus.fedavg import CheckFailed, FedAvg, QuorumMissed, Round, WeightedMean, finite_check
+from cellbus.fedavg import FedAvg, QuorumMissed, Round
 from cellbus.message import (
     Event,
     EventKind,

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from cellbus import _frames
 from cellbus._core import Call, Core, Incoming, Kind
-from cellbus._frames import ToCell, write_frame
+from cellbus._frames import write_frame
+from cellbus._shapes import DETAIL_MAX, ToCell
 from cellbus.errors import CellbusError, FailedError, RefusedError, StatusError, UnknownError
 from cellbus.message import Flags, Options, Outcome, Reply, cell_list, option_fields
 from cellbus.payload import Outgoing, Payload, outgoing
@@ -253,7 +254,7 @@ def failure(message: Incoming, error: BaseException) -> tuple[bytes, Outgoing | 
 
 def fail(message: Incoming, status: Status, text: str = "") -> tuple[bytes, Outgoing | None]:
     """A DELIVER_FAIL."""
-    detail = text.encode("utf-8", "replace")[: _frames.DETAIL_MAX]
+    detail = text.encode("utf-8", "replace")[:DETAIL_MAX]
     head = write_frame(ToCell.DELIVER_FAIL, (message.number, int(status)), len(detail))
     return head, outgoing(detail) if detail else None
 

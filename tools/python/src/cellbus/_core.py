@@ -8,7 +8,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, NamedTuple
 
-from cellbus._frames import TO_JOB, Decoder, Frame, ToCell, ToJob, write_frame
+from cellbus._frames import Decoder, Frame, write_frame
+from cellbus._shapes import TO_JOB, ToCell, ToJob
 from cellbus.errors import CellbusError, Disconnected, ProtocolError, RefusedError, StatusError, status_error
 from cellbus.message import (
     Event,
@@ -362,7 +363,7 @@ class Core:
     def _bye(self, frame: Frame) -> None:
         status = frame.fields[0]
         if status is None:
-            self.close(Disconnected("the cell has said goodbye", by=self.cell or None))
+            self.close(Disconnected("the cell has said goodbye", by=self.cell or None, is_goodbye=True))
         else:
             found = Status(status)
             self.close(Disconnected("the cell has ended the connection", found, self.cell or None))

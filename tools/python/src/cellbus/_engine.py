@@ -7,6 +7,7 @@ as well, so that two sides that both write never stand still.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
@@ -19,7 +20,8 @@ from cellbus import _asking
 from cellbus._asking import Asked
 from cellbus._bootstrap import Bootstrap, open_socket
 from cellbus._core import Call, Core, Incoming, Kind
-from cellbus._frames import ToCell, write_frame, write_request
+from cellbus._frames import write_frame, write_request
+from cellbus._shapes import ToCell
 from cellbus._wire import BACKLOG_MAX, DONTWAIT, Entry, Wire
 from cellbus.errors import CellbusError, Disconnected, ProtocolError, UnknownError
 from cellbus.status import Status
@@ -43,6 +45,8 @@ class Engine:
         self._gates: deque[Call] = deque()
         self._orphans: deque[Incoming] = deque()
         self._pump: threading.Thread | None = None
+        self._drainer: threading.Thread | None = None
+        self._pid = os.getpid()
         self._poll_in = select.poll()
         self._poll_in.register(wire.stream, select.POLLIN)
         self._poll_both = select.poll()
@@ -76,9 +80,29 @@ class Engine:
             self._pump = threading.Thread(target=self._run_pump, name="cellbus-reader", daemon=True)
         self._pump.start()
 
+    def _start_drainer(self) -> None:
+        """Lets a thread finish what waits to leave: a frame that has begun must not stand still."""
+        with self.lock:
+            if self._drainer is not None or not self.wire.outbox or self.core.failure is not None:
+                return
+            self._drainer = threading.Thread(target=self._run_drainer, name="cellbus-writer", daemon=True)
+        self._drainer.start()
+
+    def _run_drainer(self) -> None:
+        while True:
+            with self.lock:
+                outbox = self.wire.outbox
+                if not outbox or self.core.failure is not None:
+                    self._drainer = None
+                    return
+                entry = outbox[-1]
+            self._drain(entry, None)
+
     def ask(self, asked: Asked) -> Call:
         """Sends what is asked, after waiting until the limits allow it."""
         call = asked.call
+        if os.getpid() != self._pid:
+            raise CellbusError("the connection belongs to the process that this one was forked from")
         until = None if asked.patience is None else time.monotonic() + asked.patience
         while True:
             with self.lock:
@@ -104,6 +128,8 @@ class Engine:
         """Sends a request with a few bytes and nothing extraordinary; `None` where that has to wait."""
         core = self.core
         size = len(payload)
+        if os.getpid() != self._pid:
+            return None
         with self.lock:
             if core.failure is not None or self.wire.outbox or not core.has_room(size, 0):
                 return None
@@ -162,6 +188,8 @@ class Engine:
 
     def abandon(self, message: Incoming) -> None:
         """Says that nobody is left who could answer a message. Called by the collector, so it never waits."""
+        if os.getpid() != self._pid:
+            return
         self._orphans.append(message)
         if self.lock.acquire(blocking=False):
             try:
@@ -180,7 +208,9 @@ class Engine:
         with self.lock:
             if call.is_done or call.number not in self.core.calls or self.core.failure is not None:
                 return
-            self._write(_asking.cancel(call), None)
+            entry = self._write(_asking.cancel(call), None)
+        if entry is not None and self._pump is None:
+            self._start_drainer()
 
     def wait(self, call: Call, is_ready: Callable[[], bool], until: float | None = None) -> None:
         """Waits until something has happened to a call, and reads meanwhile.
@@ -212,7 +242,8 @@ class Engine:
                 self._stop_reading(but=event)
                 return
             event.wait(None if until is None else max(0.0, until - time.monotonic()))
-            self._check_time(until)
+            if not is_ready():
+                self._check_time(until)
         finally:
             with self.lock:
                 if event in self._followers:
@@ -222,6 +253,8 @@ class Engine:
 
     def _stop_reading(self, but: threading.Event | None = None) -> None:
         self._reading.release()
+        if self.wire.outbox and self._pump is None:
+            self._start_drainer()
         if not self._followers:
             return
         with self.lock:
@@ -377,14 +410,17 @@ class Engine:
             return
 
     def close(self) -> None:
-        """Says goodbye and ends everything."""
+        """Says goodbye and ends everything. In a fork of the process that connected: lets go of it, silently."""
+        if os.getpid() != self._pid:
+            self.wire.stream.close()
+            return
         with self.lock:
             if self.core.failure is None:
                 try:
                     self.wire.send(write_frame(ToCell.BYE, (None,)))
                 except (OSError, CellbusError):
                     pass
-                self._fail(Disconnected("this process has closed the connection"))
+                self._fail(Disconnected("this process has closed the connection", is_goodbye=True))
         try:
             self.wire.stream.shutdown(socket.SHUT_RDWR)
         except OSError:

@@ -15,7 +15,8 @@ from cellbus.message import Fetched, Progress, Settled
 from cellbus.payload import Outgoing, Payload, outgoing
 
 if TYPE_CHECKING:
-    from cellbus._bus import Bus, Pending
+    from cellbus._bus import Bus
+    from cellbus._message import Pending
 
 __all__ = ["Served", "Transfers"]
 

@@ -9,7 +9,8 @@ from collections import deque
 
 from cellbus import _memfd
 from cellbus._core import Core
-from cellbus._frames import Decoder, Frame, ToCell, write_frame
+from cellbus._frames import Decoder, Frame, write_frame
+from cellbus._shapes import ToCell
 from cellbus.errors import Disconnected, ProtocolError
 from cellbus.payload import Outgoing
 from cellbus.status import Status

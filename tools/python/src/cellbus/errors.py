@@ -83,8 +83,12 @@ class FailedError(StatusError):
 class Disconnected(UnknownError):  # noqa: N818 - a state that has a name of its own
     """The connection to the cell has ended. What was outstanding may have been done."""
 
-    def __init__(self, reason: str, status: Status = Status.PEER_LOST, by: str | None = None) -> None:
+    def __init__(
+        self, reason: str, status: Status = Status.PEER_LOST, by: str | None = None, *, is_goodbye: bool = False
+    ) -> None:
         super().__init__(status, by, reason)
+        self.is_goodbye = is_goodbye
+        """Whether one of the two sides has ended it on purpose and in order."""
 
     @property
     def may_have_been_done(self) -> bool:

@@ -113,6 +113,8 @@ class Status(IntEnum):
     """The sealed message is not what its origin sealed for this cell."""
     SEAL_KEY = 74
     """No key is at hand that the message can be sealed or opened with."""
+    STALE_LIST = 75
+    """The signed list is older than the one that is held, or another of its version."""
     BAD_FRAME = 96
     """The frame cannot be decoded."""
     BAD_HEADER = 97

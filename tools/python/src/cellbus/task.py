@@ -45,13 +45,11 @@ class StaleAttempt(CellbusError):  # noqa: N818 - what has happened
     """Another process of this site has taken the task over. Stop working at it."""
 
 
-class Task:
-    """Something to do, and how to hand in what came of it."""
+class Given:
+    """Something to do, as it was given."""
 
-    def __init__(self, bus: Bus, worker: bytes, offer: wire.Offer, body: memoryview, patience: float) -> None:
-        self._bus = bus
+    def __init__(self, worker: bytes, offer: wire.Offer, body: memoryview) -> None:
         self._worker = worker
-        self._patience = patience
         self.id: int = offer.task
         """The number of the task at the server."""
         self.attempt: int = offer.attempt
@@ -73,6 +71,36 @@ class Task:
         """The payload as named tensors, without a copy and read-only. Raises `TensorError`."""
         return _tensors.read(self.payload)
 
+    def _result(
+        self, result: Payload, weight: float | None, metrics: Mapping[str, float] | None, content_type: str | None
+    ) -> wire.Framed:
+        media = content_type or outgoing(result).content_type
+        numbers = {str(key): float(value) for key, value in (metrics or {}).items()}
+        counted = None if weight is None else float(weight)
+        return wire.submit(wire.Submit(self._worker, self.id, self.attempt, counted, numbers, media), result)
+
+    def _settle(self, payload: bytes | memoryview) -> Verdict:
+        header, _ = wire.split(payload)
+        self.verdict, text = wire.read_verdict(header)
+        if self.verdict is Verdict.REJECTED:
+            raise ResultRejected(text)
+        if self.verdict is Verdict.STALE:
+            raise StaleAttempt(f"task {self.id}, attempt {self.attempt}: another attempt has taken over")
+        return self.verdict
+
+    def _report(self, done: float, text: str | None) -> wire.Framed:
+        share = min(1.0, max(0.0, float(done)))
+        return wire.report(wire.Report(self._worker, self.id, self.attempt, share, text))
+
+
+class Task(Given):
+    """Something to do, and how to hand in what came of it."""
+
+    def __init__(self, bus: Bus, worker: bytes, offer: wire.Offer, body: memoryview, patience: float) -> None:
+        super().__init__(worker, offer, body)
+        self._bus = bus
+        self._patience = patience
+
     def submit(
         self,
         result: Payload = None,
@@ -87,27 +115,16 @@ class Task:
         over. Raises `ResultRejected` with the server's reason, `StaleAttempt`, and `StatusError` where the server
         cannot be reached for as long as the patience lasts.
         """
-        media = content_type or outgoing(result).content_type
-        numbers = {str(key): float(value) for key, value in (metrics or {}).items()}
-        weight = None if weight is None else float(weight)
-        what = wire.Submit(self._worker, self.id, self.attempt, weight, numbers, media)
-        message = wire.submit(what, result)
+        message = self._result(result, weight, metrics, content_type)
         reply = _persist(
             lambda: self._bus.request(CHANNEL, "submit", message, content_type=CONTENT_TYPE), self._patience
         )
-        header, _ = wire.split(reply.payload)
-        self.verdict, text = wire.read_verdict(header)
-        if self.verdict is Verdict.REJECTED:
-            raise ResultRejected(text)
-        if self.verdict is Verdict.STALE:
-            raise StaleAttempt(f"task {self.id}, attempt {self.attempt}: another attempt has taken over")
-        return self.verdict
+        return self._settle(reply.payload)
 
     def progress(self, done: float, text: str | None = None) -> None:
         """Says how far it is, from 0 to 1. What cannot be told is not told."""
-        what = wire.Report(self._worker, self.id, self.attempt, min(1.0, max(0.0, float(done))), text)
         try:
-            self._bus.publish(CHANNEL, "progress", wire.report(what), content_type=CONTENT_TYPE)
+            self._bus.publish(CHANNEL, "progress", self._report(done, text), content_type=CONTENT_TYPE)
         except Disconnected:
             raise
         except StatusError:
@@ -148,6 +165,18 @@ def fetch(bus: Bus, worker: bytes, wait: float, patience: float) -> Task | None:
             return Task(bus, worker, found, body.toreadonly(), patience)
 
 
+def passes(error: StatusError) -> bool:
+    """Whether asking again may help."""
+    if isinstance(error, Disconnected) or (isinstance(error, RefusedError) and error.by is None):
+        return False
+    return error.kind is StatusClass.UNKNOWN or error.status in _PASSING
+
+
+def next_pause(pause: float) -> float:
+    """How many seconds to wait before the time after the next, spread so that not all ask at once."""
+    return min(2.0, pause * random.uniform(1.5, 2.5))  # noqa: S311 - spreads load, keeps no secret
+
+
 def _persist(ask: Callable[[], T], patience: float) -> T:
     """Asks until there is an answer, an error that stays, or no more patience."""
     until = time.monotonic() + patience
@@ -155,16 +184,11 @@ def _persist(ask: Callable[[], T], patience: float) -> T:
     while True:
         try:
             return ask()
-        except Disconnected:
-            raise
         except StatusError as error:
-            is_passing = error.kind is StatusClass.UNKNOWN or error.status in _PASSING
-            if not is_passing or (isinstance(error, RefusedError) and error.by is None):
+            if not passes(error) or time.monotonic() + pause > until:
                 raise
-            if time.monotonic() + pause > until:
-                raise
-        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, keeps no secret
-        pause = min(2.0, pause * 2)
+        time.sleep(pause)
+        pause = next_pause(pause)
 
 
 _default: Bus | None = None

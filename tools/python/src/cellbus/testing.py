@@ -29,10 +29,12 @@ import pytest
 
 from cellbus.errors import CellbusError
 
-__all__ = ["Program", "Rule", "Topology", "cellbus_topology", "find_binary"]
+__all__ = ["BINARY", "REQUIRE", "Program", "Rule", "Topology", "cellbus_topology", "find_binary", "write_topology"]
 
 BINARY = "CELLBUS_BIN"
+"""Variable with the path of the command."""
 REQUIRE = "CELLBUS_REQUIRE_BIN"
+"""Variable that makes a missing command an error."""
 _READY = 60.0
 _STOP = 20.0
 
@@ -127,7 +129,6 @@ class Topology:
 
     def log(self) -> str:
         """What the cells have written to stderr."""
-        self._errors.flush()
         return Path(self._errors.name).read_text(errors="replace")
 
     def close(self) -> None:

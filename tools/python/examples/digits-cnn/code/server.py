@@ -19,9 +19,7 @@ EPOCHS = 2
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--data", required=True, help="the file with the digits: the rows for testing count"
-    )
+    parser.add_argument("--data", required=True, help="the file with the digits: the rows for testing count")
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
     torch.set_num_threads(1)

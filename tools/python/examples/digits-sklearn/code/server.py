@@ -22,15 +22,13 @@ def classifier() -> SGDClassifier:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--data", required=True, help="the file with the digits: the rows for testing count"
-    )
+    parser.add_argument("--data", required=True, help="the file with the digits: the rows for testing count")
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
     train_images, train_labels, images, labels = digits.load(options.data)
 
     averaging = cellbus.FedAvg(
-        {"coef": np.zeros((10, 64)), "intercept": np.zeros(10)},
+        {"coef": np.zeros((10, 64), "f4"), "intercept": np.zeros(10, "f4")},
         rounds=options.rounds,
         on_round=lambda done, _: print(f"round {done.number}: {done.metrics} of {len(done.sites)} sites", flush=True),
     )
