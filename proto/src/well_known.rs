@@ -49,12 +49,18 @@ pub const JOB_ENDED: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "
 pub const LISTS: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "give_lists" };
 /// A cell tells a direct neighbour which versions of the signed lists it holds.
 pub const LISTS_HELD: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "lists_held" };
+/// The server brings a site a piece of a file of a job.
+pub const JOB_FILE: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_file" };
+/// A site tells the server which jobs it has, and is told which of them to end.
+pub const JOB_TABLE: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_table" };
+/// A site tells the server what a job has printed.
+pub const JOB_LOG: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_log" };
 
 /// The only topics that need no session token, and only from a direct neighbour.
 pub const EXEMPT: [SystemTopic; 3] = [CHALLENGE, REGISTER, BYE];
 
 /// Every topic of the system.
-pub const ALL: [SystemTopic; 16] = [
+pub const ALL: [SystemTopic; 19] = [
     CHALLENGE,
     REGISTER,
     BYE,
@@ -71,6 +77,9 @@ pub const ALL: [SystemTopic; 16] = [
     CERTIFICATE,
     LISTS,
     LISTS_HELD,
+    JOB_FILE,
+    JOB_TABLE,
+    JOB_LOG,
 ];
 
 impl SystemTopic {

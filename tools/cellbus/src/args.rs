@@ -12,6 +12,7 @@ use crate::{
     cert::Cert,
     doctor::Doctor,
     exit,
+    job::Job,
     kit::Kit,
     output::Format,
     policy::Policy,
@@ -120,6 +121,9 @@ pub enum Command {
     /// Says what rules allow, and why
     #[command(subcommand)]
     Policy(Policy),
+    /// Runs jobs on a running topology, and asks about them
+    #[command(subcommand)]
+    Job(Job),
     /// Has running cells decide by the rules that their topology file has now
     Reload(Reload),
     /// Bans cells, lets them in again, or turns them out once
@@ -152,6 +156,14 @@ pub enum Command {
     /// Runs as the measured process that standard input describes
     #[command(name = bench::SIDE, hide = true)]
     BenchSide,
+    /// Becomes a program that a cell launches
+    #[command(name = cellbus_cells::LAUNCH_SHIM, hide = true)]
+    #[command(disable_help_flag = true)]
+    LaunchShim {
+        /// What comes before it, and the program.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Runs as the job cell that standard input describes
     #[command(hide = true)]
     JobCell,
@@ -359,6 +371,8 @@ pub struct Schema {
 pub enum SchemaOf {
     /// The topology file
     Topology,
+    /// The `job.toml` of a job
+    Job,
 }
 
 /// Verbs of `errors`.
