@@ -16,12 +16,15 @@ use std::{
     str::Utf8Error,
 };
 
-use cellbus_proto::topology::{self, Code, Parsed, Problem, TEXT_MAX_BYTES, Topology};
+use cellbus_proto::topology::{
+    self, Code, Parsed, Problem, TEXT_MAX_BYTES, Topology,
+    job_file::{self, JobFile},
+};
 
 pub use self::{
     graph::{Format, graph},
     report::{ConfigReport, Finding},
-    schema::schema,
+    schema::{job_schema, schema},
 };
 
 /// A topology that was read from a file.
@@ -73,6 +76,24 @@ pub fn read(name: &str, text: &str) -> Result<Loaded, ConfigReport> {
             Ok(Loaded { topology, warnings })
         }
         Err(problems) => Err(ConfigReport::new(name, text, problems)),
+    }
+}
+
+/// Reads the job file at `path`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_job(path: &Path) -> Result<JobFile, ConfigReport> {
+    let name = path.display().to_string();
+    match String::from_utf8(read_bytes(path)?) {
+        Ok(text) => {
+            job_file::parse(&text).map_err(|problems| ConfigReport::new(&name, &text, problems))
+        }
+        Err(error) => {
+            let problem = not_utf8(&name, error.as_bytes(), error.utf8_error());
+            let text = String::from_utf8_lossy(error.as_bytes());
+            Err(ConfigReport::new(&name, &text, vec![problem]))
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 mod client;
 mod code;
 mod error;
+mod jobs;
 mod line;
 mod lists;
 mod message;
@@ -28,6 +29,7 @@ pub use self::{
     client::{ControlClient, Conversation, Next},
     code::LocalCode,
     error::{ControlError, ErrorClass},
+    jobs::{JobAsk, JobLogsAsk, JobRunAsk},
     lists::{BanAsk, BanRow, BanVerb, ListChange, ListRow, ListsAsk, ListsReply, RevokedRow},
     message::{
         Controlled, ExplainAsk, MAX_BUDGET_MS, MAX_PINGS, Payload, PayloadError, PingAsk, Request,

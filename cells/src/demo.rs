@@ -4,17 +4,17 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use cellbus_channels::{Bus, Fqcn, RequestError, Segment};
 use cellbus_proto::{
-    codec::body::{self, Blob, JobStart},
     identity::CellKind,
+    job::Outcome,
     name::NameError,
-    topology::Topology,
+    topology::{Topology, job_file::JobBudget},
     well_known,
 };
 use cellbus_runtime::clock;
 
 use crate::{
     config::{self, ConfigReport},
-    job::{JobHost, JobState, LaunchError},
+    job::{JobHost, PartReport, Plan, PlanPart, SubmitError},
     learning::{
         digits,
         optimiser::{Schedule, train_centrally},
@@ -62,9 +62,12 @@ pub enum DemoError {
     /// A cell did not register in time.
     #[error("{0} did not register within {READY:?}")]
     NotReady(Fqcn),
-    /// A job cell cannot be launched.
+    /// The job is not taken.
     #[error("job")]
-    Launch(#[from] LaunchError),
+    Submit(#[from] SubmitError),
+    /// There is no cell that takes jobs.
+    #[error("the server takes no jobs")]
+    NoJobs,
     /// A request that the demo needs failed.
     #[error("{what}")]
     Request {
@@ -178,44 +181,46 @@ pub async fn train(
         rounds: schedule.rounds,
     };
     let parameters = serde_json::to_vec(&parameters).expect("parameters are plain data");
-    let program = |program: Program| program.name().parse::<Segment>();
+    let part = |program: Program| {
+        Ok::<_, NameError>(PlanPart {
+            program: program.name().parse()?,
+            arguments: Default::default(),
+            environment: Default::default(),
+            memory_mib: None,
+            has_files: false,
+            payload: parameters.clone().into(),
+        })
+    };
 
     show(&DemoEvent::Phase { name: "starting the job".to_owned() });
-    let running = server.running();
-    running.allow_job(server.name().clone(), job.clone(), true);
-    for site in &sites {
-        running.allow_job(site.clone(), job.clone(), true);
-    }
-    let mut server_job =
-        host.launch(job.clone(), program(Program::LearnServer)?, parameters.clone().into())?;
-    let bus = running.bus();
-    await_job_cell(&bus, &job_cell).await?;
-    for site in &sites {
-        let start = JobStart {
-            job: job.clone(),
-            program: program(Program::LearnTrainer)?,
-            parameters: Blob(parameters.clone()),
-        };
-        let request = bus.request(site.clone(), well_known::JOB_START.into());
-        let started = request.payload(body::encode(&start)).send().await;
-        started
-            .map_err(|source| DemoError::Request { what: format!("starting at {site}"), source })?;
+    let plan = Plan {
+        name: job.clone(),
+        server: part(Program::LearnServer)?,
+        site: part(Program::LearnTrainer)?,
+        sites: sites.clone(),
+        budget: JobBudget::default(),
+        package: Arc::default(),
+    };
+    host.submit(plan).ok_or(DemoError::NoJobs)??;
+    let bus = server.running().bus();
+    tokio::select! {
+        biased;
+        failed = host.failure(&job) => return Err(DemoError::Site(failed)),
+        there = await_job_cell(&bus, &job_cell) => there?,
     }
 
     show(&DemoEvent::Phase { name: "training".to_owned() });
     let standing = tokio::select! {
         biased;
-        failed = host.site_failure(&job) => return Err(DemoError::Site(failed)),
+        failed = host.failure(&job) => return Err(DemoError::Site(failed)),
         standing = follow(&bus, &job_cell, schedule.rounds, show) => standing?,
     };
     let federated = result(&bus, &job_cell).await?;
     // The job cells end by themselves.
-    let _ = tokio::time::timeout(
-        ROUND,
-        server_job.wait_for(|state| matches!(state, JobState::Ended { .. })),
-    )
-    .await;
-    host.wait_site_ends(&job, sites.len(), ROUND).await;
+    let ended = host.wait_end(&job, ROUND).await;
+    if let Some(detail) = ended.and_then(|report| report.detail) {
+        return Err(DemoError::Site(detail));
+    }
 
     show(&DemoEvent::Phase { name: "examining the result".to_owned() });
     let parts = train_and_test(digits::embedded());
@@ -243,7 +248,13 @@ pub async fn train(
 #[must_use]
 pub fn report(findings: Findings, federation: &Federation) -> DemoReport {
     let expected = federation.sites().len();
-    let completed = federation.server().1.completed_sites();
+    let (server, host) = federation.server();
+    let parts = JOB.parse().ok().and_then(|job| host.look(&job, 0, 0));
+    let parts = parts.map(|known| known.report.parts).unwrap_or_default();
+    let is_done = |part: &&PartReport| {
+        part.cell != *server.name() && part.outcome == Some(Outcome::Completed)
+    };
+    let completed = parts.iter().filter(is_done).count();
     let mut report = DemoReport::new(findings);
     report.push(Check {
         name: "site_jobs_completed".to_owned(),

@@ -11,3 +11,5 @@ pub mod metrics;
 pub mod node;
 pub mod programs;
 pub mod up;
+
+pub use cellbus_launch::shim::{VERB as LAUNCH_SHIM, run as launch_shim};

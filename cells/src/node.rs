@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -32,11 +32,13 @@ use tokio::sync::Notify;
 use self::all_figures::AllFigures;
 use crate::{
     control::{self, ControlSocket},
+    job::JobHost,
     metrics::Figures,
 };
 
 mod all_figures;
 mod controlled;
+mod jobs;
 mod listed;
 mod observed;
 mod renewal;
@@ -165,6 +167,7 @@ pub struct NodeCell {
     spec: CellSpec,
     dir: PathBuf,
     jobs: Arc<JobDoor>,
+    host: Arc<OnceLock<JobHost>>,
     leave: Arc<Notify>,
     _state: Arc<StateDir>,
 }
@@ -416,6 +419,7 @@ impl Node {
             running,
             spec: spec.clone(),
             jobs: Arc::new(JobDoor { pins, open: ports.job_door }),
+            host: Arc::default(),
             leave: Arc::new(Notify::new()),
             _state: Arc::new(state),
             dir,
@@ -563,6 +567,12 @@ impl NodeCell {
     #[must_use]
     pub fn jobs(&self) -> &Arc<JobDoor> {
         &self.jobs
+    }
+
+    /// Lets people ask this cell about the jobs of `host`.
+    pub(crate) fn set_jobs(&self, host: JobHost) {
+        // Fails only for a second one, which serves the same jobs.
+        let _ = self.host.set(host);
     }
 
     /// Full name.

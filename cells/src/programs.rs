@@ -1,15 +1,24 @@
-//! What a job can run. A job names a program; only what stands here has a name.
+//! What a job cell runs: a program of this binary, of which only what stands here has a name, or one of the machine.
+//!
+//! Which of them a job may ask for, the topology says; see `proto::job::resolve`.
 
 use std::time::Duration;
 
 use cellbus_channels::{HandleError, RequestError};
+use cellbus_launch::{HandleError as LaunchHandleError, LaunchError, Output};
 use cellbus_proto::name::Segment;
 use cellbus_runtime::{host::RunningCell, local_socket::BindError, secret_file::SecretFileError};
 
-use crate::job::JobBootstrap;
+use self::process::Command;
+use crate::job::{JobBootstrap, Work};
 
 pub mod learn;
-mod trainer_process;
+mod process;
+
+/// Channel on which a program asks its own job cell.
+pub const JOB_CHANNEL: &str = "job";
+/// Topic of the job's parameters: what the job gives the program, as JSON.
+pub const PARAMETERS: &str = "parameters";
 
 /// A program of this binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +51,22 @@ pub enum ProgramError {
     /// Its process cannot be started.
     #[error("process")]
     Process(#[from] std::io::Error),
+    /// Its process cannot be launched.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// Its process cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] LaunchHandleError),
+    /// There is no such program in this binary.
+    #[error("this binary has no program `{0}`")]
+    NoProgram(Segment),
+    /// Somebody ended it before it was done.
+    #[error("ended before it was done")]
+    Stopped,
     /// Its process ended without success.
-    #[error("the program's process ended: {0}")]
-    Ended(String),
-    /// Nobody asked it to do anything for this long.
+    #[error("the program's process ended: {0:?}")]
+    Ended(cellbus_launch::Exit),
+    /// No message came or went for this long.
     #[error("nothing happened for {0:?}")]
     Idle(Duration),
 }
@@ -68,16 +89,77 @@ impl Program {
     pub fn find(name: &Segment) -> Option<Self> {
         Self::ALL.into_iter().find(|program| program.name() == name.as_str())
     }
+}
 
-    /// Runs it in the job cell `cell` until it is done.
-    pub(crate) async fn run(
-        self,
-        cell: &RunningCell,
-        bootstrap: &JobBootstrap,
-    ) -> Result<(), ProgramError> {
+/// Runs what the job cell `cell` was born for until it is done, or `stop` comes.
+pub(crate) async fn run(
+    cell: &RunningCell,
+    bootstrap: &JobBootstrap,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ProgramError> {
+    match &bootstrap.work {
+        Work::Builtin { program, payload } => {
+            let found = Program::find(program);
+            match found.ok_or_else(|| ProgramError::NoProgram(program.clone()))? {
+                Program::LearnServer => {
+                    let bus = cell.bus();
+                    tokio::select! {
+                        biased;
+                        () = stop => Err(ProgramError::Stopped),
+                        outcome = learn::serve(&bus, &payload.0) => outcome,
+                    }
+                }
+                Program::LearnTrainer => {
+                    let parameters = bytes::Bytes::copy_from_slice(&payload.0);
+                    process::run(cell, bootstrap, Command::trainer(parameters)?, stop).await
+                }
+            }
+        }
+        Work::Program { argv, environment, limits, arguments } => {
+            let plain: serde_json::Map<String, serde_json::Value> =
+                arguments.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
+            let pairs = environment.iter().map(|(name, value)| (name.into(), value.into()));
+            let command = Command {
+                argv: argv.iter().map(Into::into).collect(),
+                environment: pairs.collect(),
+                limits: (*limits).into(),
+                output: Output::Merged,
+                parameters: serde_json::Value::Object(plain).to_string().into(),
+            };
+            process::run(cell, bootstrap, command, stop).await
+        }
+    }
+}
+
+fn plain(value: &cellbus_proto::job::Value) -> serde_json::Value {
+    use cellbus_proto::job::Value;
+    match value {
+        Value::Integer(value) => (*value).into(),
+        Value::Number(value) => (*value).into(),
+        Value::Boolean(value) => (*value).into(),
+        Value::Text(value) => value.as_str().into(),
+    }
+}
+
+impl ProgramError {
+    /// The exit code of the job cell whose program failed so.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        use cellbus_launch::Exit;
         match self {
-            Self::LearnServer => learn::serve(&cell.bus(), &bootstrap.parameters.0).await,
-            Self::LearnTrainer => trainer_process::run(cell, bootstrap).await,
+            Self::Ended(Exit::Code(code)) => *code,
+            Self::Ended(Exit::Signal(signal)) => Exit::SIGNALLED + signal,
+            Self::Idle(_) => Exit::IDLE,
+            Self::Stopped | Self::Ended(Exit::Unknown) => 1,
+            Self::Parameters(_)
+            | Self::Handle(_)
+            | Self::Request(_)
+            | Self::Socket(_)
+            | Self::Directory(_)
+            | Self::Process(_)
+            | Self::Launch(_)
+            | Self::Watch(_)
+            | Self::NoProgram(_) => Exit::NOT_STARTED,
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod folded;
 pub mod identity;
 pub mod idle;
 pub mod inflight;
+pub mod job;
 pub mod link;
 pub mod load;
 pub mod local;

@@ -16,7 +16,7 @@ pub use self::replays::{Proved, Replay, Replays};
 
 /// The topics on which a message without a good proof of its origin is refused: those that make the
 /// destination act.
-pub const SIGNED: [SystemTopic; 8] = [
+pub const SIGNED: [SystemTopic; 9] = [
     well_known::REGISTER_CHILD,
     well_known::RENEW_CHILD,
     well_known::DETACH_CHILD,
@@ -25,6 +25,7 @@ pub const SIGNED: [SystemTopic; 8] = [
     well_known::JOB_START,
     well_known::JOB_STOP,
     well_known::JOB_ENDED,
+    well_known::JOB_TABLE,
 ];
 
 /// Whether this message must carry proof of its origin. Answers carry none of this kind.

@@ -7,11 +7,13 @@
 mod addresses;
 mod diff;
 mod draft;
+pub mod job_file;
 mod judged;
 mod limits;
 mod metrics;
 mod parse;
 mod problem;
+mod programs;
 pub mod project;
 mod raw;
 mod review;
@@ -35,7 +37,7 @@ pub use self::{
     diff::{Change, diff},
     limits::{Congestion, LimitSpec, Limits},
     problem::{Also, Code, Problem, Severity},
-    raw::schema,
+    raw::{job_schema, schema},
 };
 use self::{
     draft::Draft,
@@ -50,8 +52,9 @@ use self::{
 use crate::{
     directory::Directory,
     identity::CellKind,
+    job::ProgramSpec,
     name::{Channel, Fqcn, Segment},
-    policy::{Policy, Rule},
+    policy::{End, Policy, Rule},
     trust::Versions,
 };
 
@@ -81,6 +84,8 @@ pub struct Topology {
     pub metrics: Option<SocketAddr>,
     /// The lowest versions of the signed lists without which cells do not start; 0 where there is none yet.
     pub lists: Versions,
+    /// What jobs may run.
+    pub programs: Vec<ProgramSpec>,
     /// Lines in which the rules stand, from 1.
     lines: Vec<u32>,
     cells: Vec<CellSpec>,
@@ -150,6 +155,13 @@ impl Topology {
     pub fn is_child_of(&self, parent: &Fqcn, child_base: &str) -> bool {
         let above = self.cell(child_base).and_then(|child| child.parent.as_ref());
         above.and_then(|above| self.cell(above.as_str())).is_some_and(|above| above.fqcn == *parent)
+    }
+
+    /// What the cell with this base name is to patterns.
+    #[must_use]
+    pub fn end_of<'a>(&'a self, name: &'a str) -> End<'a> {
+        let spec = self.cell(name);
+        End { base: name, kind: spec.map(|spec| spec.kind), org: spec.map(|spec| &spec.org) }
     }
 
     /// The rules as a policy.
@@ -290,6 +302,7 @@ fn read(text: &str, tables: Tables, is_toml: bool, problems: &mut Problems) -> O
     let drafts: Vec<Draft> =
         tables.cells.into_iter().map(|table| Draft::read(table, problems)).collect();
     let known = Cells::of(&drafts, project.as_ref(), cells_are_complete);
+    let programs: Vec<ProgramSpec> = programs::read(&tables.programs, &known, problems);
     let rules = Rules {
         rules: tables
             .rules
@@ -307,7 +320,7 @@ fn read(text: &str, tables: Tables, is_toml: bool, problems: &mut Problems) -> O
     let paths = Tree::of(&drafts, cells_are_complete).check(dev, top, problems);
     let cells = drafts.into_iter().zip(paths);
     let (topology, tests) = assemble(project?, dev, cells, rules, limits)?;
-    let topology = Topology { metrics, lists, ..topology };
+    let topology = Topology { metrics, lists, programs, ..topology };
     // What the rules say is known once all of them, and all cells, are.
     if is_toml && !problems.has_errors() {
         let spans: Vec<Range<usize>> =
@@ -425,6 +438,7 @@ fn assemble(
         limits,
         metrics: None,
         lists: Versions::default(),
+        programs: Vec::new(),
         lines,
         cells,
         by_name,

@@ -54,12 +54,18 @@ pub const RENEW_LINK: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: 
 /// A registered cell tells the server that it goes on with another certificate.
 pub const RENEW_CERTIFICATE: SystemTopic =
     SystemTopic { channel: CHANNEL_CELL, topic: "renew_certificate" };
+/// The server brings a site a piece of a file of a job.
+pub const JOB_FILE: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_file" };
+/// A site tells the server which jobs it has, and is told which of them to end.
+pub const JOB_TABLE: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_table" };
+/// A site tells the server what a job has printed.
+pub const JOB_LOG: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_log" };
 
 /// The only topics that need no session token, and only from a direct neighbour.
 pub const EXEMPT: [SystemTopic; 3] = [CHALLENGE, REGISTER, BYE];
 
 /// Every topic of the system.
-pub const ALL: [SystemTopic; 18] = [
+pub const ALL: [SystemTopic; 21] = [
     CHALLENGE,
     REGISTER,
     BYE,
@@ -78,6 +84,9 @@ pub const ALL: [SystemTopic; 18] = [
     LISTS_HELD,
     RENEW_LINK,
     RENEW_CERTIFICATE,
+    JOB_FILE,
+    JOB_TABLE,
+    JOB_LOG,
 ];
 
 impl SystemTopic {

@@ -1,6 +1,7 @@
 //! Runs the binary as a person or a supervisor does, watches it from outside, and ends whatever it started.
 
 mod federation;
+mod jobs;
 mod lines;
 mod place;
 mod procfs;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 pub use self::{
     federation::Federation,
+    jobs::{Study, outcome},
     lines::Lines,
     place::{Answer, Place, own_address},
     procfs::{Doomed, Process, descendants},

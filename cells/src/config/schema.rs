@@ -11,3 +11,9 @@ use serde_json::Value;
 pub fn schema() -> Value {
     topology::schema().to_value()
 }
+
+/// The JSON schema of a `job.toml`.
+#[must_use]
+pub fn job_schema() -> Value {
+    topology::job_schema().to_value()
+}

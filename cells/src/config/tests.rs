@@ -246,7 +246,10 @@ fn the_schema_beside_the_examples_is_that_of_the_code() {
     let stored = fs::read_to_string(docs().join("cellbus-topology.schema.json")).unwrap();
     let stored: serde_json::Value = serde_json::from_str(&stored).unwrap();
     assert_eq!(stored, schema(), "write `cellbus schema topology` to the file");
-    for key in ["project", "cell", "allow", "deny", "channel", "policy_test", "limits"] {
+    let stored = fs::read_to_string(docs().join("cellbus-job.schema.json")).unwrap();
+    let stored: serde_json::Value = serde_json::from_str(&stored).unwrap();
+    assert_eq!(stored, job_schema(), "write `cellbus schema job` to the file");
+    for key in ["project", "cell", "allow", "deny", "channel", "policy_test", "program", "limits"] {
         assert!(schema()["properties"][key].is_object(), "{key}");
     }
 }

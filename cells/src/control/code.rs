@@ -44,6 +44,16 @@ local_codes! {
     ControlSlow = "CONTROL_SLOW";
     /// Something answers these messages of the cell already.
     ControlTaken = "CONTROL_TAKEN";
+    /// No job of this name is known.
+    JobUnknown = "JOB_UNKNOWN";
+    /// The job, or the files that belong to it, are not what a job can be.
+    JobInvalid = "JOB_INVALID";
+    /// The job has ended already.
+    JobOver = "JOB_OVER";
+    /// A job of this name runs already, or too many run.
+    JobRunning = "JOB_RUNNING";
+    /// A cell does not let jobs run what the job asks for.
+    JobNotAllowed = "COMPONENT_NOT_ALLOWED";
     /// What answered on the control socket did not answer as a cell does; the work may have been done.
     ControlBadReply = "CONTROL_BAD_REPLY";
 }

@@ -55,6 +55,11 @@ impl ControlError {
             | LocalCode::ControlDenied
             | LocalCode::ControlBadRequest
             | LocalCode::ControlTaken
+            | LocalCode::JobUnknown
+            | LocalCode::JobInvalid
+            | LocalCode::JobOver
+            | LocalCode::JobRunning
+            | LocalCode::JobNotAllowed
             | LocalCode::ControlSlow => Some(ErrorClass::Refused),
             LocalCode::ControlBadReply | LocalCode::ControlIo => Some(ErrorClass::Unknown),
         };

@@ -12,9 +12,9 @@ use cellbus_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BanAsk, ControlError, DeadLettersAsk, ListsAsk, LocalCode, MAX_DEAD_LETTERS, MAX_SAMPLE,
-    MAX_SERVED, ReloadAsk, Reply, SendAsk, ServeAsk, Talk, TapAsk, TraceAsk, TransferAsk, selector,
-    transfer,
+    BanAsk, ControlError, DeadLettersAsk, JobAsk, JobLogsAsk, JobRunAsk, ListsAsk, LocalCode,
+    MAX_DEAD_LETTERS, MAX_SAMPLE, MAX_SERVED, ReloadAsk, Reply, SendAsk, ServeAsk, Talk, TapAsk,
+    TraceAsk, TransferAsk, selector, transfer,
 };
 
 /// Version of these messages. Another version is refused with `VERSION`.
@@ -91,6 +91,16 @@ pub enum Request {
     TakeLists(ListsAsk),
     /// Changes whom the server lets in.
     Ban(BanAsk),
+    /// Starts a job, and tells what becomes of it until its end.
+    JobRun(JobRunAsk),
+    /// The jobs of this server.
+    JobLs,
+    /// One job.
+    JobShow(JobAsk),
+    /// Tells what a job has printed.
+    JobLogs(JobLogsAsk),
+    /// Ends a job.
+    JobCancel(JobAsk),
     /// Everything the cell knows about itself, for tools and tests.
     Inspect,
     /// Takes no new work, finishes what is there, then ends.
@@ -196,6 +206,9 @@ impl Request {
                 selector(&ask.of).map(|_| ()).map_err(|error| bad(error.to_string()))
             }
             Self::Transfer(ask) => transfer::check(ask).map_err(bad),
+            Self::JobRun(ask) if !std::path::Path::new(&ask.dir).is_absolute() => {
+                Err(bad(format!("`dir` is {:?}, which is no absolute path", ask.dir)))
+            }
             Self::Status
             | Self::Cells
             | Self::Peers
@@ -203,6 +216,11 @@ impl Request {
             | Self::Routes
             | Self::Stats
             | Self::Metrics
+            | Self::JobRun(_)
+            | Self::JobLs
+            | Self::JobShow(_)
+            | Self::JobLogs(_)
+            | Self::JobCancel(_)
             | Self::Explain(_)
             | Self::Policy(_)
             | Self::Reload(_)
@@ -221,7 +239,10 @@ impl Request {
         if let Self::Transfer(ask) = self {
             return ask.goes_on();
         }
-        matches!(self, Self::Replies(_) | Self::Tap(_) | Self::Serve(_))
+        matches!(
+            self,
+            Self::Replies(_) | Self::Tap(_) | Self::Serve(_) | Self::JobRun(_) | Self::JobLogs(_)
+        )
     }
 
     /// How long an answer can take at most, other cells included; for a request that goes on, until the
@@ -250,6 +271,11 @@ impl Request {
             | Self::Tap(_)
             | Self::Serve(_)
             | Self::Transfer(_)
+            | Self::JobRun(_)
+            | Self::JobLs
+            | Self::JobShow(_)
+            | Self::JobLogs(_)
+            | Self::JobCancel(_)
             | Self::Inspect
             | Self::Drain
             | Self::Stop => Duration::ZERO,

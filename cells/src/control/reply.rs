@@ -8,6 +8,8 @@ use cellbus_proto::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::job::JobReport;
+
 use super::{
     DeadLettersReply, Ended, HopRow, LinkRow, ListsReply, MetricsReply, Payload, PolicyReply,
     ReloadReply, RouteRow, SendReply, StatsReply, TraceReply, TransferCancelled, TransferEnds,
@@ -58,6 +60,11 @@ pub enum Reply {
     TransferCancelled(TransferCancelled),
     /// To [`Request::Inspect`](super::Request::Inspect).
     Inspect(serde_json::Value),
+    /// To [`Request::JobLs`](super::Request::JobLs), the latest first.
+    Jobs(Vec<JobReport>),
+    /// To [`Request::JobShow`](super::Request::JobShow) and [`Request::JobCancel`](super::Request::JobCancel), and the
+    /// end of those that tell what becomes of a job.
+    Job(Box<JobReport>),
     /// To [`Request::Drain`](super::Request::Drain) and [`Request::Stop`](super::Request::Stop): it has begun.
     Accepted(Accepted),
     /// To [`Request::Lists`](super::Request::Lists), [`Request::TakeLists`](super::Request::TakeLists) and
@@ -295,6 +302,8 @@ answers!(
     Transfers(TransferRows),
     TransferCancelled(TransferCancelled),
     Inspect(serde_json::Value),
+    Jobs(Vec<JobReport>),
+    Job(Box<JobReport>),
     Accepted(Accepted),
     Lists(Box<ListsReply>),
 );

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{Payload, RequestReply, TransferEvent, Verdict};
+use crate::job::{JobReport, LogRow};
 
 /// Things said or told that wait for the other side.
 const WAITING_MAX: usize = 64;
@@ -55,6 +56,10 @@ pub enum Event {
     Reply(RequestReply),
     /// Something happens with a transfer.
     Transfer(TransferEvent),
+    /// How far a job is.
+    Job(JobReport),
+    /// A line that a job has printed.
+    JobLog(LogRow),
 }
 
 /// One message that was looked at.

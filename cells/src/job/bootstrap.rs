@@ -1,18 +1,17 @@
 //! What a job cell is born with, and how it gets it: one anonymous file, read once.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
-    io::{self, Read, Seek, Write},
+    io::{self, Read},
     net::SocketAddr,
-    os::fd::OwnedFd,
     path::PathBuf,
 };
 
-use bytes::Bytes;
 use cellbus_proto::{
     codec::body::Blob,
-    directory::Directory,
     identity::CellKind,
+    job::{JobId, ProgramLimits, Value},
     name::{Fqcn, Segment},
 };
 use cellbus_runtime::{authority::Issued, own::Own};
@@ -20,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 /// Form of the bootstrap.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// No bootstrap is larger.
 const MAX: u64 = 4 << 20;
 
@@ -29,6 +28,8 @@ const MAX: u64 = 4 << 20;
 #[serde(deny_unknown_fields)]
 pub struct JobBootstrap {
     version: u32,
+    /// Which job it is of.
+    pub id: JobId,
     /// Full name of the job cell.
     pub name: Fqcn,
     /// Full name of the server.
@@ -49,32 +50,89 @@ pub struct JobBootstrap {
     pub cells: Vec<(Fqcn, CellKind)>,
     /// Directory for the local socket.
     pub socket_dir: PathBuf,
-    /// What to run; one of the programs that this binary knows.
-    pub program: Segment,
-    /// What the program is told.
-    pub parameters: Blob,
+    /// Directory with the files of the job, in which programs start.
+    pub work_dir: PathBuf,
+    /// The job cell at the server.
+    pub server_cell: Fqcn,
+    /// The job cells at the sites.
+    pub site_cells: Vec<Fqcn>,
+    /// Seconds without a message after which the program is ended; 0 for never.
+    pub idle_s: u32,
+    /// What to run.
+    pub work: Work,
     /// Process that launched this one; when it dies, so does this one.
     pub launcher: u32,
 }
 
-impl JobBootstrap {
-    /// The bootstrap of a job cell named `name` below `own`.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one for each thing that a job cell is born with"
-    )]
-    pub(super) fn new(
-        own: &Own,
-        name: Fqcn,
-        issued: &Issued,
-        address: SocketAddr,
-        directory: &Directory,
-        socket_dir: PathBuf,
+/// What a job cell runs.
+#[derive(Clone, Serialize, Deserialize)]
+pub enum Work {
+    /// A program of this binary, and what it is told.
+    Builtin {
+        /// Its name.
         program: Segment,
-        parameters: Bytes,
-    ) -> Self {
+        /// What it is told.
+        payload: Blob,
+    },
+    /// A program of this machine.
+    Program {
+        /// The program and its arguments.
+        argv: Vec<String>,
+        /// The variables that the job sets for it.
+        environment: BTreeMap<String, String>,
+        /// What it may use.
+        limits: Limits,
+        /// The values that the job gives it.
+        arguments: BTreeMap<String, Value>,
+    },
+}
+
+/// What a program may use, on its way to the job cell.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Limits {
+    cpu_s: Option<u64>,
+    memory_mib: Option<u64>,
+    open_files: Option<u64>,
+    processes: Option<u64>,
+    file_mib: Option<u64>,
+}
+
+impl From<ProgramLimits> for Limits {
+    fn from(limits: ProgramLimits) -> Self {
+        let ProgramLimits { cpu_s, memory_mib, open_files, processes, file_mib } = limits;
+        Self { cpu_s, memory_mib, open_files, processes, file_mib }
+    }
+}
+
+impl From<Limits> for ProgramLimits {
+    fn from(limits: Limits) -> Self {
+        let Limits { cpu_s, memory_mib, open_files, processes, file_mib } = limits;
+        Self { cpu_s, memory_mib, open_files, processes, file_mib }
+    }
+}
+
+/// What a job cell is told about its job.
+pub(super) struct Birth {
+    pub id: JobId,
+    pub name: Fqcn,
+    pub address: SocketAddr,
+    pub cells: Vec<(Fqcn, CellKind)>,
+    pub socket_dir: PathBuf,
+    pub work_dir: PathBuf,
+    pub server_cell: Fqcn,
+    pub site_cells: Vec<Fqcn>,
+    pub idle_s: u32,
+    pub work: Work,
+}
+
+impl JobBootstrap {
+    /// The bootstrap of a job cell below `own`.
+    pub(super) fn new(own: &Own, issued: &Issued, birth: Birth) -> Self {
+        let Birth { id, name, address, cells, socket_dir, work_dir, .. } = birth;
+        let Birth { server_cell, site_cells, idle_s, work, .. } = birth;
         Self {
             version: VERSION,
+            id,
             name,
             server: own.server.clone(),
             parent: own.name.clone(),
@@ -83,10 +141,13 @@ impl JobBootstrap {
             chain: issued.chain().iter().map(|der| Blob(der.to_vec())).collect(),
             key: Blob(issued.key().secret_der().to_vec()),
             roots: own.roots.ders().iter().map(|der| Blob(der.to_vec())).collect(),
-            cells: directory.iter().map(|(name, kind)| (name.clone(), kind)).collect(),
+            cells,
             socket_dir,
-            program,
-            parameters: Blob(parameters.to_vec()),
+            work_dir,
+            server_cell,
+            site_cells,
+            idle_s,
+            work,
             launcher: std::process::id(),
         }
     }
@@ -97,15 +158,9 @@ impl JobBootstrap {
         Zeroizing::new(self.key.0.clone())
     }
 
-    /// An anonymous file with the bootstrap, to become the standard input of the job cell. It is closed
-    /// in every other process that this one starts.
-    pub(super) fn to_memfd(&self) -> io::Result<OwnedFd> {
-        let bytes = Zeroizing::new(rmp_serde::to_vec(self).map_err(io::Error::other)?);
-        let fd = rustix::fs::memfd_create("cellbus-job", rustix::fs::MemfdFlags::CLOEXEC)?;
-        let mut file = File::from(fd);
-        file.write_all(&bytes)?;
-        file.rewind()?;
-        Ok(file.into())
+    /// The bytes for the one process that it is for. They hold the key.
+    pub(super) fn to_bytes(&self) -> io::Result<Zeroizing<Vec<u8>>> {
+        Ok(Zeroizing::new(rmp_serde::to_vec(self).map_err(io::Error::other)?))
     }
 
     /// Reads the bootstrap from standard input, and leaves nothing there for others to read.
@@ -131,6 +186,6 @@ impl JobBootstrap {
 
 impl std::fmt::Debug for JobBootstrap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "JobBootstrap({}, {}, ***)", self.name, self.program)
+        write!(f, "JobBootstrap({}, {}, ***)", self.name, self.id)
     }
 }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use cellbus_launch::Exit;
 use cellbus_proto::{
     directory::Directory, envelope::Incarnation, identity::CellKind, name::Fqcn, policy::Policy,
 };
@@ -28,7 +29,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::JobBootstrap;
 use crate::{
-    programs::{Program, ProgramError},
+    programs::{self, ProgramError},
     up::StopSignals,
 };
 
@@ -69,32 +70,35 @@ pub enum JobCellError {
     /// Its parent did not let it in.
     #[error("not registered within {REGISTER:?}")]
     NotRegistered,
-    /// The program is none of this binary.
-    #[error("this binary has no program `{0}`")]
-    NoProgram(String),
     /// The program failed.
     #[error(transparent)]
     Program(#[from] ProgramError),
-    /// Somebody ended it before it was done.
-    #[error("ended before it was done")]
-    Ended,
+}
+
+impl JobCellError {
+    /// The exit code of the process of a job cell that failed so.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        let code = match self {
+            Self::Program(error) => error.exit_code(),
+            Self::NotRegistered => Exit::NOT_LET_IN,
+            Self::Io(_)
+            | Self::Certificate(_)
+            | Self::Roots(_)
+            | Self::Bootstrap(_)
+            | Self::Settings(_)
+            | Self::Port(_)
+            | Self::Root(_) => Exit::NOT_STARTED,
+        };
+        u8::try_from(code).unwrap_or(1)
+    }
 }
 
 /// The part of this process's environment that a job cell gets.
-pub(super) fn allowed_environment() -> impl Iterator<Item = (OsString, OsString)> {
+pub(crate) fn allowed_environment() -> impl Iterator<Item = (OsString, OsString)> {
     ENVIRONMENT
         .into_iter()
         .filter_map(|name| std::env::var_os(name).map(|value| (name.into(), value)))
-}
-
-/// Sends a signal to the process group that `leader` leads.
-pub(super) fn signal_group(leader: Option<u32>, signal: Signal) {
-    let group =
-        leader.and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
-    if let Some(group) = group {
-        // Fails only for a group that is gone.
-        let _ = rustix::process::kill_process_group(group, signal);
-    }
 }
 
 #[derive(Debug)]
@@ -118,22 +122,26 @@ pub async fn run() -> Result<(), JobCellError> {
     harden()?;
     let bootstrap = JobBootstrap::from_stdin()?;
     follow_launcher(&bootstrap)?;
-    let program = Program::find(&bootstrap.program)
-        .ok_or_else(|| JobCellError::NoProgram(bootstrap.program.to_string()))?;
+    cellbus_launch::ProcessLauncher::adopt_orphans()?;
+    let mut signals = StopSignals::listen()?;
     let cell = start(&bootstrap)?;
-    let registered = tokio::time::timeout(REGISTER, cell.wait_for(CellState::Ready)).await;
+    let registered = tokio::select! {
+        biased;
+        () = signals.next() => return Err(ProgramError::Stopped.into()),
+        registered = tokio::time::timeout(REGISTER, cell.wait_for(CellState::Ready)) => registered,
+    };
     if registered.is_err() || cell.state() != CellState::Ready {
         cell.stop();
         return Err(JobCellError::NotRegistered);
     }
-    let mut signals = StopSignals::listen()?;
-    let outcome = tokio::select! {
-        biased;
-        () = signals.next() => Err(JobCellError::Ended),
-        outcome = program.run(&cell, &bootstrap) => outcome.map_err(JobCellError::from),
+    let outcome = programs::run(&cell, &bootstrap, signals.next()).await;
+    let patience = match outcome {
+        // Whoever ended it waits for it.
+        Err(ProgramError::Stopped) => Duration::from_millis(500),
+        Ok(()) | Err(_) => Duration::from_secs(5),
     };
-    cell.drain(Duration::from_secs(5)).await;
-    outcome
+    cell.drain(patience).await;
+    Ok(outcome?)
 }
 
 /// Nothing of this process's memory is for others to see.

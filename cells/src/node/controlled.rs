@@ -1,6 +1,9 @@
 //! What a running cell answers on its control socket.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use cellbus_channels::{BoxFuture, Bus, Probe, RequestError};
 use cellbus_proto::{
@@ -22,6 +25,8 @@ use cellbus_runtime::{
 use tokio::sync::Notify;
 
 use super::{LiveRules, Node, NodeCell, observed::bad, rules::explained};
+use crate::job::JobHost;
+
 use crate::control::{
     Accepted, CellRow, CellState, ControlError, Controlled, Direction, ExplainAsk, ExplainReply,
     LinkState, LocalCode, Payload, PeerRow, PingAsk, PingReply, PingRow, PolicyReply, Reply,
@@ -37,6 +42,7 @@ pub(super) struct ControlledCell {
     /// What the topology says; the roster may say otherwise.
     configured: Arc<Directory>,
     pub(super) event_loop: Arc<LoopDelay>,
+    pub(super) jobs: Arc<OnceLock<JobHost>>,
     rules: Arc<LiveRules>,
     leave: Arc<Notify>,
     started: std::time::Instant,
@@ -49,6 +55,7 @@ impl ControlledCell {
             bus: cell.running.bus(),
             topology: Arc::clone(&node.topology),
             configured: Arc::clone(&node.directory),
+            jobs: Arc::clone(&cell.host),
             rules: Arc::clone(&node.rules),
             event_loop: LoopDelay::of_this_thread(),
             leave: Arc::clone(&cell.leave),
@@ -354,9 +361,14 @@ impl ControlledCell {
                 })
             }
             Request::Transfer(ask) => self.transfer_now(ask).await,
-            Request::Replies(_) | Request::Tap(_) | Request::Serve(_) => {
-                Err(bad("this request goes on".to_owned()))
-            }
+            Request::JobLs => self.jobs_here(),
+            Request::JobShow(ask) => self.job(&ask),
+            Request::JobCancel(ask) => self.cancel_job(&ask),
+            Request::Replies(_)
+            | Request::Tap(_)
+            | Request::Serve(_)
+            | Request::JobRun(_)
+            | Request::JobLogs(_) => Err(bad("this request goes on".to_owned())),
             Request::Drain => {
                 self.leave.notify_one();
                 Ok(Reply::Accepted(Accepted { cell: self.name(), state: CellState::Draining }))

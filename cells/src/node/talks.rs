@@ -47,6 +47,10 @@ impl ControlledCell {
                 self.replies(ask, talk).await
             } else if let Request::Transfer(ask) = request {
                 self.transfer(ask, talk).await
+            } else if let Request::JobRun(ask) = request {
+                self.run_job(ask, &talk).await
+            } else if let Request::JobLogs(ask) = request {
+                self.job_logs(ask, &talk).await
             } else {
                 self.answer(request).await
             }

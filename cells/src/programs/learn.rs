@@ -13,7 +13,7 @@ use cellbus_channels::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::ProgramError;
+use super::{JOB_CHANNEL, PARAMETERS, ProgramError};
 use crate::learning::{
     aggregate::Contribution,
     digits,
@@ -24,12 +24,8 @@ use crate::learning::{
     wire,
 };
 
-pub use super::trainer_process::VERB as TRAINER_VERB;
+pub use super::process::VERB as TRAINER_VERB;
 
-/// Channel on which a program asks its own job cell.
-pub const JOB_CHANNEL: &str = "job";
-/// Topic of the job's parameters.
-pub const PARAMETERS: &str = "parameters";
 /// Channel of the training.
 pub const LEARN: &str = "learn";
 /// A site asks what to do.

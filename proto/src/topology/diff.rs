@@ -1,10 +1,15 @@
 //! What differs between two topologies, for people and for a reload.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+};
 
 use super::{CellSpec, Topology};
 use crate::{
     identity::CellKind,
+    job::ProgramSpec,
     name::{Channel, Segment},
     policy::{Effect, Rule},
 };
@@ -102,6 +107,13 @@ pub enum Change {
         /// New address.
         to: Option<SocketAddr>,
     },
+    /// What jobs may run has changed.
+    ProgramChanged {
+        /// The program.
+        program: Segment,
+        /// Whether it was added, removed or is another one.
+        how: &'static str,
+    },
     /// A limit has another value.
     LimitChanged {
         /// The key; figures are in its unit.
@@ -147,10 +159,29 @@ pub fn diff(old: &Topology, new: &Topology) -> Vec<Change> {
         let (from, to) = (old.limits.tap_payload.to_string(), new.limits.tap_payload.to_string());
         changes.push(Change::LimitChanged { key: "tap_payload", from, to });
     }
+    diff_programs(old, new, &mut changes);
     if old.metrics != new.metrics {
         changes.push(Change::MetricsChanged { from: old.metrics, to: new.metrics });
     }
     changes
+}
+
+fn diff_programs(old: &Topology, new: &Topology, changes: &mut Vec<Change>) {
+    let names: BTreeSet<&Segment> =
+        old.programs.iter().chain(&new.programs).map(|program| &program.name).collect();
+    for name in names {
+        let of = |topology: &Topology| -> Vec<ProgramSpec> {
+            topology.programs.iter().filter(|program| program.name == *name).cloned().collect()
+        };
+        let (was, is) = (of(old), of(new));
+        let how = match (was.is_empty(), is.is_empty()) {
+            _ if was == is => continue,
+            (true, _) => "added",
+            (_, true) => "removed",
+            (false, false) => "changed",
+        };
+        changes.push(Change::ProgramChanged { program: name.clone(), how });
+    }
 }
 
 fn diff_cells(old: &Topology, new: &Topology, changes: &mut Vec<Change>) {
@@ -231,6 +262,7 @@ impl Change {
             | Self::RuleRemoved(_)
             | Self::SealChanged { .. }
             | Self::MetricsChanged { .. }
+            | Self::ProgramChanged { .. }
             | Self::LimitChanged { .. } => None,
         }
     }
@@ -258,6 +290,7 @@ impl Change {
             | Self::HostsChanged { .. }
             | Self::OrgChanged { .. }
             | Self::MetricsChanged { .. }
+            | Self::ProgramChanged { .. }
             | Self::LimitChanged { .. } => false,
         }
     }
@@ -298,6 +331,7 @@ impl fmt::Display for Change {
                 let (from, to) = (or_none(from.as_ref()), or_none(to.as_ref()));
                 write!(f, "metrics: listen {from} -> {to}")
             }
+            Self::ProgramChanged { program, how } => write!(f, "program {program}: {how}"),
             Self::LimitChanged { key, from, to } => write!(f, "{key}: {from} -> {to}"),
         }
     }

@@ -12,6 +12,7 @@ use super::{
     limits::RawLimits,
     metrics::RawMetrics,
     problem::{Code, Problem, Problems},
+    programs::RawProgram,
     raw::{RawCell, RawChannel, RawPolicyTest, RawProject, RawRule, keys_of},
     secret,
     trust::RawTrust,
@@ -39,6 +40,7 @@ pub(super) struct Tables {
     pub rules: Vec<(Effect, Table<RawRule>)>,
     pub channels: Vec<Table<RawChannel>>,
     pub policy_tests: Vec<Table<RawPolicyTest>>,
+    pub programs: Vec<Table<RawProgram>>,
     pub limits: Option<Table<RawLimits>>,
     pub metrics: Option<Table<RawMetrics>>,
     pub trust: Option<Table<RawTrust>>,
@@ -99,6 +101,9 @@ impl Tables {
                 "policy_test" => {
                     let place = "[[policy_test]]";
                     tables.policy_tests = tables.read_list("policy_test", place, value, problems);
+                }
+                "program" => {
+                    tables.programs = tables.read_list("program", "[[program]]", value, problems);
                 }
                 "allow" => tables.read_rules(Effect::Allow, value, problems),
                 "deny" => tables.read_rules(Effect::Deny, value, problems),
@@ -276,7 +281,7 @@ const OTHER_WORDS: &[(&str, &str)] = &[
 
 /// Reports a key that does not exist here. Yields the key that was probably meant, so that it does
 /// not count as absent.
-fn unknown_key(
+pub(super) fn unknown_key(
     key: &Spanned<DeString<'_>>,
     value: &Spanned<DeValue<'_>>,
     place: &str,

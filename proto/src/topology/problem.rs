@@ -104,6 +104,12 @@ codes! {
     RepeatedChannel = "CBT075", Error, "Two tables are about one channel.";
     TestUnknownCell = "CBT076", Error, "A test of the rules names a cell that is not in the file.";
     TestFails = "CBT077", Error, "The rules say otherwise than a test of the file expects.";
+    BadProgram = "CBT080", Error, "A program that says not exactly once what it runs.";
+    BadArgument = "CBT081", Error, "An argument of a program, or a path, that cannot be one.";
+    BadParameter = "CBT082", Error, "A parameter of a program, or a value for one, that cannot be one.";
+    BadVariable = "CBT083", Error, "A variable that no job may set, or a text that names none.";
+    RepeatedProgram = "CBT084", Error, "Two programs of one name at one cell.";
+    CodeWithoutConsent = "CBT085", Error, "A program from the files of a job, where jobs bring no files.";
     More = "CBT099", Error, "There are more problems than are shown.";
     ReservedWord = "CBT100", Error, "A name that file systems or kits use for something else.";
     NoProjectAdmin = "CBT101", Error, "No admin of the project file is the project admin.";
@@ -138,6 +144,9 @@ impl Code {
                 | Self::BadChoice
                 | Self::ReservedWord
                 | Self::BadRole
+                | Self::BadArgument
+                | Self::BadParameter
+                | Self::BadVariable
         )
     }
 }

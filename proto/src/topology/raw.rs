@@ -7,7 +7,10 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::Recursiv
 use serde::{Deserialize, Deserializer, de::value::Error, forward_to_deserialize_any};
 use toml::Spanned;
 
-use super::{limits::RawLimits, metrics::RawMetrics, trust::RawTrust};
+use super::{
+    job_file::RawJobFile, limits::RawLimits, metrics::RawMetrics, programs::RawProgram,
+    trust::RawTrust,
+};
 
 /// The cells of a project, who may say what to whom, and the limits that hold.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -31,6 +34,9 @@ pub(super) struct RawTopology {
     /// What the rules must say about one message; the file is refused where they say otherwise.
     #[serde(default)]
     pub policy_test: Vec<RawPolicyTest>,
+    /// What jobs may run, and where.
+    #[serde(default)]
+    pub program: Vec<RawProgram>,
     /// Every limit, window and timer; what is left out has its default.
     #[serde(default)]
     pub limits: RawLimits,
@@ -201,6 +207,14 @@ pub fn schema() -> Schema {
     settings.into_generator().into_root_schema_for::<RawTopology>()
 }
 
+/// The JSON schema of a `job.toml`, for editors. What its values must be for the cells that run the job, only
+/// these know.
+#[must_use]
+pub fn job_schema() -> Schema {
+    let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(without_null));
+    settings.into_generator().into_root_schema_for::<RawJobFile>()
+}
+
 /// Takes `null` out of what a key may be: TOML has none, a key is left out instead.
 fn without_null(schema: &mut Schema) {
     for list in ["type", "anyOf"] {
@@ -271,6 +285,7 @@ mod tests {
                 "deny",
                 "channel",
                 "policy_test",
+                "program",
                 "limits",
                 "metrics",
                 "trust"

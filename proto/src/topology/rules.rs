@@ -160,7 +160,7 @@ fn seal(written: &Spanned<String>, problems: &mut Problems) -> bool {
     is_good
 }
 
-fn pattern(
+pub(super) fn pattern(
     effect: Effect,
     written: &Spanned<String>,
     cells: &Cells<'_>,

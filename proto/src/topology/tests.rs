@@ -489,3 +489,61 @@ fn check_spans(text: &str) {
         }
     }
 }
+
+#[test]
+fn programs_are_read_and_everything_wrong_with_them_is_said() {
+    let text = format!(
+        r#"{SERVER}
+[[program]]
+name = "train"
+cells = ["site-*"]
+argv = ["python3", "trainer.py", "--rounds", "{{rounds}}"]
+parameters = {{ rounds = "integer" }}
+environment = ["OMP_NUM_THREADS"]
+custom_code = true
+memory_mib = 512
+"#
+    );
+    let topology = parse(&text).unwrap_or_else(|problems| panic!("{problems:#?}")).topology;
+    let [program] = &topology.programs[..] else { panic!("one program") };
+    assert!(program.custom_code && program.environment.contains("OMP_NUM_THREADS"));
+    assert_eq!(program.limits.memory_mib, Some(512));
+
+    for (table, code) in [
+        ("cells = [\"*\"]\nargv = [\"a\"]", Code::Missing),
+        ("name = \"a\"\nargv = [\"a\"]", Code::Missing),
+        ("name = \"a\"\ncells = [\"*\"]", Code::BadProgram),
+        ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\nbuiltin = \"b\"", Code::BadProgram),
+        ("name = \"a\"\ncells = [\"*\"]\nargv = []", Code::BadArgument),
+        ("name = \"a\"\ncells = [\"*\"]\nargv = [\"{x}\"]", Code::BadArgument),
+        ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\", \"{x}\"]", Code::BadParameter),
+        ("name = \"a\"\ncells = [\"*\"]\nargv = [\"./a\"]", Code::CodeWithoutConsent),
+        (
+            "name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\nparameters = { x = \"int\" }",
+            Code::BadParameter,
+        ),
+        (
+            "name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\nenvironment = [\"LD_PRELOAD\"]",
+            Code::BadVariable,
+        ),
+        (
+            "name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\nenvironment = [\"CELLBUS_X\"]",
+            Code::BadVariable,
+        ),
+        (
+            "name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\nenvironment = [\"A=B\"]",
+            Code::BadVariable,
+        ),
+        ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\nlauncher = \"docker\"", Code::BadChoice),
+        ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\ncpu_s = 0", Code::LimitRange),
+        ("name = \"a\"\ncells = [\"*\"]\nargv = \"a b\"", Code::WrongType),
+        ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\nshell = true", Code::UnknownKey),
+    ] {
+        let text = format!("{SERVER}\n[[program]]\n{table}\n");
+        let problems = parse(&text).expect_err(table);
+        assert!(problems.iter().any(|problem| problem.code == code), "{table}: {problems:#?}");
+    }
+    let twice = "[[program]]\nname = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\n".repeat(2);
+    let problems = parse(&format!("{SERVER}\n{twice}")).unwrap_err();
+    assert!(problems.iter().any(|problem| problem.code == Code::RepeatedProgram), "{problems:#?}");
+}

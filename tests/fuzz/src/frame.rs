@@ -6,7 +6,7 @@ use cellbus_proto::codec::{
     Decoder, Encoder, Frame, FrameLimits,
     body::{self, decode_exact, encode},
 };
-use cellbus_proto::status::Status;
+use cellbus_proto::{job, status::Status};
 
 use crate::cuts;
 
@@ -36,8 +36,9 @@ pub fn header(data: &[u8]) {
         frame(&[&[MESSAGE], &len.to_be_bytes()[..], &[0; 4], data].concat());
     }
     macro_rules! bodies {
-        ($($body:ident),*) => {$(
-            if let Ok(value) = decode_exact::<body::$body>(data) {
+        ($($body:ident),*) => { bodies!(@ body: $($body),*) };
+        (@ $of:ident: $($body:ident),*) => {$(
+            if let Ok(value) = decode_exact::<$of::$body>(data) {
                 assert_eq!(encode(&value), data, "a body with a second spelling");
             }
         )*};
@@ -57,6 +58,7 @@ pub fn header(data: &[u8]) {
         JobStop,
         JobEnded
     );
+    bodies!(@ job: FileChunk, LogBatch, PartSpec, Table, TableAnswer);
 }
 
 /// The frames of a stream that arrives in pieces, and the bytes left over or why it is refused.

@@ -10,12 +10,13 @@ use std::{
 use serde_json::Value;
 
 /// The crates of the product, lowest first, and whom of them each may name. Absent means forbidden.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("cellbus-proto", &[]),
     ("cellbus-channels", &["cellbus-proto"]),
     ("cellbus-runtime", &["cellbus-proto", "cellbus-channels"]),
-    ("cellbus-cells", &["cellbus-proto", "cellbus-channels", "cellbus-runtime"]),
     ("cellbus-kits", &["cellbus-proto", "cellbus-runtime"]),
+    ("cellbus-launch", &["cellbus-proto"]),
+    ("cellbus-cells", &["cellbus-proto", "cellbus-channels", "cellbus-runtime", "cellbus-launch"]),
     ("cellbus-bench", &["cellbus-proto", "cellbus-channels", "cellbus-runtime", "cellbus-cells"]),
     ("cellbus-otel", &["cellbus-channels", "cellbus-runtime", "cellbus-cells"]),
     (
@@ -26,6 +27,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
             "cellbus-runtime",
             "cellbus-cells",
             "cellbus-kits",
+            "cellbus-launch",
             "cellbus-bench",
             "cellbus-otel",
         ],

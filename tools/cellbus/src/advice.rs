@@ -155,6 +155,15 @@ pub fn of_local(code: LocalCode) -> &'static str {
         LocalCode::ControlTaken => {
             "Serve another topic, or stop what answers this one; `cellbus inspect` lists the handlers."
         }
+        LocalCode::JobUnknown => "Look for it in `cellbus job ls`.",
+        LocalCode::JobInvalid => "Correct what the message names in the job's directory.",
+        LocalCode::JobOver => "Run it again, if it is wanted; it is another attempt then.",
+        LocalCode::JobRunning => {
+            "Wait for it, end it with `cellbus job cancel`, or choose another name."
+        }
+        LocalCode::JobNotAllowed => {
+            "Ask who runs the cell to offer it under [[program]] in the topology, or name what is offered."
+        }
         LocalCode::ControlBadReply => {
             "Look whether the cell still runs and is of the same version; then try again."
         }
@@ -174,6 +183,13 @@ pub fn of_command(code: CliCode) -> &'static str {
         CliCode::Unfinished => "Find out what was left undone before it is asked for again.",
         CliCode::NoTerminal => "Run it in a terminal, or use `cellbus stats --watch -o jsonl`.",
         CliCode::CheckFailed => "Read which claim it is, and what was found instead.",
+        CliCode::JobFailed => "Read what it printed with `cellbus job logs JOB`.",
+        CliCode::JobAborted => "Run it again, if it is wanted.",
+        CliCode::JobLost => "Look what became of the cells that ran it; then run it again.",
+        CliCode::JobLate => "Give it more time under [budget] of its job.toml, or less to do.",
+        CliCode::JobDenied => {
+            "Ask who runs the cell to offer what the job needs under [[program]]."
+        }
         CliCode::Bug => "Report it with everything that was printed.",
     }
 }

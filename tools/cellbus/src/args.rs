@@ -12,6 +12,7 @@ use crate::{
     cert::Cert,
     doctor::Doctor,
     exit,
+    job::Job,
     join::{Invite, Join, Requests},
     kit::Kit,
     output::Format,
@@ -110,6 +111,9 @@ pub enum Command {
     /// Says what rules allow, and why
     #[command(subcommand)]
     Policy(Policy),
+    /// Runs jobs on a running topology, and asks about them
+    #[command(subcommand)]
+    Job(Job),
     /// Has running cells decide by the rules that their topology file has now
     Reload(Reload),
     /// Makes a kit for every participant of a project file
@@ -149,6 +153,14 @@ pub enum Command {
     /// Runs as the measured process that standard input describes
     #[command(name = bench::SIDE, hide = true)]
     BenchSide,
+    /// Becomes a program that a cell launches
+    #[command(name = cellbus_cells::LAUNCH_SHIM, hide = true)]
+    #[command(disable_help_flag = true)]
+    LaunchShim {
+        /// What comes before it, and the program.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Runs as the job cell that standard input describes
     #[command(hide = true)]
     JobCell,
@@ -356,6 +368,8 @@ pub struct Schema {
 pub enum SchemaOf {
     /// The topology file
     Topology,
+    /// The `job.toml` of a job
+    Job,
 }
 
 /// Verbs of `errors`.

@@ -38,6 +38,16 @@ pub enum CliCode {
     NoTerminal,
     /// A claim that does not hold.
     CheckFailed,
+    /// A job that failed.
+    JobFailed,
+    /// A job that somebody ended.
+    JobAborted,
+    /// A job of which nobody knows the end.
+    JobLost,
+    /// A job whose time was up.
+    JobLate,
+    /// A job that asked for what a cell does not offer.
+    JobDenied,
     /// A defect.
     Bug,
 }
@@ -61,7 +71,7 @@ pub struct CodeRow {
 }
 
 impl CliCode {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 16] = [
         Self::Usage,
         Self::Config,
         Self::Input,
@@ -72,6 +82,11 @@ impl CliCode {
         Self::Start,
         Self::Unfinished,
         Self::CheckFailed,
+        Self::JobFailed,
+        Self::JobAborted,
+        Self::JobLost,
+        Self::JobLate,
+        Self::JobDenied,
         Self::Bug,
     ];
 
@@ -88,6 +103,11 @@ impl CliCode {
             Self::Unfinished => "UNFINISHED",
             Self::NoTerminal => "NO_TERMINAL",
             Self::CheckFailed => "CHECK_FAILED",
+            Self::JobFailed => "JOB_FAILED",
+            Self::JobAborted => "JOB_ABORTED",
+            Self::JobLost => "JOB_LOST",
+            Self::JobLate => "JOB_LATE",
+            Self::JobDenied => "JOB_DENIED",
             Self::Bug => "BUG",
         }
     }
@@ -103,7 +123,13 @@ impl CliCode {
             | Self::UnknownCode
             | Self::NoTerminal
             | Self::Start => Exit::Invalid,
-            Self::CheckFailed | Self::Unfinished => Exit::No,
+            Self::CheckFailed
+            | Self::Unfinished
+            | Self::JobFailed
+            | Self::JobAborted
+            | Self::JobLost => Exit::No,
+            Self::JobLate => Exit::Deadline,
+            Self::JobDenied => Exit::Denied,
             Self::Bug => Exit::Bug,
         }
     }
@@ -124,6 +150,11 @@ impl CliCode {
             Self::UnknownCode => "There is no such code.",
             Self::NoTerminal => "The command draws on a terminal, and there is none.",
             Self::CheckFailed => "A claim that the command examines does not hold.",
+            Self::JobFailed => "The job, or a part of it, did not do what it was for.",
+            Self::JobAborted => "The job was ended before it was done.",
+            Self::JobLost => "What ran the job went away, and nobody knows what it has done.",
+            Self::JobLate => "The job was ended because its time was up.",
+            Self::JobDenied => "A site does not let jobs run what the job asks for.",
             Self::Bug => "This program has a defect; please report it with what was printed.",
         }
     }

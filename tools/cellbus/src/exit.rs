@@ -58,9 +58,14 @@ fn of_local(code: LocalCode) -> Exit {
         LocalCode::CellNotRunning | LocalCode::ControlDenied | LocalCode::ControlIo => {
             Exit::Unreachable
         }
-        LocalCode::ControlBadRequest => Exit::Invalid,
+        LocalCode::ControlBadRequest | LocalCode::JobInvalid => Exit::Invalid,
+        LocalCode::JobNotAllowed => Exit::Denied,
         LocalCode::ControlSlow => Exit::Deadline,
-        LocalCode::ControlBadReply | LocalCode::ControlTaken => Exit::No,
+        LocalCode::ControlBadReply
+        | LocalCode::ControlTaken
+        | LocalCode::JobUnknown
+        | LocalCode::JobOver
+        | LocalCode::JobRunning => Exit::No,
     }
 }
 

@@ -64,8 +64,10 @@ pub fn graph(args: &args::Graph) -> Outcome {
 
 /// `schema`.
 pub fn schema(args: &args::Schema) -> Success {
-    let SchemaOf::Topology = args.of;
-    let schema = config::schema();
+    let schema = match args.of {
+        SchemaOf::Topology => config::schema(),
+        SchemaOf::Job => config::job_schema(),
+    };
     let human = format!("{schema:#}");
     Success::new(&schema, human)
 }

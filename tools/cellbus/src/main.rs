@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod exit;
 mod files;
+mod job;
 mod join;
 mod kit;
 mod logs;
@@ -52,7 +53,15 @@ use crate::{
 fn main() -> ExitCode {
     panic::set_hook(Box::new(report_panic));
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    // Before anything is read or opened: this process is about to be another one.
+    if arguments.get(1).is_some_and(|verb| verb == cellbus_cells::LAUNCH_SHIM) {
+        return shim(arguments);
+    }
     let format = args::format_of(&arguments);
+    let is_process_of_a_job = arguments.last().is_some_and(|verb| {
+        verb == cellbus_cells::job::process::VERB
+            || verb == cellbus_cells::programs::learn::TRAINER_VERB
+    });
     let outcome = match Cli::try_parse_from(arguments) {
         Ok(cli) => guarded(|| run(cli)),
         Err(error)
@@ -65,7 +74,21 @@ fn main() -> ExitCode {
         Err(error) => Err(usage(&error)),
     };
     logs::finish();
+    // What a job cell prints is what its program prints; how it ended, its exit code says.
+    if is_process_of_a_job {
+        return exit_of_job(&outcome);
+    }
     output::print(format, &outcome).into()
+}
+
+/// Becomes the program that a launcher starts. What is printed is seen only where that fails.
+fn shim(arguments: Vec<OsString>) -> ExitCode {
+    const CANNOT_EXECUTE: u8 = 127;
+    let program = arguments.iter().skip_while(|word| *word != "--").nth(1).cloned();
+    let error = cellbus_cells::launch_shim(arguments.into_iter().skip(2));
+    let program = program.unwrap_or_default();
+    say(&format!("cannot run {}: {error}", program.to_string_lossy()));
+    CANNOT_EXECUTE.into()
 }
 
 fn run(cli: Cli) -> Outcome {
@@ -79,7 +102,11 @@ fn run(cli: Cli) -> Outcome {
     match command {
         Command::Demo(args) => demo::run(&global, &args, &warnings),
         Command::Up(args) => up::run(&global, &args),
-        Command::JobCell => process(on_actix(cellbus_cells::job::process::run())),
+        Command::LaunchShim { .. } => {
+            let text = "a shim is started by a launcher and by nobody else";
+            Err(Failure::new(CliCode::Usage, text))
+        }
+        Command::JobCell => job_cell(),
         Command::Bench(bench) => bench::run(&global, &bench),
         Command::BenchSide => process(cellbus_bench::side::run()),
         Command::Trainer => process(block_on(trainer())),
@@ -112,6 +139,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Policy(Policy::Check(args)) => policy::check(&args),
         Command::Policy(Policy::Test(args)) => policy::test(&args),
         Command::Policy(Policy::Explain(args)) => block_on(policy::explain(args)),
+        Command::Job(job) => block_on(job::run(format, job)),
         Command::Reload(args) => block_on(reload::run(args)),
         Command::Provision(args) => provision::run(args),
         Command::Invite(args) => join::invite(&args),
@@ -155,6 +183,30 @@ async fn trainer() -> Result<(), Box<dyn std::error::Error>> {
     let bus = cellbus_channels::local::from_env().await?;
     Ok(cellbus_cells::programs::learn::train(&bus).await?)
 }
+
+/// Runs a job cell. How that ended, its exit code says.
+fn job_cell() -> Outcome {
+    on_actix(cellbus_cells::job::process::run()).map_or_else(
+        |error| {
+            let code = error.exit_code();
+            process(Err(error)).map_err(|failure| failure.data(&json!({ EXIT_CODE: code })))
+        },
+        |()| process(Ok::<_, std::io::Error>(())),
+    )
+}
+
+/// The exit code of a process of a job: that which its failure names, or that of its kind.
+fn exit_of_job(outcome: &Outcome) -> ExitCode {
+    let failure = match outcome {
+        Ok(_) => return ExitCode::SUCCESS,
+        Err(failure) => failure,
+    };
+    let named = failure.data.as_ref().and_then(|data| data[EXIT_CODE].as_u64());
+    named.and_then(|code| u8::try_from(code).ok()).map_or_else(|| failure.exit.into(), Into::into)
+}
+
+/// Where the failure of a job cell says with which code it ends.
+const EXIT_CODE: &str = "exit_code_of_job";
 
 /// The outcome of a process that nobody looks at: its log says what went wrong.
 fn process<E: Into<Box<dyn std::error::Error>>>(outcome: Result<(), E>) -> Outcome {

@@ -162,16 +162,23 @@ fn told(format: Format, event: &Event, line: fn(&Event) -> Option<String>) -> io
                 say(&printable(&format!("{of} at {cell}; Ctrl-C ends it")));
                 Ok(())
             }
-            Event::Tapped(_) | Event::Delivery(_) | Event::Reply(_) | Event::Transfer(_) => {
-                line(event).map_or(Ok(()), |line| print_text(&printable(&line)))
-            }
+            Event::Tapped(_)
+            | Event::Delivery(_)
+            | Event::Reply(_)
+            | Event::Transfer(_)
+            | Event::Job(_)
+            | Event::JobLog(_) => line(event).map_or(Ok(()), |line| print_text(&printable(&line))),
         },
     }
 }
 
 fn line_of(event: &Event) -> Option<String> {
     match event {
-        Event::Ready { .. } | Event::Reply(_) | Event::Transfer(_) => None,
+        Event::Ready { .. }
+        | Event::Reply(_)
+        | Event::Transfer(_)
+        | Event::Job(_)
+        | Event::JobLog(_) => None,
         Event::Tapped(row) => {
             let TapRow { kind, origin, sequence, destination, target, lane, payload_len, .. } = row;
             let why = match (&row.verdict, &row.code, &row.rule) {

@@ -23,6 +23,7 @@ use cellbus_cells::control::{
     Accepted, CellRow, ExplainReply, PeerRow, PingReply, PolicyReply, ReloadReply, RequestReply,
     RuleRow, StatusReport, TraceReply,
 };
+use cellbus_cells::job::{JobReport, LogRow};
 use cellbus_cells::learning::report::DemoReport;
 use cellbus_channels::CellKind;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -132,6 +133,13 @@ struct Code {
 struct Drawing {
     format: String,
     text: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Printed {
+    count: u64,
+    lines: Vec<LogRow>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -270,6 +278,18 @@ fn every_command_prints_its_schema() {
     assert_eq!(explained.revision, Some(3));
     let reloaded: Reloaded = place.data("reload");
     assert_eq!(reloaded.processes.len(), 2);
+    assert_eq!(place.data::<Vec<JobReport>>("job ls").len(), 1);
+    assert_eq!(place.data::<JobReport>("job show digits").attempt, 2);
+    assert_eq!(place.data::<JobReport>("job cancel digits").parts.len(), 2);
+    assert_eq!(place.data::<Printed>("job logs digits").lines[0].text, "a line");
+    let described =
+        "[job]\nname = \"digits\"\n[server]\nprogram = \"a\"\n[site]\nprogram = \"b\"\n";
+    fs::write(place.dir.path().join("job.toml"), described).expect("a temporary file");
+    assert_eq!(place.data::<JobReport>("job run .").job.as_str(), "digits");
+    fs::write(place.dir.path().join("job.toml"), "[job]\nname = 1\n").expect("a temporary file");
+    let refused = place.failure("job run .");
+    assert_eq!((refused.exit_code, refused.error_code.as_str()), (4, "CONFIG"));
+    assert!(place.data::<Value>("schema job").is_object());
     let codes: Vec<Code> = place.data("errors ls");
     assert!(codes.iter().any(|code| code.code == "TOPIC_DENIED" && code.exit_code == 6));
     assert_eq!(place.data::<Code>("errors explain no-route").code, "NO_ROUTE");
@@ -324,6 +344,7 @@ fn every_command_prints_its_schema() {
         "cell",
         "roster",
         "trust",
+        "job",
         "errors",
         "bench",
         "completion",

@@ -69,6 +69,11 @@ impl Controlled for Shared {
                 | Request::Lists
                 | Request::TakeLists(_)
                 | Request::Ban(_)
+                | Request::JobRun(_)
+                | Request::JobLs
+                | Request::JobShow(_)
+                | Request::JobLogs(_)
+                | Request::JobCancel(_)
                 | Request::Stop => Err(ControlError::status(Status::Forbidden, "no").by("server")),
             }
         })

@@ -65,12 +65,18 @@ impl Controlled for Fake {
             Request::Trace(ask) => Ok(Reply::Trace(observed::trace(cell, ask))),
             Request::Send(ask) => observed::send(ask),
             Request::Transfer(ask) => Ok(observed::transfers(cell, ask)),
-            Request::Replies(_) | Request::Tap(_) | Request::Serve(_) => {
-                Err(ControlError::status(Status::Forbidden, "it goes on"))
-            }
             Request::Lists => Ok(Reply::Lists(Box::new(trust::lists(cell)))),
             Request::TakeLists(ask) => trust::take(cell, &ask),
             Request::Ban(ask) => trust::ban(cell, &ask),
+            Request::JobLs => Ok(Reply::Jobs(vec![observed::job()])),
+            Request::JobShow(_) | Request::JobCancel(_) => {
+                Ok(Reply::Job(Box::new(observed::job())))
+            }
+            Request::Replies(_)
+            | Request::Tap(_)
+            | Request::Serve(_)
+            | Request::JobRun(_)
+            | Request::JobLogs(_) => Err(ControlError::status(Status::Forbidden, "it goes on")),
             Request::Inspect => Ok(Reply::Inspect(json!({ "seed": 7 }))),
             Request::Drain | Request::Stop => {
                 Ok(Reply::Accepted(Accepted { cell, state: CellState::Draining }))

@@ -8,7 +8,9 @@ use cellbus_cells::control::{
     SendReply, StatsReply, StatsReport, TraceAsk, TraceReply, TransferAsk, TransferCancelled,
     TransferRow, TransferRows, TransferState, Verdict,
 };
+use cellbus_cells::job::{JobReport, PartReport};
 use cellbus_channels::{CellKind, Fqcn, Status};
+use cellbus_proto::job::{JobState, Outcome};
 
 use super::name;
 
@@ -140,4 +142,26 @@ pub fn send(ask: SendAsk) -> Result<Reply, ControlError> {
         return Err(ControlError::status(Status::TopicDenied, "no").by("server"));
     }
     Ok(Reply::Send(SendReply { to: ask.to, accepted: ask.receipt, elapsed_us: 7 }))
+}
+
+pub fn job() -> JobReport {
+    let part = |cell: &str| PartReport {
+        cell: name(cell),
+        state: JobState::Ended,
+        outcome: Some(Outcome::Completed),
+        detail: None,
+    };
+    JobReport {
+        job: "digits".parse().expect("a name"),
+        attempt: 2,
+        state: JobState::Ended,
+        outcome: Some(Outcome::Completed),
+        detail: None,
+        is_late: false,
+        server_program: "aggregate".parse().expect("a name"),
+        site_program: "train".parse().expect("a name"),
+        parts: vec![part("server"), part("site-1")],
+        started_unix: 1_700_000_000,
+        ended_unix: Some(1_700_000_009),
+    }
 }

@@ -6,6 +6,8 @@ use cellbus_cells::control::{
 };
 use cellbus_channels::{CellKind, Fqcn, Status};
 
+use cellbus_cells::job::LogRow;
+
 use super::name;
 
 /// A tap tells for ever; whoever serves gets messages as long as each answer is what the message carried;
@@ -69,10 +71,20 @@ pub async fn run(cell: Fqcn, request: Request, talk: Talk) -> Result<Reply, Cont
             }
             Ok(Reply::TransferEnds(TransferEnds { ends, sent: Some(7) }))
         }
-        Request::Status
+        Request::JobRun(_) | Request::JobLogs(_) => {
+            let report = super::observed::job();
+            talk.tell(Event::Job(report.clone())).await;
+            let row = LogRow { number: 1, cell: cell.clone(), text: "a line".to_owned() };
+            talk.tell(Event::JobLog(row)).await;
+            Ok(Reply::Job(Box::new(report)))
+        }
+        Request::JobLs
+        | Request::JobShow(_)
+        | Request::JobCancel(_)
         | Request::Lists
         | Request::TakeLists(_)
         | Request::Ban(_)
+        | Request::Status
         | Request::Cells
         | Request::Peers
         | Request::Ping(_)

@@ -1,0 +1,529 @@
+//! The parts of jobs that one cell runs: each a process of a job cell, watched until nothing of it is left.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use cellbus_channels::{Event, JobChange};
+use cellbus_launch::{
+    Handle, Launcher, Lifetime, Order, Output, ProcessLauncher, Progress, Signal,
+};
+use cellbus_proto::{
+    causes::with_sources,
+    codec::body::Blob,
+    directory::Directory,
+    identity::{CellKind, Identity},
+    job::{
+        Action, End, Exit, Input, JobId, JobState, LogLine, Outcome, Part, PartSpec, PartTimes,
+        Refusal, Resolved, ResolvedRun, TableRow, Why, resolve,
+    },
+    name::{Fqcn, Segment},
+    topology::Topology,
+};
+use cellbus_runtime::{
+    authority::{AuthorityError, mint_job},
+    clock,
+    quic::QuicPortError,
+    secret_file::{SecretFileError, create_private_dir},
+};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    bootstrap::{Birth, JobBootstrap, Work},
+    child_log,
+    files::{StageError, Staging, remove_dir},
+    process,
+};
+use crate::node::{JobDoor, Node, NodeCell};
+
+/// Files of a job that arrive, and when the last of them came.
+type Staged = BTreeMap<JobId, (Staging, std::time::Instant)>;
+
+/// From being told to end until a job cell is made to.
+const GRACE: Duration = Duration::from_secs(5);
+/// Jobs whose files may arrive at a time.
+const STAGED_MAX: usize = 16;
+/// How long files wait for their job.
+const STAGED_FOR: Duration = Duration::from_secs(120);
+
+/// Why a part of a job is not started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// The job's name does not fit below this cell.
+    #[error("job name")]
+    Name(#[from] cellbus_proto::name::NameError),
+    /// A job of this name runs here already.
+    #[error("job `{0}` runs here already")]
+    Running(Segment),
+    /// This attempt, or a later one, was here before.
+    #[error("job {0} is over here")]
+    Over(JobId),
+    /// What it asks for is not what this cell lets jobs do.
+    #[error("COMPONENT_NOT_ALLOWED")]
+    Refused(#[from] Refusal),
+    /// Its files are not here, or not as they must be.
+    #[error("files of the job")]
+    Files(#[from] StageError),
+    /// Its directory cannot be made.
+    #[error(transparent)]
+    Directory(#[from] SecretFileError),
+    /// The certificate cannot be minted.
+    #[error("certificate of the job")]
+    Certificate(#[from] AuthorityError),
+    /// The port for job cells cannot be opened.
+    #[error("port for job cells")]
+    Port(#[from] QuicPortError),
+    /// The system refuses something basic.
+    #[error("process of the job cell")]
+    Process(#[from] std::io::Error),
+    /// The process cannot be started.
+    #[error(transparent)]
+    Launch(#[from] cellbus_launch::LaunchError),
+}
+
+/// Who is told what a part has printed.
+pub(super) type LogSink =
+    Box<dyn Fn(JobId, Vec<LogLine>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// The parts of jobs that one cell runs.
+#[derive(Clone)]
+pub(super) struct Parts {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    own: Arc<cellbus_runtime::own::Own>,
+    running: cellbus_runtime::host::RunningCell,
+    door: Arc<JobDoor>,
+    directory: Arc<Directory>,
+    topology: Arc<Topology>,
+    /// Where the directories of jobs are.
+    dir: PathBuf,
+    launcher: Arc<dyn Launcher>,
+    table: Mutex<Table>,
+    changed: watch::Sender<u64>,
+    sink: Mutex<Option<Arc<LogSink>>>,
+    staged: Mutex<Staged>,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: BTreeMap<Segment, Entry>,
+    /// The last attempt of each job that was here.
+    last: BTreeMap<Segment, u32>,
+}
+
+struct Entry {
+    id: JobId,
+    state: JobState,
+    end: Option<End>,
+    stop: mpsc::UnboundedSender<Why>,
+}
+
+impl Parts {
+    pub(super) fn new(cell: &NodeCell, node: &Node) -> std::io::Result<Self> {
+        ProcessLauncher::adopt_orphans()?;
+        let dir = cell.dir().join("jobs");
+        // Job cells do not outlive this process, so nobody uses what is there.
+        if let Err(error) = remove_dir(&dir) {
+            tracing::warn!(%error, dir = %dir.display(), "what old jobs left cannot be removed");
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                own: Arc::clone(cell.running().own()),
+                running: cell.running().clone(),
+                door: Arc::clone(cell.jobs()),
+                directory: Arc::clone(node.directory()),
+                topology: Arc::clone(node.topology()),
+                dir,
+                launcher: Arc::new(ProcessLauncher::of_this_program()?),
+                table: Mutex::default(),
+                changed: watch::Sender::default(),
+                sink: Mutex::default(),
+                staged: Mutex::default(),
+            }),
+        })
+    }
+
+    /// From now on `sink` is told what parts print.
+    pub(super) fn log_to(&self, sink: LogSink) {
+        let mut own = self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        *own = Some(Arc::new(sink));
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Told whenever a row of the table has changed.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changed.subscribe()
+    }
+
+    fn change(&self) {
+        self.inner.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Every part that is here, with those whose end is not yet known elsewhere.
+    pub(super) fn rows(&self) -> Vec<TableRow> {
+        let table = self.table();
+        let row = |entry: &Entry| TableRow {
+            id: entry.id.clone(),
+            state: entry.state,
+            end: entry.end.clone(),
+        };
+        table.entries.values().map(row).collect()
+    }
+
+    /// Forgets parts that have ended.
+    pub(super) fn forget(&self, known: &[JobId]) {
+        self.table().entries.retain(|_, entry| entry.end.is_none() || !known.contains(&entry.id));
+    }
+
+    /// Has a part end. `false` where it is not here.
+    pub(super) fn stop(&self, id: &JobId, why: Why) -> bool {
+        let table = self.table();
+        let entry = table.entries.get(&id.job).filter(|entry| entry.id == *id);
+        // Fails only for one that has ended.
+        entry.is_some_and(|entry| entry.stop.send(why).is_ok())
+    }
+
+    /// Has every part end, and waits until they have.
+    pub(super) async fn stop_all(&self) {
+        let mut changes = self.changes();
+        loop {
+            let rows = self.rows();
+            let living: Vec<&TableRow> = rows.iter().filter(|row| row.end.is_none()).collect();
+            if living.is_empty() {
+                return;
+            }
+            for row in living {
+                self.stop(&row.id, Why::Abort);
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Takes a piece of a file of a job that is about to start here.
+    pub(super) async fn stage(
+        &self,
+        chunk: cellbus_proto::job::FileChunk,
+    ) -> Result<(), StageError> {
+        let taken = {
+            let mut staged = self.staged();
+            let now = clock::now();
+            staged.retain(|_, (_, since)| now.saturating_duration_since(*since) < STAGED_FOR);
+            staged.remove(&chunk.id)
+        };
+        let id = chunk.id.clone();
+        let place = self.inner.dir.join(format!(".{}-{}", id.job, id.attempt));
+        let jobs = self.inner.dir.clone();
+        let work = move || {
+            let mut staging = match (taken, chunk.manifest) {
+                (_, Some(manifest)) => {
+                    create_private_dir(&jobs)?;
+                    Staging::begin(place, manifest)?
+                }
+                (Some((staging, _)), None) => staging,
+                (None, None) => return Err(StageError::Order),
+            };
+            staging.take(chunk.index, &chunk.bytes.0)?;
+            Ok(staging)
+        };
+        let staging = tokio::task::spawn_blocking(work).await.map_err(|_| StageError::Order)??;
+        let mut staged = self.staged();
+        if staged.len() >= STAGED_MAX {
+            return Err(StageError::Order);
+        }
+        staged.insert(id, (staging, clock::now()));
+        Ok(())
+    }
+
+    fn staged(&self) -> MutexGuard<'_, Staged> {
+        self.inner.staged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this cell would launch for such a part.
+    pub(super) fn resolve(&self, program: &Segment, spec: &PartSpec) -> Result<Resolved, Refusal> {
+        let Inner { topology, own, .. } = &*self.inner;
+        resolve(&topology.programs, topology.end_of(own.name.base()), program.as_str(), spec)
+    }
+
+    /// Starts a part of `job`, and watches it.
+    pub(super) async fn start(
+        &self,
+        job: Segment,
+        program: &Segment,
+        spec: PartSpec,
+    ) -> Result<(), LaunchError> {
+        let id = JobId { job, attempt: spec.attempt };
+        let resolved = self.resolve(program, &spec)?;
+        let name = self.inner.own.name.child(&id.job)?;
+        let (stop, stops) = mpsc::unbounded_channel();
+        {
+            let mut table = self.table();
+            if table.entries.get(&id.job).is_some_and(|entry| entry.end.is_none()) {
+                return Err(LaunchError::Running(id.job));
+            }
+            if table.last.get(&id.job).is_some_and(|last| *last >= id.attempt) {
+                return Err(LaunchError::Over(id));
+            }
+            table.last.insert(id.job.clone(), id.attempt);
+            let entry = Entry { id: id.clone(), state: JobState::Staged, end: None, stop };
+            table.entries.insert(id.job.clone(), entry);
+        }
+        let events = self.inner.running.bus().events();
+        match self.launch(&id, &name, &spec, resolved).await {
+            Ok((handle, pin)) => {
+                let times =
+                    PartTimes { start: Duration::from_secs(u64::from(spec.start_s)), grace: GRACE };
+                let mut part = Part::new(times);
+                let _nothing_to_do = part.handle(clock::now(), Input::Launched);
+                self.show(&id, &part);
+                self.notice(&name, JobChange::Started);
+                tokio::spawn(self.clone().watch(id, name, handle, pin, part, stops, events));
+                Ok(())
+            }
+            Err(error) => {
+                self.table().entries.remove(&id.job);
+                // What was made for it is nobody's.
+                let _ = remove_dir(&self.inner.dir.join(id.job.as_str()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn launch(
+        &self,
+        id: &JobId,
+        name: &Fqcn,
+        spec: &PartSpec,
+        resolved: Resolved,
+    ) -> Result<(Handle, [u8; 32]), LaunchError> {
+        let inner = &self.inner;
+        let work_dir = self.prepare(id, spec).await?;
+        let identity = Identity {
+            project: inner.own.identity.project.clone(),
+            kind: CellKind::Job,
+            name: name.clone(),
+            org: inner.own.identity.org.clone(),
+            role: None,
+        };
+        let issued = mint_job(&identity, inner.own.wall.unix())?;
+        let below = |site: &Fqcn| site.child(&id.job).ok();
+        let work = match resolved.run {
+            ResolvedRun::Builtin(program) => {
+                Work::Builtin { program, payload: Blob(spec.payload.0.clone()) }
+            }
+            ResolvedRun::Argv(argv) => Work::Program {
+                argv,
+                environment: resolved.environment,
+                limits: resolved.limits.into(),
+                arguments: spec.arguments.clone(),
+            },
+        };
+        let lists = inner.own.lists.view();
+        let cells = lists.directory().unwrap_or(&inner.directory);
+        let birth = Birth {
+            id: id.clone(),
+            name: name.clone(),
+            address: inner.door.open()?,
+            cells: cells.iter().map(|(name, kind)| (name.clone(), kind)).collect(),
+            socket_dir: inner.dir.join(id.job.as_str()),
+            work_dir: work_dir.clone(),
+            server_cell: spec.server.clone(),
+            site_cells: spec.sites.iter().filter_map(below).collect(),
+            idle_s: spec.idle_s,
+            work,
+        };
+        let bootstrap = JobBootstrap::new(&inner.own, &issued, birth).to_bytes()?;
+        let pin = issued.hash();
+        inner.door.pins.add(pin);
+        let program = std::env::current_exe()?;
+        let words = ["-o", "json", process::VERB].map(OsString::from);
+        let order = Order {
+            label: name.to_string(),
+            argv: [program.into_os_string()].into_iter().chain(words).collect(),
+            environment: process::allowed_environment().collect(),
+            dir: work_dir,
+            bootstrap,
+            output: Output::Kept,
+            limits: cellbus_launch::ProgramLimits::default(),
+            lifetime: Lifetime::Bound,
+        };
+        match inner.launcher.launch(order).await {
+            Ok(handle) => Ok((handle, pin)),
+            Err(error) => {
+                inner.door.pins.remove(&pin);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Makes the directory of a job, with its files.
+    async fn prepare(&self, id: &JobId, spec: &PartSpec) -> Result<PathBuf, LaunchError> {
+        let dir = self.inner.dir.join(id.job.as_str());
+        let work_dir = dir.join("work");
+        remove_dir(&dir)?;
+        create_private_dir(&self.inner.dir)?;
+        create_private_dir(&dir)?;
+        let staging = self.staged().remove(id);
+        match staging {
+            Some((staging, _)) => staging.finish(&spec.files, &work_dir)?,
+            None if spec.files.0.is_empty() => create_private_dir(&work_dir)?,
+            None => return Err(StageError::Order.into()),
+        }
+        Ok(work_dir)
+    }
+
+    /// Watches a part until it has ended; ends it when it is to be stopped.
+    #[expect(clippy::too_many_arguments, reason = "one for each thing that a part is known by")]
+    async fn watch(
+        self,
+        id: JobId,
+        name: Fqcn,
+        handle: Handle,
+        pin: [u8; 32],
+        mut part: Part,
+        mut stops: mpsc::UnboundedReceiver<Why>,
+        mut events: cellbus_channels::Events,
+    ) {
+        /// The longest look at a process without news.
+        const LOOK: Duration = Duration::from_secs(60);
+        /// What it printed last may take so long to be read.
+        const LAST_WORDS: Duration = Duration::from_secs(2);
+        let launcher = Arc::clone(&self.inner.launcher);
+        let log = child_log::relay(Arc::clone(&launcher), handle.clone(), id.job.clone());
+        let log = tokio::spawn(log);
+        let printed = tokio::spawn(self.clone().tell_output(id.clone(), handle.clone()));
+        let mut is_listening = true;
+        while part.end().is_none() {
+            let deadline = part.deadline().map(tokio::time::Instant::from_std);
+            let due = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let action = tokio::select! {
+                biased;
+                why = stops.recv() => match why {
+                    Some(why) => part.handle(clock::now(), Input::Stop(why)),
+                    None => part.handle(clock::now(), Input::Stop(Why::NotNeeded)),
+                },
+                () = due => part.poll(clock::now()),
+                // In front of its end: what came up and ended was there.
+                event = events.next(), if is_listening => {
+                    match event {
+                        Some(Event::LinkUp(up)) if up == name => part.handle(clock::now(), Input::Ready),
+                        Some(_) => None,
+                        None => {
+                            is_listening = false;
+                            None
+                        }
+                    }
+                }
+                progress = launcher.poll(&handle, LOOK) => {
+                    let exit = match progress {
+                        Ok(Progress::Ended(exit)) => Some(exit),
+                        Ok(Progress::Waiting | Progress::Running) => None,
+                        Err(_unknown) => Some(Exit::Unknown),
+                    };
+                    if let Some(exit) = exit {
+                        // Nothing that it started is left when its end is told.
+                        let _ = tokio::time::timeout(LAST_WORDS, launcher.signal(&handle, Signal::Kill)).await;
+                        part.handle(clock::now(), Input::Exited(exit))
+                    } else {
+                        None
+                    }
+                }
+            };
+            if let Some(action) = action {
+                let signal = match action {
+                    Action::Terminate => Signal::Terminate,
+                    Action::Kill => Signal::Kill,
+                };
+                // What is gone is seen by the next look.
+                let _ = launcher.signal(&handle, signal).await;
+            }
+            if part.end().is_none() {
+                self.show(&id, &part);
+            }
+        }
+        // Its last words first: who hears of the end has heard them.
+        let words = async {
+            let _ = printed.await;
+            let _ = log.await;
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, words).await;
+        let reaped = launcher.reap(&handle).await;
+        if let Err(error) = reaped {
+            tracing::warn!(%id, %error, "a job cell is not gone");
+        }
+        self.inner.door.pins.remove(&pin);
+        let dir = self.inner.dir.join(id.job.as_str());
+        if let Err(error) = remove_dir(&dir) {
+            tracing::warn!(%id, %error, "the directory of a job stays");
+        }
+        // Fails where another job is, or has been.
+        let _ = fs::remove_dir(&self.inner.dir);
+        let end = part.end().cloned().unwrap_or_else(End::completed);
+        tracing::info!(cell = %self.inner.own.name, %id, %end, "part of a job has ended");
+        self.notice(&name, change_of(&end));
+        self.show(&id, &part);
+    }
+
+    async fn tell_output(self, id: JobId, handle: Handle) {
+        let sink = self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let launcher = Arc::clone(&self.inner.launcher);
+        child_log::output(launcher, handle, |lines| {
+            let told = sink.as_ref().map(|sink| sink(id.clone(), lines));
+            async move {
+                if let Some(told) = told {
+                    told.await;
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Makes the table say how far a part is.
+    fn show(&self, id: &JobId, part: &Part) {
+        let mut table = self.table();
+        let Some(entry) = table.entries.get_mut(&id.job).filter(|entry| entry.id == *id) else {
+            return;
+        };
+        if (entry.state, &entry.end) == (part.state(), &part.end().cloned()) {
+            return;
+        }
+        (entry.state, entry.end) = (part.state(), part.end().cloned());
+        drop(table);
+        self.change();
+    }
+
+    /// Tells those who listen to events of this cell what has become of a job cell.
+    fn notice(&self, cell: &Fqcn, change: JobChange) {
+        self.inner.own.notices.tell(Event::Job { cell: cell.clone(), change });
+    }
+}
+
+pub(super) fn change_of(end: &End) -> JobChange {
+    match end.outcome {
+        Outcome::Completed => JobChange::Completed,
+        Outcome::Failed | Outcome::Aborted | Outcome::Lost => JobChange::Failed(end.to_string()),
+    }
+}
+
+/// Why a part was not started, for whoever asked.
+pub(super) fn refusal_of(error: &LaunchError) -> String {
+    with_sources(error)
+}

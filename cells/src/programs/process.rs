@@ -1,0 +1,183 @@
+//! A program as a process of its own, which knows nothing but its job cell's local socket.
+
+use std::{ffi::OsString, time::Duration};
+
+use cellbus_channels::{ChannelTopic, Reply, from_fn};
+use cellbus_launch::{
+    Exit, Handle, Launcher, Lifetime, Order, Output, ProcessLauncher, ProgramLimits, Progress,
+    Signal,
+};
+use cellbus_proto::{
+    idle::Idle,
+    local::Bootstrap,
+    name::{Fqcn, Segment},
+};
+use cellbus_runtime::{
+    host::RunningCell,
+    local_socket::{Ended, LaunchSecret, LocalSocket, Options},
+    secret_file::create_private_dir,
+};
+use zeroize::Zeroizing;
+
+use super::{JOB_CHANNEL, PARAMETERS, ProgramError};
+use crate::job::{JobBootstrap, process::allowed_environment};
+
+/// The argument that makes this binary a trainer. Nobody types it.
+pub const VERB: &str = "trainer";
+
+/// Name of the socket in the job's own directory.
+const SOCKET: &str = "s";
+/// Time that a program has to end after it was asked to.
+const GRACE: Duration = Duration::from_secs(3);
+/// The longest look at a process without news.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// What is to be run.
+pub(super) struct Command {
+    pub argv: Vec<OsString>,
+    pub environment: Vec<(OsString, OsString)>,
+    pub limits: ProgramLimits,
+    pub output: Output,
+    /// What it is told when it asks for its parameters.
+    pub parameters: bytes::Bytes,
+}
+
+impl Command {
+    /// This very binary as the trainer of the demo.
+    pub(super) fn trainer(parameters: bytes::Bytes) -> std::io::Result<Self> {
+        let program = std::env::current_exe()?.into_os_string();
+        let words = ["-o", "json", VERB].map(OsString::from);
+        Ok(Self {
+            argv: [program].into_iter().chain(words).collect(),
+            environment: Vec::new(),
+            limits: ProgramLimits::default(),
+            output: Output::Passed,
+            parameters,
+        })
+    }
+}
+
+/// Runs it until it has ended, and ends it when `stop` comes first.
+pub(super) async fn run(
+    cell: &RunningCell,
+    bootstrap: &JobBootstrap,
+    command: Command,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ProgramError> {
+    let bus = cell.bus();
+    let parameters = command.parameters.clone();
+    bus.handle(
+        ChannelTopic::parse(JOB_CHANNEL, PARAMETERS).expect("both are names"),
+        from_fn(move |_| {
+            let parameters = parameters.clone();
+            async move { Ok(Reply::from(parameters)) }
+        }),
+    )
+    .await?;
+    // The directory is this job's own; what a killed predecessor left there is nobody's.
+    let _ = std::fs::remove_file(bootstrap.socket_dir.join(SOCKET));
+    create_private_dir(&bootstrap.socket_dir)?;
+    let socket = LocalSocket::bind(&bootstrap.socket_dir, SOCKET)?;
+    let secret = LaunchSecret::generate()?;
+    let path = socket
+        .path()
+        .to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
+    let born_with = Bootstrap { path, secret: secret.secret().clone() }.encode();
+    let launcher = ProcessLauncher::of_this_program()?;
+    let handle = launcher.launch(order(bootstrap, command, born_with)).await?;
+    let mut options = Options::default().job(bootstrap.id.job.clone());
+    if let Some(pid) = launcher.process_of(&handle) {
+        options = options.expected_pid(pid);
+    }
+    let serving = socket.serve(bus, secret, options);
+    tokio::pin!(serving, stop);
+    let idle = idle(cell, bootstrap.idle_s);
+    tokio::pin!(idle);
+    let mut is_served = true;
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => break Err(ProgramError::Stopped),
+            progress = launcher.poll(&handle, LOOK) => match progress {
+                Ok(Progress::Ended(exit)) => break ended(exit),
+                Ok(Progress::Waiting | Progress::Running) => {}
+                Err(error) => break Err(error.into()),
+            },
+            ended = &mut serving, if is_served => {
+                is_served = false;
+                if ended != Ended::Finished {
+                    tracing::info!(?ended, "the program left its socket");
+                }
+            }
+            time = &mut idle => break Err(ProgramError::Idle(time)),
+        }
+    };
+    if outcome.is_err() {
+        finish(&launcher, &handle).await;
+    }
+    // Whatever it has started and let go of ends with it.
+    launcher.reap(&handle).await?;
+    outcome
+}
+
+fn order(bootstrap: &JobBootstrap, command: Command, born_with: Zeroizing<Vec<u8>>) -> Order {
+    let text = |text: &str| OsString::from(text);
+    let cells: Vec<&str> = bootstrap.site_cells.iter().map(Fqcn::as_str).collect();
+    let job: &Segment = &bootstrap.id.job;
+    let told = [
+        (Bootstrap::ENV, text("0")),
+        ("CELLBUS_JOB", text(job.as_str())),
+        ("CELLBUS_ATTEMPT", text(&bootstrap.id.attempt.to_string())),
+        ("CELLBUS_CELL", text(bootstrap.name.as_str())),
+        ("CELLBUS_SERVER_CELL", text(bootstrap.server_cell.as_str())),
+        ("CELLBUS_SITES", text(&cells.join(","))),
+    ];
+    let told = told.map(|(name, value)| (OsString::from(name), value));
+    Order {
+        label: bootstrap.name.to_string(),
+        argv: command.argv,
+        environment: allowed_environment().chain(command.environment).chain(told).collect(),
+        dir: bootstrap.work_dir.clone(),
+        bootstrap: born_with,
+        output: command.output,
+        limits: command.limits,
+        lifetime: Lifetime::Bound,
+    }
+}
+
+/// Asks it to end, and waits a moment.
+async fn finish(launcher: &ProcessLauncher, handle: &Handle) {
+    // Each fails only for one that has ended.
+    let _ = launcher.signal(handle, Signal::Terminate).await;
+    let _ = launcher.poll(handle, GRACE).await;
+}
+
+/// Ends when no message has come to or gone from this cell for so many seconds; never for 0.
+async fn idle(cell: &RunningCell, seconds: u32) -> Duration {
+    if seconds == 0 {
+        return std::future::pending().await;
+    }
+    let limit = Duration::from_secs(u64::from(seconds));
+    let mut seen = None;
+    let mut since = tokio::time::Instant::now();
+    loop {
+        let report = cell.own().counters.report();
+        let now = Some((report.delivered, report.forwarded));
+        if now != seen {
+            (seen, since) = (now, tokio::time::Instant::now());
+        }
+        if since.elapsed() >= limit {
+            return limit;
+        }
+        tokio::time::sleep(Idle::LOOK.min(limit / 4)).await;
+    }
+}
+
+fn ended(exit: Exit) -> Result<(), ProgramError> {
+    match exit {
+        Exit::Code(0) => Ok(()),
+        Exit::Code(_) | Exit::Signal(_) | Exit::Unknown => Err(ProgramError::Ended(exit)),
+    }
+}

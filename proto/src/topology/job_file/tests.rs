@@ -1,0 +1,117 @@
+//! What a `job.toml` can say, and everything that can be wrong with one, at once.
+
+use super::*;
+
+const GOOD: &str = r#"
+[job]
+name = "digits"
+
+[server]
+program = "aggregate"
+files = false
+arguments = { rounds = 5, rate = 0.5 }
+
+[site]
+program = "train"
+sites = ["site-*"]
+memory_mib = 512
+
+[site.arguments]
+model = "cnn"
+fast = true
+
+[site.environment]
+OMP_NUM_THREADS = "2"
+
+[budget]
+total_s = 600
+
+[files]
+directory = "code"
+"#;
+
+#[test]
+fn a_job_file_says_what_runs_where() {
+    let job = parse(GOOD).unwrap();
+    assert_eq!(job.name.as_str(), "digits");
+    assert_eq!(job.server.arguments["rounds"], Value::Integer(5));
+    assert_eq!(job.server.arguments["rate"], Value::Number(0.5));
+    assert_eq!((job.server.has_files, job.site.has_files), (false, true));
+    assert_eq!(job.site.arguments["fast"], Value::Boolean(true));
+    assert_eq!(job.site.environment["OMP_NUM_THREADS"], "2");
+    assert_eq!((job.budget.total_s, job.budget.start_s), (600, 60));
+    assert_eq!(job.files.as_deref(), Some("code"));
+    let least = "[job]\nname='a'\n[server]\nprogram='s'\n[site]\nprogram='t'\n";
+    let least = parse(least).unwrap();
+    assert_eq!((least.sites, least.files), (vec![Pattern::Any], None));
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once_and_where() {
+    let text = r#"
+[job]
+name = "Digits"
+retries = 3
+[server]
+programm = "aggregate"
+[site]
+program = "train"
+sites = ["si*te"]
+image = "other"
+arguments = { "a b" = 1, x = [1], y = inf }
+[budget]
+total_s = 99999999
+[files]
+directory = "../other"
+[launcher]
+argv = ["sh"]
+"#;
+    let problems = parse(text).unwrap_err();
+    let found: Vec<(Code, usize)> = problems
+        .iter()
+        .map(|problem| (problem.code, text[..problem.span.start].matches('\n').count() + 1))
+        .collect();
+    for (code, line) in [
+        (Code::BadName, 3),
+        (Code::UnknownKey, 4),
+        (Code::UnknownKey, 6),
+        (Code::BadPattern, 9),
+        (Code::UnknownKey, 10),
+        (Code::WrongType, 11),
+        (Code::LimitRange, 13),
+        (Code::BadArgument, 15),
+        (Code::UnknownKey, 16),
+    ] {
+        assert!(found.contains(&(code, line)), "{code} in line {line}: {found:?}");
+    }
+}
+
+#[test]
+fn j_21_a_job_has_no_word_for_how_it_is_started() {
+    for (table, key) in [
+        ("site", "argv"),
+        ("site", "launcher"),
+        ("site", "privileged"),
+        ("site", "mounts"),
+        ("server", "builtin"),
+        ("job", "user"),
+        ("server", "cells"),
+    ] {
+        let text = GOOD.replace(&format!("[{table}]\n"), &format!("[{table}]\n{key} = \"x\"\n"));
+        let problems = parse(&text).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.code == Code::UnknownKey), "{table}.{key}");
+    }
+}
+
+#[test]
+fn no_text_makes_it_panic() {
+    for cut in 0..GOOD.len() {
+        if GOOD.is_char_boundary(cut) {
+            let _ = parse(&GOOD[..cut]);
+        }
+    }
+    for text in ["", "job = 1", "[[job]]", "[job]\nname = {}", "server = [1]\nsite = 'x'", "\u{0}"]
+    {
+        assert!(parse(text).is_err(), "{text:?}");
+    }
+}
