@@ -100,6 +100,27 @@ impl Bus {
         RequestBuilder::new(self.clone(), Many::new(Targets::Each(each)), Outgoing::new(target))
     }
 
+    /// Starts a message to the cell `to` from one that was put together elsewhere.
+    pub fn message(&self, to: Fqcn, outgoing: Outgoing) -> RequestBuilder {
+        RequestBuilder::new(self.clone(), to, outgoing)
+    }
+
+    /// Starts a message to many cells from one that was put together elsewhere; otherwise as
+    /// [`Self::multicast`].
+    pub fn message_to_many(
+        &self,
+        to: impl IntoIterator<Item = Fqcn>,
+        outgoing: Outgoing,
+    ) -> RequestBuilder<Many> {
+        let many = Many::new(Targets::Named(to.into_iter().collect()));
+        RequestBuilder::new(self.clone(), many, outgoing)
+    }
+
+    /// The cells that are registered below this one, as far as it knows.
+    pub async fn below(&self) -> Vec<Fqcn> {
+        self.inner.transport.below().await
+    }
+
     /// Starts a queue of small messages to `target` at the cell `to`, which travel in batches.
     pub fn queue(&self, to: Fqcn, target: ChannelTopic) -> QueueBuilder {
         QueueBuilder::new(self.clone(), to, target)

@@ -15,33 +15,36 @@
 
 mod asking;
 mod bootstrap;
+pub mod carry;
 mod deliver;
+pub mod files;
 pub mod inbox;
 mod job_side;
+mod many;
+pub mod memfd;
 pub mod outbox;
 mod place;
+mod rendezvous;
 mod transport;
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use cellbus_proto::{
-    local::{Hello, Secret, ToCell, ToJob, Welcome, encode},
+    local::{Hello, Rendezvous, Secret, ToCell, ToJob, Welcome, encode},
+    name::Fqcn,
     status::Status,
 };
-use tokio::{
-    io::AsyncWriteExt,
-    net::{UnixStream, unix::OwnedReadHalf},
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt, net::UnixStream, time::timeout};
 use zeroize::Zeroize;
 
 pub use self::{
     bootstrap::{BootstrapFdError, read_bootstrap},
     place::PlaceError,
+    rendezvous::{RendezvousFileError, read_rendezvous},
 };
 use self::{
-    inbox::{Inbox, InboxError},
+    inbox::{Inbox, InboxError, Received},
     transport::LocalTransport,
 };
 use crate::Bus;
@@ -56,6 +59,17 @@ pub enum ConnectError {
     /// The launcher left no usable bootstrap.
     #[error("bootstrap")]
     Bootstrap(#[from] BootstrapFdError),
+    /// The rendezvous file cannot be used.
+    #[error("rendezvous file")]
+    Rendezvous(#[from] RendezvousFileError),
+    /// The cell that answers is another one than the rendezvous file names.
+    #[error("the job cell is {found}, the rendezvous file names {expected}")]
+    OtherCell {
+        /// The cell that answers.
+        found: Fqcn,
+        /// The one that was expected.
+        expected: Fqcn,
+    },
     /// What lies at the path is not a socket that only this user can have made.
     #[error("local socket")]
     Place(#[from] PlaceError),
@@ -92,6 +106,22 @@ pub async fn from_env() -> Result<Bus, ConnectError> {
     connect(Path::new(&bootstrap.path), bootstrap.secret).await
 }
 
+/// Connects to the job cell that has written the rendezvous file at `path`, and removes the file: see
+/// [`read_rendezvous`]. For a process that no cell has launched.
+///
+/// # Errors
+/// [`ConnectError`]. The secret in the file is good for one connection.
+pub async fn connect_attached(path: &Path) -> Result<Bus, ConnectError> {
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || read_rendezvous(&path));
+    let Rendezvous { path, secret, cell, .. } = read.await.map_err(io::Error::other)??;
+    let bus = connect(Path::new(&path), secret).await?;
+    match bus.name() {
+        found if found == cell => Ok(bus),
+        found => Err(ConnectError::OtherCell { found, expected: cell }),
+    }
+}
+
 /// Connects to the socket at `path`, which must be this user's own: mode 0600 in a directory of
 /// mode 0700.
 ///
@@ -120,20 +150,18 @@ pub async fn connect(path: &Path, secret: Secret) -> Result<Bus, ConnectError> {
         Ok(Err(error)) => return Err(error),
     };
     sent?;
-    inbox.set_payload_max(welcome.limits.payload_max);
+    inbox.set_limits(&welcome.limits);
     Ok(Bus::new(Arc::new(LocalTransport::start(welcome, inbox, write))))
 }
 
-async fn greeting(inbox: &mut Inbox<ToJob, OwnedReadHalf>) -> Result<Welcome, ConnectError> {
+async fn greeting(inbox: &mut Inbox<ToJob>) -> Result<Welcome, ConnectError> {
     use cellbus_proto::local::Frame as _;
-    match inbox.next().await {
+    match inbox.next().await.map(|received| received.map(|Received { frame, .. }| frame)) {
         Ok(Some(ToJob::Welcome(welcome))) if Hello::speaks(welcome.version) => Ok(welcome),
         Ok(Some(ToJob::Reject { status })) => Err(ConnectError::Rejected(status)),
         Ok(Some(frame)) => Err(ConnectError::Protocol(format!("{} for WELCOME", frame.name()))),
         Ok(None) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         Err(InboxError::Io(error)) => Err(error.into()),
-        Err(error @ (InboxError::Decode(_) | InboxError::Truncated | InboxError::Silent)) => {
-            Err(ConnectError::Protocol(error.to_string()))
-        }
+        Err(error) => Err(ConnectError::Protocol(error.to_string())),
     }
 }

@@ -5,6 +5,7 @@
 //! `docs/TRANSFERS.md` says what is promised.
 
 mod books;
+mod carried;
 mod engine;
 mod error;
 mod fetch;

@@ -24,6 +24,7 @@ use crate::{
     events::Event,
     filter::Filters,
     handler::{Handler, HandlerOptions, Reply, Selector},
+    local::files::Files,
     passage::not_carried,
     transfer::Shelf,
 };
@@ -219,6 +220,13 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<Result<(), HandleError>> {
         let _never_called = handler;
         Box::pin(ready(Err(HandleError::NotCarried)))
+    }
+
+    /// What carries transfers out for this bus, where another process does: the job cell of job code.
+    ///
+    /// Default: nobody; this process does it.
+    fn files(&self) -> Option<Files> {
+        None
     }
 
     /// The project of this cell, by its certificate.

@@ -30,13 +30,13 @@ mod tests {
     #[test]
     fn f_33_what_moves_at_all_is_not_idle_and_what_has_stopped_is_after_a_minute() {
         let mut idle = Idle::default();
-        for count in 0..100 {
-            for look in 1..Idle::SILENT {
+        for count in 1..=100 {
+            for look in 0..Idle::SILENT {
                 assert!(!idle.look(count), "moved {look} looks ago, at {count}");
             }
         }
-        assert!(idle.look(99), "the sixth look in a row");
-        assert!(!idle.look(100), "it moves again");
+        assert!(idle.look(100), "the sixth look in a row that finds nothing new");
+        assert!(!idle.look(101), "it moves again");
         assert_eq!(Idle::LOOK * Idle::SILENT, Duration::from_secs(60));
     }
 }

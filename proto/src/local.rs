@@ -4,11 +4,13 @@
 //! [`ToCell`] is what job code says, [`ToJob`] what the cell says, [`CellSide`] what the cell makes
 //! of a peer that it does not trust.
 
+mod body;
 mod bootstrap;
 mod cell_side;
 mod codec;
 mod fields;
 mod limits;
+mod rendezvous;
 mod secret;
 mod to_cell;
 mod to_job;
@@ -19,15 +21,18 @@ mod properties;
 mod vectors;
 
 pub use self::{
+    body::{Body, MessageFlags, MessageOptions},
     bootstrap::{Bootstrap, BootstrapError},
-    cell_side::{Answer, CellSide, Registration, Step, Violation, greet},
+    cell_side::{Answer, CellSide, Registration, ServeStep, Step, Violation, greet},
     codec::{
-        DecodeError, Decoder, EncodeError, Frame, PREFIX_LEN, PayloadRule, encode, encode_head,
+        Attachment, DecodeError, Decoder, EncodeError, Frame, PREFIX_LEN, PayloadRule, encode,
+        encode_head,
     },
     limits::{BadLimits, Limits},
+    rendezvous::{Rendezvous, RendezvousError},
     secret::Secret,
-    to_cell::{Hello, ToCell},
-    to_job::{Delivery, Origin, Outcome, ToJob, Welcome},
+    to_cell::{Hello, Serve, ToCell},
+    to_job::{Delivery, Event, EventKind, Origin, Outcome, Settled, ToJob, Welcome},
 };
 
 /// The lowest version of the protocol that this crate speaks.
@@ -39,6 +44,15 @@ pub const VERSION_MAX: u16 = 1;
 pub const CONTENT_TYPE_MAX: usize = 128;
 /// Bytes in the longest detail of a RETURN or DELIVER_FAIL.
 pub const DETAIL_MAX: usize = 4096;
+/// Bytes in the longest headers of the application.
+pub const HEADERS_MAX: usize = 4096;
+/// Cells that one message can be for.
+pub const NAMES_MAX: u32 = 512;
+/// Bytes that their names have together, at most.
+pub const NAMES_BYTES_MAX: usize = 8192;
+/// Media type of a message whose payload is the reference to a transfer that is the message itself: between
+/// cells, and to a receiver that is no job.
+pub const ATTACHED_CONTENT_TYPE: &str = "application/vnd.cellbus.attached";
 
 /// Whether `text` can stand as a content type: at most [`CONTENT_TYPE_MAX`] bytes of printable ASCII.
 #[must_use]

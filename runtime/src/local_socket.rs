@@ -7,15 +7,22 @@
 //!
 //! Job code never learns more than its secret, which is good for one connection and 60 s.
 
+mod act;
+mod around;
 mod arrival;
+mod asked;
+mod attached;
 mod bridge;
+mod files;
 mod forward;
 mod launch;
 mod link;
 mod place;
+mod process;
 mod refusals;
+mod rendezvous;
 
-use std::{future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, os::fd::OwnedFd, path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use cellbus_channels::Bus;
 use cellbus_proto::{
@@ -29,11 +36,15 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
-use self::arrival::{Applicant, Doorkeeper};
+use self::{
+    arrival::{Applicant, Doorkeeper},
+    process::Expected,
+};
 pub use self::{
-    launch::{LaunchSecret, bootstrap_fd},
+    launch::{Launch, LaunchSecret, bootstrap_fd},
     place::BindError,
     refusals::{Reason, Refusals},
+    rendezvous::{Meeting, MeetingError},
 };
 
 /// Connections that have not proved themselves yet; more wait in the kernel.
@@ -53,9 +64,10 @@ pub struct LocalSocket {
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     limits: Limits,
-    job: Option<Segment>,
+    launch: Launch,
     allowed_uids: Vec<u32>,
-    expected_pid: Option<u32>,
+    expected: Option<Expected>,
+    heartbeat: Option<Duration>,
 }
 
 /// How the one connection of a launch ended.
@@ -88,7 +100,23 @@ impl Options {
     /// The job that job code is told it belongs to. Default: none.
     #[must_use]
     pub fn job(mut self, job: Segment) -> Self {
-        self.job = Some(job);
+        self.launch.job = Some(job);
+        self
+    }
+
+    /// Which launch of job code this is; job code is told. A secret that was made for another one lets nobody
+    /// in. Default: none.
+    #[must_use]
+    pub fn launch(mut self, launch: Launch) -> Self {
+        self.launch = launch;
+        self
+    }
+
+    /// Asks job code for a sign of life in each such time, and ends the connection when three were let pass. Job
+    /// code gets no signal. In whole milliseconds, at least one. Default: none; job code may be silent.
+    #[must_use]
+    pub fn heartbeat(mut self, period: Duration) -> Self {
+        self.heartbeat = Some(period.max(Duration::from_millis(1)));
         self
     }
 
@@ -104,7 +132,15 @@ impl Options {
     /// connect from a process that it has started itself.
     #[must_use]
     pub fn expected_pid(mut self, pid: u32) -> Self {
-        self.expected_pid = Some(pid);
+        self.expected = Some(Expected::Pid(pid));
+        self
+    }
+
+    /// Lets only the process in that this pidfd stands for, and nobody once it has ended: another process that is
+    /// given its number is refused. Default: as for [`Self::expected_pid`].
+    #[must_use]
+    pub fn expected_process(mut self, pidfd: OwnedFd) -> Self {
+        self.expected = Some(Expected::Pidfd(Arc::new(pidfd)));
         self
     }
 }
@@ -144,10 +180,14 @@ impl LocalSocket {
     /// Dropping the future ends the connection: requests of job code are given up, deliveries to it
     /// fail, its handlers answer `NO_HANDLER`.
     pub async fn serve(self, bus: Bus, secret: LaunchSecret, options: Options) -> Ended {
-        let mut door = Doorkeeper::new(secret, &options, Arc::clone(&self.refusals));
+        let refusals = Arc::clone(&self.refusals);
+        let mut door = Doorkeeper::new(secret, &bus.name(), &options, refusals);
         let mut arrivals: FuturesUnordered<Arriving> = FuturesUnordered::new();
         let mut conversation: Option<Pin<Box<dyn Future<Output = Ended> + Send>>> = None;
         loop {
+            if conversation.is_none() && door.is_expired() && arrivals.is_empty() {
+                return Ended::Unclaimed;
+            }
             let is_claimed = conversation.is_some();
             let takes_more = arrivals.len() < ARRIVALS_MAX && (is_claimed || !door.is_expired());
             tokio::select! {
@@ -172,9 +212,6 @@ impl LocalSocket {
                 // Those that arrived in time are heard before the end.
                 () = sleep_until(door.expiry()), if !is_claimed && !door.is_expired() => {}
                 () = bus.closed(), if !is_claimed => return Ended::CellClosed,
-            }
-            if conversation.is_none() && door.is_expired() && arrivals.is_empty() {
-                return Ended::Unclaimed;
             }
         }
     }

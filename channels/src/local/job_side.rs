@@ -2,23 +2,35 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fs::File,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use cellbus_proto::{
-    local::{self, Limits, Outcome, ToCell, ToJob},
+    local::{self, Event, Limits, Outcome, Settled, ToCell, ToJob},
     name::{Channel, Fqcn},
     status::Status,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     task::AbortHandle,
 };
 
-use super::outbox::Outbox;
-use crate::filter::Filters;
-use crate::handler::{Handler, Reply, Selector};
+use super::{
+    carry::{Packed, pieces},
+    outbox::Outbox,
+};
+use crate::{
+    filter::Filters,
+    handler::{Handler, Selector},
+};
+
+/// What comes before the end of something that was asked, and has not been taken, at most.
+const PARTS_MAX: usize = 1024;
 
 /// One connection, as everything that uses it sees it.
 pub(super) struct JobSide {
@@ -31,6 +43,8 @@ pub(super) struct JobSide {
     pub(super) turnstile: tokio::sync::Mutex<()>,
     pub(super) slots: Arc<Semaphore>,
     pub(super) bytes: Arc<Semaphore>,
+    /// In pieces, for what is attached.
+    pub(super) attached: Arc<Semaphore>,
     state: Mutex<State>,
     closed: watch::Sender<bool>,
 }
@@ -39,15 +53,47 @@ pub(super) struct JobSide {
 pub(super) struct Permits {
     pub(super) _slot: OwnedSemaphorePermit,
     pub(super) _bytes: Option<OwnedSemaphorePermit>,
+    pub(super) _attached: Option<OwnedSemaphorePermit>,
 }
 
-/// How a REQUEST, PUBLISH or HANDLE ended.
+/// How something that was asked ended.
 #[derive(Debug)]
 pub(super) enum Ending {
-    Reply(Reply),
-    Return { status: Status, by: Fqcn, detail: Bytes },
+    Reply(Packed),
+    Return {
+        status: Status,
+        by: Fqcn,
+        detail: Bytes,
+    },
     Accepted,
     Handled(Outcome),
+    End,
+    Fetched {
+        file: Option<File>,
+        size: u64,
+        content_type: Option<Arc<str>>,
+        headers: Bytes,
+        digest: [u8; 32],
+    },
+}
+
+/// What came before that.
+#[derive(Debug)]
+pub(super) enum Part {
+    Reply { from: Fqcn, packed: Packed },
+    Failed { from: Fqcn, status: Status, by: Fqcn, detail: Bytes },
+    Event(Event),
+    Served(Bytes),
+    Progress { from: Option<Fqcn>, bytes: u64, size: Option<u64> },
+    Settled { from: Fqcn, end: Settled },
+}
+
+/// Where the parts of something that was asked are taken from.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) queue: mpsc::Receiver<Part>,
+    /// Those that were not taken in time.
+    pub(super) missed: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -61,6 +107,8 @@ struct State {
 
 struct Waiting {
     ending: oneshot::Sender<Ending>,
+    /// `None` where none may come.
+    parts: Option<(mpsc::Sender<Part>, Arc<AtomicU64>)>,
     _permits: Permits,
 }
 
@@ -77,6 +125,9 @@ impl JobSide {
             turnstile: tokio::sync::Mutex::default(),
             slots: Arc::new(Semaphore::new(limits.requests_max as usize)),
             bytes: Arc::new(Semaphore::new(limits.bytes_max as usize)),
+            attached: Arc::new(Semaphore::new(
+                pieces(limits.attached_max, limits.attached_max) as usize
+            )),
             limits,
             state: Mutex::default(),
             closed: watch::Sender::new(false),
@@ -89,8 +140,9 @@ impl JobSide {
     pub(super) fn ask(
         &self,
         permits: Permits,
+        takes_parts: bool,
         queue: impl FnOnce(&Outbox, u64),
-    ) -> Option<(u64, oneshot::Receiver<Ending>)> {
+    ) -> Option<(u64, oneshot::Receiver<Ending>, Option<Parts>)> {
         let mut state = self.lock();
         if state.is_closed {
             return None;
@@ -98,9 +150,16 @@ impl JobSide {
         state.last_id += 1;
         let id = state.last_id;
         let (ending, ended) = oneshot::channel();
-        state.waiting.insert(id, Waiting { ending, _permits: permits });
+        let (sender, parts) = if takes_parts {
+            let (sender, queue) = mpsc::channel(PARTS_MAX);
+            let missed = Arc::<AtomicU64>::default();
+            (Some((sender, Arc::clone(&missed))), Some(Parts { queue, missed }))
+        } else {
+            (None, None)
+        };
+        state.waiting.insert(id, Waiting { ending, parts: sender, _permits: permits });
         queue(&self.outbox, id);
-        Some((id, ended))
+        Some((id, ended, parts))
     }
 
     /// Asks the cell to end what nobody waits for any longer.
@@ -111,25 +170,55 @@ impl JobSide {
     }
 
     /// Ends what a frame of the cell answers. Frames that answer nothing are handed back.
-    pub(super) fn settle(&self, frame: ToJob) -> Result<Option<ToJob>, Unasked> {
+    pub(super) fn settle(
+        &self,
+        frame: ToJob,
+        file: Option<File>,
+    ) -> Result<Option<(ToJob, Option<File>)>, Unasked> {
         let (id, ending) = match frame {
-            ToJob::Reply { id, content_type, payload } => {
-                (id, Ending::Reply(Reply { payload, content_type }))
-            }
+            ToJob::Reply { id, body } => (id, Ending::Reply(Packed { body, file })),
             ToJob::Return { id, status, by, detail } => (id, Ending::Return { status, by, detail }),
             ToJob::Accepted { id } => (id, Ending::Accepted),
             ToJob::Handled { id, outcome } => (id, Ending::Handled(outcome)),
+            ToJob::End { id } => (id, Ending::End),
+            ToJob::Fetched { id, content_type, size, headers, digest } => {
+                (id, Ending::Fetched { file, size, content_type, headers, digest })
+            }
+            ToJob::Part { id, from, body } => {
+                return self.part(id, Part::Reply { from, packed: Packed { body, file } });
+            }
+            ToJob::PartFailed { id, from, status, by, detail } => {
+                return self.part(id, Part::Failed { from, status, by, detail });
+            }
+            ToJob::Event(event) => return self.part(event.id, Part::Event(event)),
+            ToJob::Served { id, reference } => return self.part(id, Part::Served(reference)),
+            ToJob::Progress { id, from, bytes, size } => {
+                return self.part(id, Part::Progress { from, bytes, size });
+            }
+            ToJob::Settled { id, from, end } => {
+                return self.part(id, Part::Settled { from, end });
+            }
             other @ (ToJob::Welcome(_)
             | ToJob::Reject { .. }
             | ToJob::Deliver(_)
             | ToJob::Cancel { .. }
             | ToJob::Ping { .. }
             | ToJob::Pong { .. }
-            | ToJob::Bye { .. }) => return Ok(Some(other)),
+            | ToJob::Bye { .. }) => return Ok(Some((other, file))),
         };
         let waiting = self.lock().waiting.remove(&id).ok_or(Unasked)?;
         // Fails where the asker has given up; then the answer is for nobody.
         let _ = waiting.ending.send(ending);
+        Ok(None)
+    }
+
+    fn part(&self, id: u64, part: Part) -> Result<Option<(ToJob, Option<File>)>, Unasked> {
+        let state = self.lock();
+        let waiting = state.waiting.get(&id).ok_or(Unasked)?;
+        let (sender, missed) = waiting.parts.as_ref().ok_or(Unasked)?;
+        if let Err(mpsc::error::TrySendError::Full(_)) = sender.try_send(part) {
+            missed.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(None)
     }
 
@@ -182,6 +271,11 @@ impl JobSide {
         }
     }
 
+    /// Whether a delivery has not been answered.
+    pub(super) fn is_running(&self, id: u64) -> bool {
+        self.lock().running.contains_key(&id)
+    }
+
     /// Drops the task of a delivery that nobody waits for; it answers as it goes.
     pub(super) fn cancel_delivery(&self, id: u64) {
         let task = self.lock().running.get(&id).cloned().flatten();
@@ -201,6 +295,7 @@ impl JobSide {
         drop(state);
         self.slots.close();
         self.bytes.close();
+        self.attached.close();
         self.outbox.close();
         self.closed.send_replace(true);
         running.values().flatten().for_each(AbortHandle::abort);
@@ -216,5 +311,11 @@ impl JobSide {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code of others runs under the lock, so a poisoned state is a whole one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for JobSide {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "JobSide of {}", self.cell)
     }
 }

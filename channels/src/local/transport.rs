@@ -7,22 +7,23 @@ use cellbus_proto::{
     name::Fqcn,
     status::Status,
 };
-use tokio::{
-    net::unix::{OwnedReadHalf, OwnedWriteHalf},
-    time::timeout,
-};
+use tokio::{net::unix::OwnedWriteHalf, time::timeout};
 
 use super::{
     asking, deliver,
-    inbox::{Inbox, InboxError},
+    files::Files,
+    inbox::{Inbox, InboxError, Received},
     job_side::{JobSide, Unasked},
+    many,
     outbox::{Closed, Drain, Outbox},
 };
 use crate::{
     error::{HandleError, PublishError, RequestError},
+    events::Event,
     filter::Filters,
-    handler::{Handler, Reply, Selector},
-    transport::{BoxFuture, Outgoing, Transport},
+    handler::{Handler, HandlerOptions, Reply, Selector},
+    passage,
+    transport::{BoxFuture, BoxStream, OneOfMany, Outgoing, Probe, Transport},
 };
 
 /// Bytes that wait to be written, at most, before senders wait.
@@ -36,11 +37,7 @@ pub(super) struct LocalTransport {
 }
 
 impl LocalTransport {
-    pub(super) fn start(
-        welcome: Welcome,
-        inbox: Inbox<ToJob, OwnedReadHalf>,
-        socket: OwnedWriteHalf,
-    ) -> Self {
+    pub(super) fn start(welcome: Welcome, inbox: Inbox<ToJob>, socket: OwnedWriteHalf) -> Self {
         let (outbox, drain) = Outbox::new(OUTBOX_BYTES);
         let side = Arc::new(JobSide::new(welcome.cell, welcome.limits, outbox));
         tokio::spawn(converse(Arc::clone(&side), inbox, drain, socket));
@@ -59,7 +56,7 @@ impl Drop for CloseOnDrop {
 
 async fn converse(
     side: Arc<JobSide>,
-    mut inbox: Inbox<ToJob, OwnedReadHalf>,
+    mut inbox: Inbox<ToJob>,
     mut drain: Drain,
     mut socket: OwnedWriteHalf,
 ) {
@@ -78,35 +75,42 @@ async fn converse(
 }
 
 /// Takes frames until there are no more; the error is what the cell did wrong.
-async fn read(side: &Arc<JobSide>, inbox: &mut Inbox<ToJob, OwnedReadHalf>) -> Result<(), Status> {
+async fn read(side: &Arc<JobSide>, inbox: &mut Inbox<ToJob>) -> Result<(), Status> {
     loop {
-        let frame = match inbox.next().await {
-            Ok(Some(frame)) => frame,
+        let Received { frame, file } = match inbox.next().await {
+            Ok(Some(received)) => received,
             Ok(None) | Err(InboxError::Io(_) | InboxError::Truncated) => return Ok(()),
-            Err(error @ (InboxError::Decode(_) | InboxError::Silent)) => {
-                return Err(error.status().unwrap_or(Status::BadFrame));
-            }
+            Err(error) => return Err(error.status().unwrap_or(Status::BadFrame)),
         };
-        match side.settle(frame) {
-            Ok(None) => {}
+        let (frame, file) = match side.settle(frame, file) {
+            Ok(None) => continue,
             Err(Unasked) => return Err(Status::ReplyUnsolicited),
-            Ok(Some(ToJob::Deliver(delivery))) => deliver::deliver(side, delivery),
-            Ok(Some(ToJob::Cancel { id })) => side.cancel_delivery(id),
-            Ok(Some(ToJob::Ping { token })) => {
-                if side.outbox.send(ToCell::Pong { token }).await == Err(Closed) {
-                    return Ok(());
-                }
+            Ok(Some(unsettled)) => unsettled,
+        };
+        match frame {
+            ToJob::Deliver(delivery) => deliver::deliver(side, delivery, file),
+            ToJob::Cancel { id } => side.cancel_delivery(id),
+            ToJob::Ping { token } => {
+                // Fails when the bus is gone; its goodbye is being written, and ends this.
+                let _: Result<(), Closed> = side.outbox.send(ToCell::Pong { token }).await;
             }
-            Ok(Some(ToJob::Pong { .. })) => {}
-            Ok(Some(ToJob::Bye { .. })) => return Ok(()),
-            Ok(Some(
-                ToJob::Welcome(_)
-                | ToJob::Reject { .. }
-                | ToJob::Reply { .. }
-                | ToJob::Return { .. }
-                | ToJob::Accepted { .. }
-                | ToJob::Handled { .. },
-            )) => return Err(Status::BadFrame),
+            ToJob::Pong { .. } => {}
+            ToJob::Bye { .. } => return Ok(()),
+            // A second greeting; everything else has settled something.
+            ToJob::Welcome(_)
+            | ToJob::Reject { .. }
+            | ToJob::Reply { .. }
+            | ToJob::Return { .. }
+            | ToJob::Accepted { .. }
+            | ToJob::Handled { .. }
+            | ToJob::Part { .. }
+            | ToJob::PartFailed { .. }
+            | ToJob::End { .. }
+            | ToJob::Event(_)
+            | ToJob::Served { .. }
+            | ToJob::Progress { .. }
+            | ToJob::Settled { .. }
+            | ToJob::Fetched { .. } => return Err(Status::BadFrame),
         }
     }
 }
@@ -124,6 +128,40 @@ impl Transport for LocalTransport {
         Box::pin(asking::publish(Arc::clone(&self.side), to, outgoing))
     }
 
+    fn is_complete(&self) -> bool {
+        true
+    }
+
+    fn replies(&self, to: Fqcn, outgoing: Outgoing) -> BoxStream<Result<Reply, RequestError>> {
+        many::replies(Arc::clone(&self.side), to, outgoing)
+    }
+
+    fn multicast(&self, to: Vec<Fqcn>, outgoing: Outgoing) -> BoxStream<OneOfMany> {
+        many::multicast(Arc::clone(&self.side), to, outgoing)
+    }
+
+    fn publish_many(
+        &self,
+        to: Vec<Fqcn>,
+        outgoing: Outgoing,
+    ) -> BoxFuture<Result<(), PublishError>> {
+        Box::pin(many::publish_many(Arc::clone(&self.side), to, outgoing))
+    }
+
+    /// The way of a message is between cells; job code does not see it.
+    fn probe(&self, _to: Fqcn, _outgoing: Outgoing) -> BoxFuture<Probe> {
+        let outcome = Err(passage::not_carried(&self.side.cell));
+        Box::pin(std::future::ready(Probe { path: Vec::new(), outcome }))
+    }
+
+    fn events(&self) -> BoxStream<Event> {
+        many::events(Arc::clone(&self.side))
+    }
+
+    fn files(&self) -> Option<Files> {
+        Some(Files::new(Arc::clone(&self.side)))
+    }
+
     fn filters(&self) -> Filters {
         self.side.filters.clone()
     }
@@ -133,7 +171,16 @@ impl Transport for LocalTransport {
         selector: Selector,
         handler: Arc<dyn Handler>,
     ) -> BoxFuture<Result<(), HandleError>> {
-        Box::pin(asking::register(Arc::clone(&self.side), selector, handler))
+        self.register_with(selector, HandlerOptions::default(), handler)
+    }
+
+    fn register_with(
+        &self,
+        selector: Selector,
+        options: HandlerOptions,
+        handler: Arc<dyn Handler>,
+    ) -> BoxFuture<Result<(), HandleError>> {
+        Box::pin(asking::register(Arc::clone(&self.side), selector, options, handler))
     }
 
     fn closed(&self) -> BoxFuture<()> {

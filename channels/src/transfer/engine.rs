@@ -447,8 +447,9 @@ impl Engine {
         match end {
             PullEnd::Stored { size, digest, told } => {
                 let bytes = self.work.take();
+                let file = self.work.take_file().map(Arc::new);
                 let size = self.signed.reference.content_of(size);
-                Ok(Fetched { reference: self.signed, size, digest, told, bytes })
+                Ok(Fetched { reference: self.signed, size, digest, told, bytes, file })
             }
             PullEnd::Failed(status) => match self.sink_error {
                 Some(error) if error.status() == status => Err(error.into()),

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    fs::File,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -20,7 +21,7 @@ use cellbus_proto::{
 use tokio::sync::watch;
 
 use super::{
-    Transfers, engine::Engine, error::FetchError, now, options::FetchOptions,
+    Transfers, carried::elsewhere, engine::Engine, error::FetchError, now, options::FetchOptions,
     progress::FetchProgress, running::RunningFetch, sink::Sink,
 };
 use crate::{bus::Bus, error::RequestError, transport::BoxFuture};
@@ -38,6 +39,7 @@ pub struct Fetched {
     /// Whether the holder has counted it.
     pub told: Told,
     pub(super) bytes: Option<Bytes>,
+    pub(super) file: Option<Arc<File>>,
 }
 
 impl Fetched {
@@ -51,6 +53,12 @@ impl Fetched {
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         self.bytes.unwrap_or_default()
+    }
+
+    /// The file, sealed, where the sink was a memory file.
+    #[must_use]
+    pub fn file(&self) -> Option<&Arc<File>> {
+        self.file.as_ref()
     }
 
     /// The named parts of an object, where the sink was memory: slices that share it.
@@ -113,6 +121,11 @@ impl Transfers {
         let signed = Arc::new(reference.clone());
         let parts = Parts::new(&signed);
         let (bus, values) = (self.bus.clone(), parts.values.clone());
+        if let Some(files) = bus.transport().files() {
+            return Fetching::of(parts, move |_running, cancelled| {
+                elsewhere(files, signed, sink, options, values, cancelled)
+            });
+        }
         Fetching::of(parts, move |running, cancelled| async move {
             judge(&bus, &signed).await?;
             let sink = opening(&bus, &signed, sink, &options)?;

@@ -1,6 +1,6 @@
 //! Where a transfer is put: memory, a file, a writer, or nowhere.
 
-use std::{fmt, path::PathBuf, pin::Pin};
+use std::{fmt, fs::File, path::PathBuf, pin::Pin};
 
 use bytes::Bytes;
 use cellbus_proto::transfer::{Digest, SIZE_MAX, SignedReference, Stage};
@@ -12,6 +12,7 @@ mod beside;
 mod file;
 pub(super) mod hold;
 mod memory;
+mod memory_file;
 mod opening;
 pub(super) mod parts;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub(super) mod work;
 use self::{
     file::FileStore,
     memory::{Memory, Nowhere},
+    memory_file::MemoryFile,
 };
 
 /// Where a transfer is put.
@@ -47,6 +49,13 @@ impl Sink {
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self::store(FileStore::new(path.into()))
+    }
+
+    /// A memory file, for at most `cap` bytes: [`Fetched::file`](super::Fetched::file) gives it, sealed against every
+    /// change. The bytes lie in no memory of this process.
+    #[must_use]
+    pub fn memory_file(cap: u64) -> Self {
+        Self::store(MemoryFile::new(cap))
     }
 
     /// A writer, for at most `cap` bytes. It gets bytes as they come, before the digest of all of them is known:
@@ -149,6 +158,17 @@ pub(super) trait Store: Send {
 
     /// What it holds in memory, after the commit.
     fn take(&mut self) -> Option<Bytes> {
+        None
+    }
+
+    /// Takes a file with all of it as its own, or hands it back.
+    fn adopt(&mut self, file: File, size: u64) -> Option<File> {
+        let _known_to_be_whole = size;
+        Some(file)
+    }
+
+    /// The file that it holds, after the commit.
+    fn take_file(&mut self) -> Option<File> {
         None
     }
 

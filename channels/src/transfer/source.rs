@@ -1,6 +1,6 @@
 //! What a transfer is read from: memory, a file, a reader, or an object of named parts.
 
-use std::{fmt, path::PathBuf, pin::Pin, sync::Arc};
+use std::{fmt, fs::File, path::PathBuf, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use cellbus_proto::transfer::{Digest, Digester, Part, SIZE_MAX};
@@ -26,6 +26,7 @@ pub struct Source(Kind);
 enum Kind {
     Bytes(Bytes),
     File(PathBuf),
+    Opened(File),
     Reader { reader: Pin<Box<dyn AsyncRead + Send>>, size_max: u64, directory: PathBuf },
     Object(Vec<(String, Source)>),
 }
@@ -42,6 +43,13 @@ impl Source {
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self(Kind::File(path.into()))
+    }
+
+    /// A regular file that is open for reading, with a name or without one. As [`Self::file`] otherwise, but that
+    /// one which is replaced under its name stays what it is.
+    #[must_use]
+    pub fn opened(file: File) -> Self {
+        Self(Kind::Opened(file))
     }
 
     /// Bytes of which nobody knows how many there are, but at most `size_max`.
@@ -84,7 +92,7 @@ impl Source {
                 content.add_parts("", parts).await?;
                 content.size = Some(content.size_max);
             }
-            kind @ (Kind::Bytes(_) | Kind::File(_)) => {
+            kind @ (Kind::Bytes(_) | Kind::File(_) | Kind::Opened(_)) => {
                 content.add(Self(kind)).await?;
                 content.size = Some(content.size_max);
             }
@@ -110,6 +118,7 @@ impl fmt::Debug for Source {
         match &self.0 {
             Kind::Bytes(bytes) => write!(f, "Source({} bytes)", bytes.len()),
             Kind::File(path) => write!(f, "Source({})", path.display()),
+            Kind::Opened(_) => f.write_str("Source(an open file)"),
             Kind::Reader { size_max, .. } => {
                 write!(f, "Source(a reader of up to {size_max} bytes)")
             }
@@ -167,6 +176,10 @@ impl Content {
             Kind::Bytes(bytes) => (bytes.len() as u64, Data::Bytes(bytes)),
             Kind::File(path) => {
                 let file = blocking(move || FileSource::open(path)).await?;
+                (file.len(), Data::File(Arc::new(file)))
+            }
+            Kind::Opened(file) => {
+                let file = FileSource::opened(file)?;
                 (file.len(), Data::File(Arc::new(file)))
             }
             Kind::Reader { .. } | Kind::Object(_) => return Err(SourceError::Nested),

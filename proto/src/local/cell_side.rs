@@ -4,20 +4,23 @@
 //!            HELLO, right secret          BYE, violation, end of stream
 //!  Greeting ─────────────────────▶ Open ─────────────────────────────────▶ over
 //! ```
-//! [`greet`] is the first state, [`CellSide`] the second. Every REQUEST, PUBLISH and HANDLE is
-//! answered once, and so is every DELIVER; what exceeds the [`Limits`] is answered at once and not
-//! kept.
+//! [`greet`] is the first state, [`CellSide`] the second. Whatever job code asks is ended once, and so is
+//! every DELIVER; what exceeds the [`Limits`] is ended at once and not kept.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
-use bytes::Bytes;
-
-use super::{Hello, Limits, Outcome, ToCell};
+use super::{Body, Hello, Limits, Outcome, Serve, ToCell};
 use crate::{
-    name::{Channel, ChannelTopic, Fqcn},
+    name::{ChannelTopic, Fqcn},
     status::Status,
     well_known,
 };
+
+mod step;
+#[cfg(test)]
+mod tests;
+
+pub use self::step::{Answer, Registration, ServeStep, Step};
 
 /// One connection after its HELLO.
 ///
@@ -29,6 +32,7 @@ pub struct CellSide<R, D> {
     last_id: u64,
     requests: BTreeMap<u64, Entry<R>>,
     bytes: usize,
+    attached: u64,
     handlers: u32,
     deliveries: BTreeMap<u64, D>,
     last_delivery: u64,
@@ -37,113 +41,9 @@ pub struct CellSide<R, D> {
 #[derive(Debug)]
 struct Entry<R> {
     bytes: usize,
+    attached: u64,
     can_be_cancelled: bool,
     ticket: Option<R>,
-}
-
-/// What a frame asks the caller to do.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Step<D> {
-    /// Send a request; end it with [`CellSide::end_request`].
-    Request {
-        /// Its id.
-        id: u64,
-        /// Where to.
-        to: Fqcn,
-        /// Where there.
-        target: ChannelTopic,
-        /// Time until job code gives up.
-        budget: Duration,
-        /// Media type of the payload.
-        content_type: Option<Arc<str>>,
-        /// The message.
-        payload: Bytes,
-    },
-    /// Send a publish; end it with [`CellSide::end_request`].
-    Publish {
-        /// Its id.
-        id: u64,
-        /// Where to.
-        to: Fqcn,
-        /// Where there.
-        target: ChannelTopic,
-        /// Media type of the payload.
-        content_type: Option<Arc<str>>,
-        /// The message.
-        payload: Bytes,
-    },
-    /// Register a handler; end it with [`CellSide::end_request`].
-    Handle {
-        /// Its id.
-        id: u64,
-        /// What for.
-        registration: Registration,
-    },
-    /// Answer with RETURN; nothing is kept for the id.
-    Refuse {
-        /// Of the REQUEST or PUBLISH.
-        id: u64,
-        /// Why.
-        status: Status,
-    },
-    /// Answer with HANDLED; nothing is kept for the id.
-    RefuseHandler {
-        /// Of the HANDLE.
-        id: u64,
-        /// Why.
-        outcome: Outcome,
-    },
-    /// Hand the answer to whoever waits for it.
-    Answered {
-        /// What was kept for the delivery.
-        ticket: D,
-        /// The answer.
-        answer: Answer,
-    },
-    /// Stop working on a REQUEST or PUBLISH: end it, and answer it with a RETURN.
-    Cancel {
-        /// Its id.
-        id: u64,
-    },
-    /// Answer with PONG.
-    Pong {
-        /// Of the PING.
-        token: u64,
-    },
-    /// Nothing.
-    Nothing,
-    /// Job code is done.
-    Bye,
-}
-
-/// How job code ended a delivery.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// With a reply.
-    Reply {
-        /// Media type of the payload.
-        content_type: Option<Arc<str>>,
-        /// The reply.
-        payload: Bytes,
-    },
-    /// Without one.
-    Fail {
-        /// Why.
-        status: Status,
-        /// A text for the requester.
-        detail: Bytes,
-    },
-}
-
-/// What a handler of job code is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Registration {
-    /// One channel and topic.
-    Exact(ChannelTopic),
-    /// Every topic of a channel.
-    Channel(Channel),
-    /// Everything that is not of the system.
-    All,
 }
 
 /// A frame that must not come now. The connection ends.
@@ -199,6 +99,7 @@ impl<R, D> CellSide<R, D> {
             last_id: 0,
             requests: BTreeMap::new(),
             bytes: 0,
+            attached: 0,
             handlers: 0,
             deliveries: BTreeMap::new(),
             last_delivery: 0,
@@ -212,39 +113,76 @@ impl<R, D> CellSide<R, D> {
     pub fn handle_frame(&mut self, frame: ToCell) -> Result<Step<D>, Violation> {
         Ok(match frame {
             ToCell::Hello(_) => return Err(Violation::SecondHello),
-            ToCell::Request { id, to, channel, topic, budget_ms, content_type, payload } => {
+            ToCell::Request { id, to, channel, topic, budget_ms, body, options } => {
                 self.take_id(id)?;
                 let checked = address(&to, &channel, &topic);
-                match checked.and_then(|found| self.admit(id, payload.len(), true).map(|()| found))
-                {
+                match checked.and_then(|found| self.admit(id, &body).map(|()| found)) {
                     Ok((to, target)) => {
-                        let budget = Duration::from_millis(
-                            budget_ms.unwrap_or(self.limits.budget_ms).into(),
-                        );
-                        Step::Request { id, to, target, budget, content_type, payload }
+                        let (budget, options) =
+                            (self.budget(budget_ms), options.unwrap_or_default());
+                        Step::Request { id, to, target, budget, body, options }
                     }
                     Err(status) => Step::Refuse { id, status },
                 }
             }
-            ToCell::Publish { id, to, channel, topic, content_type, payload } => {
+            ToCell::Publish { id, to, channel, topic, body, options } => {
                 self.take_id(id)?;
                 let checked = address(&to, &channel, &topic);
-                match checked.and_then(|found| self.admit(id, payload.len(), true).map(|()| found))
-                {
-                    Ok((to, target)) => Step::Publish { id, to, target, content_type, payload },
+                match checked.and_then(|found| self.admit(id, &body).map(|()| found)) {
+                    Ok((to, target)) => {
+                        let options = options.unwrap_or_default();
+                        Step::Publish { id, to, target, body, options }
+                    }
                     Err(status) => Step::Refuse { id, status },
                 }
             }
-            ToCell::Handle { id, channel, topic } => {
+            ToCell::Multicast { id, to, channel, topic, publish, budget_ms, body, options } => {
                 self.take_id(id)?;
+                let checked = names(to).and_then(|to| Ok((to, place(&channel, &topic)?)));
+                match checked.and_then(|found| self.admit(id, &body).map(|()| found)) {
+                    Ok((to, target)) => {
+                        let (budget, options) =
+                            (self.budget(budget_ms), options.unwrap_or_default());
+                        Step::Multicast { id, to, target, publish, budget, body, options }
+                    }
+                    Err(status) => Step::Refuse { id, status },
+                }
+            }
+            ToCell::Handle { id, channel, topic, concurrency } => {
+                self.take_id(id)?;
+                let concurrency = concurrency.unwrap_or(NonZeroU32::MIN);
                 match self.register(id, channel.as_deref(), topic.as_deref()) {
-                    Ok(registration) => Step::Handle { id, registration },
+                    Ok(registration) => Step::Handle { id, registration, concurrency },
                     Err(outcome) => Step::RefuseHandler { id, outcome },
                 }
             }
-            ToCell::DeliverReply { id, content_type, payload } => {
-                self.answered(id, Answer::Reply { content_type, payload })?
+            ToCell::Events { id } => {
+                self.take_id(id)?;
+                match self.admit(id, &Body::default()) {
+                    Ok(()) => Step::Events { id },
+                    Err(status) => Step::Refuse { id, status },
+                }
             }
+            ToCell::Serve(serve) => {
+                self.take_id(serve.id)?;
+                self.serve(serve)
+            }
+            ToCell::Fetch { id, size_max, patience_s, reference } => {
+                self.take_id(id)?;
+                let size_max = size_max.unwrap_or(self.limits.attachment_max);
+                let patience = patience_s.map(|seconds| Duration::from_secs(seconds.into()));
+                match self.admit(id, &Body::inline(reference.clone())) {
+                    Ok(()) => Step::Fetch { id, reference, size_max, patience },
+                    Err(status) => Step::Refuse { id, status },
+                }
+            }
+            ToCell::DeliverPart { id, body } => {
+                if !self.deliveries.contains_key(&id) {
+                    return Err(Violation::Unsolicited(id));
+                }
+                Step::Part { id, body }
+            }
+            ToCell::DeliverReply { id, body } => self.answered(id, Answer::Reply(body))?,
             ToCell::DeliverFail { id, status, detail } => {
                 self.answered(id, Answer::Fail { status, detail })?
             }
@@ -270,13 +208,36 @@ impl<R, D> CellSide<R, D> {
         }
     }
 
-    /// Ends a REQUEST, PUBLISH or HANDLE and gives what was kept for it.
+    /// Ends what job code has asked, and gives what was kept for it.
     ///
     /// `None` when it has ended already: whoever is second must not answer.
     pub fn end_request(&mut self, id: u64) -> Option<Option<R>> {
         let entry = self.requests.remove(&id)?;
         self.bytes -= entry.bytes;
+        self.attached -= entry.attached;
         Some(entry.ticket)
+    }
+
+    /// What is kept for a request that is still being worked on.
+    #[must_use]
+    pub fn ticket(&self, id: u64) -> Option<&R> {
+        self.requests.get(&id)?.ticket.as_ref()
+    }
+
+    /// Whether something that job code has asked has not ended.
+    #[must_use]
+    pub fn is_outstanding(&self, id: u64) -> bool {
+        self.requests.contains_key(&id)
+    }
+
+    /// Counts what was attached to a message that has ended, and is still on its way.
+    pub fn hold_attached(&mut self, bytes: u64) {
+        self.attached += bytes;
+    }
+
+    /// Counts it no longer.
+    pub fn release_attached(&mut self, bytes: u64) {
+        self.attached -= bytes;
     }
 
     /// Counts a handler as not registered after all.
@@ -296,7 +257,19 @@ impl<R, D> CellSide<R, D> {
         self.deliveries.remove(&id)
     }
 
-    /// REQUEST, PUBLISH and HANDLE frames that have no answer yet, and the bytes they hold.
+    /// What a delivery that job code has not answered is for.
+    #[must_use]
+    pub fn delivery(&self, id: u64) -> Option<&D> {
+        self.deliveries.get(&id)
+    }
+
+    /// Bytes that job code has attached to what has not ended.
+    #[must_use]
+    pub fn attached(&self) -> u64 {
+        self.attached
+    }
+
+    /// What job code has asked and is not ended, and the bytes that these hold.
     #[must_use]
     pub fn outstanding(&self) -> (usize, usize) {
         (self.requests.len(), self.bytes)
@@ -316,15 +289,36 @@ impl<R, D> CellSide<R, D> {
         Ok(())
     }
 
-    fn admit(&mut self, id: u64, bytes: usize, can_be_cancelled: bool) -> Result<(), Status> {
+    fn admit(&mut self, id: u64, body: &Body) -> Result<(), Status> {
+        let (bytes, attached) = (body.payload.len(), body.attached.unwrap_or(0));
         let fits = self.requests.len() < self.limits.requests_max as usize
-            && self.bytes + bytes <= self.limits.bytes_max as usize;
+            && self.bytes + bytes <= self.limits.bytes_max as usize
+            && attached <= self.limits.attached_max.saturating_sub(self.attached);
         if !fits {
             return Err(Status::Overloaded);
         }
         self.bytes += bytes;
-        self.requests.insert(id, Entry { bytes, can_be_cancelled, ticket: None });
+        self.attached += attached;
+        let entry = Entry { bytes, attached, can_be_cancelled: true, ticket: None };
+        self.requests.insert(id, entry);
         Ok(())
+    }
+
+    fn budget(&self, budget_ms: Option<u32>) -> Duration {
+        Duration::from_millis(budget_ms.unwrap_or(self.limits.budget_ms).into())
+    }
+
+    /// A file is not memory of anybody: it counts as one that is outstanding, and its bytes for nothing.
+    fn serve(&mut self, serve: Serve) -> Step<D> {
+        let Serve { id, to, channel, topic, lifetime_s, content_type, headers, size } = serve;
+        let checked = names(to).and_then(|to| Ok((to, place(&channel, &topic)?)));
+        let admitted = checked.and_then(|found| self.admit(id, &Body::default()).map(|()| found));
+        let (to, target) = match admitted {
+            Ok(found) => found,
+            Err(status) => return Step::Refuse { id, status },
+        };
+        let lifetime = lifetime_s.map(|seconds| Duration::from_secs(seconds.into()));
+        Step::Serve { id, serve: ServeStep { to, target, lifetime, content_type, headers, size } }
     }
 
     fn register(
@@ -334,8 +328,12 @@ impl<R, D> CellSide<R, D> {
         topic: Option<&str>,
     ) -> Result<Registration, Outcome> {
         let registration = registration(channel, topic)?;
-        if self.handlers >= self.limits.handlers_max || self.admit(id, 0, false).is_err() {
+        let is_full = self.handlers >= self.limits.handlers_max;
+        if is_full || self.admit(id, &Body::default()).is_err() {
             return Err(Outcome::TooMany);
+        }
+        if let Some(entry) = self.requests.get_mut(&id) {
+            entry.can_be_cancelled = false;
         }
         self.handlers += 1;
         Ok(registration)
@@ -351,12 +349,23 @@ impl<R, D> CellSide<R, D> {
 fn address(to: &str, channel: &str, topic: &str) -> Result<(Fqcn, ChannelTopic), Status> {
     let to: Fqcn = to.parse().map_err(|_| Status::BadFqcn)?;
     let target = ChannelTopic::parse(channel, topic).map_err(|_| Status::BadHeader)?;
-    match well_known::lookup(&target) {
-        Some(well_known::PING) => Ok((to, target)),
-        Some(_) => Err(Status::Forbidden),
-        None if well_known::is_reserved(target.channel()) => Err(Status::Forbidden),
-        None => Ok((to, target)),
+    if well_known::lookup(&target) == Some(well_known::PING) {
+        return Ok((to, target));
     }
+    place(channel, topic).map(|target| (to, target))
+}
+
+/// A channel and topic that are not the system's.
+fn place(channel: &str, topic: &str) -> Result<ChannelTopic, Status> {
+    let target = ChannelTopic::parse(channel, topic).map_err(|_| Status::BadHeader)?;
+    let is_reserved =
+        well_known::lookup(&target).is_some() || well_known::is_reserved(target.channel());
+    if is_reserved { Err(Status::Forbidden) } else { Ok(target) }
+}
+
+fn names(to: Option<Vec<String>>) -> Result<Option<Vec<Fqcn>>, Status> {
+    let parse = |name: &String| name.parse().map_err(|_| Status::BadFqcn);
+    to.map(|names| names.iter().map(parse).collect()).transpose()
 }
 
 fn registration(channel: Option<&str>, topic: Option<&str>) -> Result<Registration, Outcome> {
@@ -369,174 +378,4 @@ fn registration(channel: Option<&str>, topic: Option<&str>) -> Result<Registrati
         (None, Some(_)) => return Err(Outcome::BadSelector),
     };
     registration.map_err(|_| Outcome::BadSelector)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::local::Secret;
-
-    type Side = CellSide<&'static str, &'static str>;
-
-    fn side() -> Side {
-        let limits = Limits {
-            payload_max: 100,
-            requests_max: 2,
-            bytes_max: 150,
-            handlers_max: 1,
-            ..Limits::default()
-        };
-        Side::new(limits)
-    }
-
-    fn request(id: u64, to: &str, channel: &str, bytes: usize) -> ToCell {
-        ToCell::Request {
-            id,
-            to: to.into(),
-            channel: channel.into(),
-            topic: "fetch".into(),
-            budget_ms: None,
-            content_type: None,
-            payload: vec![0; bytes].into(),
-        }
-    }
-
-    fn handle(id: u64, channel: Option<&str>, topic: Option<&str>) -> ToCell {
-        ToCell::Handle { id, channel: channel.map(Into::into), topic: topic.map(Into::into) }
-    }
-
-    fn hello() -> ToCell {
-        ToCell::Hello(Hello::new(Secret::take(&mut [1; 32])))
-    }
-
-    #[test]
-    fn nothing_comes_before_hello_and_hello_comes_once() {
-        assert!(greet(hello()).is_ok());
-        let early = greet(ToCell::Ping { token: 1 });
-        assert_eq!(early, Err(Violation::NoHello("PING")));
-        assert_eq!(early.map_err(Violation::status), Err(Status::NoHello));
-        assert_eq!(side().handle_frame(hello()), Err(Violation::SecondHello));
-    }
-
-    #[test]
-    fn the_version_is_the_highest_that_both_sides_speak() {
-        let hello = |version_min, version_max| Hello {
-            version_min,
-            version_max,
-            secret: Secret::take(&mut [1; 32]),
-        };
-        assert_eq!(hello(1, 1).common_version(), Some(1));
-        assert_eq!(hello(0, 9).common_version(), Some(1));
-        assert_eq!(hello(2, 9).common_version(), None);
-        assert_eq!(hello(0, 0).common_version(), None);
-        assert_eq!(hello(2, 1).common_version(), None);
-    }
-
-    #[test]
-    fn what_exceeds_the_limits_is_refused_and_not_kept() {
-        let mut side = side();
-        assert!(matches!(
-            side.handle_frame(request(1, "server", "task", 100)),
-            Ok(Step::Request { id: 1, .. })
-        ));
-        let too_many_bytes = side.handle_frame(request(2, "server", "task", 51));
-        assert_eq!(too_many_bytes, Ok(Step::Refuse { id: 2, status: Status::Overloaded }));
-        assert_eq!(side.outstanding(), (1, 100));
-        assert!(matches!(
-            side.handle_frame(request(3, "server", "task", 50)),
-            Ok(Step::Request { id: 3, .. })
-        ));
-        let too_many = side.handle_frame(request(4, "server", "task", 0));
-        assert_eq!(too_many, Ok(Step::Refuse { id: 4, status: Status::Overloaded }));
-
-        assert_eq!(side.end_request(1), Some(None));
-        assert_eq!(side.end_request(1), None);
-        assert_eq!(side.outstanding(), (1, 50));
-    }
-
-    #[test]
-    fn an_id_is_never_used_again() {
-        let mut side = side();
-        side.handle_frame(request(5, "server", "task", 0)).unwrap();
-        for id in [5, 4, 0] {
-            let stale = Violation::StaleId { id, last: 5 };
-            assert_eq!(side.handle_frame(request(id, "server", "task", 0)), Err(stale));
-            assert_eq!(side.handle_frame(handle(id, None, None)), Err(stale));
-        }
-        assert_eq!(side.outstanding().0, 1);
-    }
-
-    #[test]
-    fn a_name_that_is_none_costs_the_message_and_not_the_connection() {
-        let mut side = side();
-        let bad_name = side.handle_frame(request(1, "Server", "task", 0));
-        assert_eq!(bad_name, Ok(Step::Refuse { id: 1, status: Status::BadFqcn }));
-        let bad_channel = side.handle_frame(request(2, "server", "Task", 0));
-        assert_eq!(bad_channel, Ok(Step::Refuse { id: 2, status: Status::BadHeader }));
-        let bad_selector = side.handle_frame(handle(3, None, Some("fetch")));
-        let outcome = Outcome::BadSelector;
-        assert_eq!(bad_selector, Ok(Step::RefuseHandler { id: 3, outcome }));
-        assert_eq!(side.outstanding(), (0, 0));
-    }
-
-    #[test]
-    fn c_05_job_code_cannot_speak_for_its_cell() {
-        let mut side = Side::new(Limits::default());
-        for (id, system) in (1..).zip(well_known::ALL) {
-            let frame = ToCell::Publish {
-                id,
-                to: "server".into(),
-                channel: system.channel.into(),
-                topic: system.topic.into(),
-                content_type: None,
-                payload: Bytes::new(),
-            };
-            let step = side.handle_frame(frame).unwrap();
-            if system == well_known::PING {
-                assert!(matches!(step, Step::Publish { .. }));
-            } else {
-                assert_eq!(step, Step::Refuse { id, status: Status::Forbidden }, "{system:?}");
-            }
-        }
-        let unknown = side.handle_frame(request(100, "server", well_known::PING.channel, 0));
-        assert_eq!(unknown, Ok(Step::Refuse { id: 100, status: Status::Forbidden }));
-    }
-
-    #[test]
-    fn handlers_are_counted_until_one_is_forgotten() {
-        let mut side = side();
-        let first = side.handle_frame(handle(1, Some("task"), None)).unwrap();
-        let channel = "task".parse().unwrap();
-        assert_eq!(first, Step::Handle { id: 1, registration: Registration::Channel(channel) });
-        assert_eq!(side.handle_frame(ToCell::Cancel { id: 1 }), Ok(Step::Nothing));
-        side.end_request(1);
-        let second = side.handle_frame(handle(2, None, None));
-        assert_eq!(second, Ok(Step::RefuseHandler { id: 2, outcome: Outcome::TooMany }));
-        side.forget_handler();
-        assert!(matches!(side.handle_frame(handle(3, None, None)), Ok(Step::Handle { .. })));
-    }
-
-    #[test]
-    fn a_delivery_is_answered_once() {
-        let mut side = side();
-        let id = side.begin_delivery("ticket");
-        let reply = ToCell::DeliverReply { id, content_type: None, payload: Bytes::new() };
-        let step = side.handle_frame(reply.clone()).unwrap();
-        assert!(matches!(step, Step::Answered { ticket: "ticket", .. }));
-        assert_eq!(side.handle_frame(reply), Err(Violation::Unsolicited(id)));
-        let never = ToCell::DeliverFail { id: 9, status: Status::Draining, detail: Bytes::new() };
-        assert_eq!(side.handle_frame(never), Err(Violation::Unsolicited(9)));
-        assert_eq!(side.deliveries(), 0);
-    }
-
-    #[test]
-    fn a_cancel_that_crosses_the_answer_is_no_error() {
-        let mut side = side();
-        side.handle_frame(request(1, "server", "task", 0)).unwrap();
-        assert_eq!(side.attach(1, "work"), None);
-        assert_eq!(side.handle_frame(ToCell::Cancel { id: 1 }), Ok(Step::Cancel { id: 1 }));
-        assert_eq!(side.end_request(1), Some(Some("work")));
-        assert_eq!(side.handle_frame(ToCell::Cancel { id: 1 }), Ok(Step::Nothing));
-        assert_eq!(side.attach(1, "late"), Some("late"));
-    }
 }

@@ -22,6 +22,15 @@ pub enum PayloadRule {
     Message,
 }
 
+/// A descriptor that goes with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// A memory file of so many bytes, with all seals.
+    Sealed(u64),
+    /// A regular file of so many bytes, or a memory file.
+    File(u64),
+}
+
 /// One direction's frames.
 pub trait Frame: Sized {
     /// The type byte.
@@ -32,6 +41,9 @@ pub trait Frame: Sized {
 
     /// The payload; empty where the type has none.
     fn payload(&self) -> Bytes;
+
+    /// The descriptor that goes with the frame; `None` where none does.
+    fn attachment(&self) -> Option<Attachment>;
 
     /// Appends the header.
     fn write_header(&self, out: &mut BytesMut);
@@ -69,6 +81,17 @@ pub enum DecodeError {
     /// A payload on a type that has none.
     #[error("frame type {0:#04x} has no payload")]
     UnexpectedPayload(u8),
+    /// A payload in a frame whose header says that it is attached.
+    #[error("frame type {0:#04x} has two payloads")]
+    TwoPayloads(u8),
+    /// A descriptor with more bytes than this connection allows.
+    #[error("attachment of {len} bytes, the limit is {max}")]
+    AttachmentTooLarge {
+        /// Bytes announced.
+        len: u64,
+        /// Bytes allowed.
+        max: u64,
+    },
     /// A header that is not what the type prescribes.
     #[error("header of frame type {kind:#04x}: {field}")]
     Header {
@@ -87,6 +110,7 @@ pub struct EncodeError;
 /// Turns bytes into frames. Holds at most one frame that is not yet complete.
 pub struct Decoder<F> {
     payload_max: u32,
+    attachment_max: u64,
     head: Vec<u8>,
     lengths: Option<Lengths>,
     payload: Vec<u8>,
@@ -105,19 +129,25 @@ impl DecodeError {
     #[must_use]
     pub fn status(&self) -> Status {
         match self {
-            Self::UnknownType(_) | Self::UnexpectedPayload(_) => Status::BadFrame,
-            Self::HeaderTooLarge(_) | Self::PayloadTooLarge { .. } => Status::TooLarge,
+            Self::UnknownType(_) | Self::UnexpectedPayload(_) | Self::TwoPayloads(_) => {
+                Status::BadFrame
+            }
+            Self::HeaderTooLarge(_)
+            | Self::PayloadTooLarge { .. }
+            | Self::AttachmentTooLarge { .. } => Status::TooLarge,
             Self::Header { .. } => Status::BadHeader,
         }
     }
 }
 
 impl<F: Frame> Decoder<F> {
-    /// A decoder that takes no message payload until [`set_payload_max`](Self::set_payload_max).
+    /// A decoder that takes no message payload until [`set_payload_max`](Self::set_payload_max), and none
+    /// that is attached until [`set_attachment_max`](Self::set_attachment_max).
     #[must_use]
     pub fn new() -> Self {
         Self {
             payload_max: 0,
+            attachment_max: 0,
             head: Vec::new(),
             lengths: None,
             payload: Vec::new(),
@@ -129,6 +159,11 @@ impl<F: Frame> Decoder<F> {
     /// Takes message payloads of up to `bytes` bytes from the next frame on.
     pub fn set_payload_max(&mut self, bytes: u32) {
         self.payload_max = bytes;
+    }
+
+    /// Takes descriptors of up to `bytes` bytes from the next frame on.
+    pub fn set_attachment_max(&mut self, bytes: u64) {
+        self.attachment_max = bytes;
     }
 
     /// Whether a frame has begun and is not complete.
@@ -175,13 +210,24 @@ impl<F: Frame> Decoder<F> {
         }
         let kind = self.head[0];
         let payload = Bytes::from(std::mem::take(&mut self.payload));
+        let has_payload = !payload.is_empty();
         let frame = F::read(kind, &self.head[PREFIX_LEN..], payload);
         if F::is_secret(kind) {
             self.head.zeroize();
         }
         self.head.clear();
         self.lengths = None;
-        frame.map(Some)
+        let frame = frame?;
+        let max = self.attachment_max;
+        // A file that is served or was fetched is no message: it may have any size.
+        let is_message = F::payload_rule(kind) == Some(PayloadRule::Message);
+        match frame.attachment() {
+            Some(_) if has_payload => Err(DecodeError::TwoPayloads(kind)),
+            Some(Attachment::Sealed(len)) if is_message && len > max => {
+                Err(DecodeError::AttachmentTooLarge { len, max })
+            }
+            Some(_) | None => Ok(Some(frame)),
+        }
     }
 
     fn check_prefix(&self) -> Result<Lengths, DecodeError> {

@@ -23,8 +23,12 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn array(&mut self, fields: u32, name: &'static str) -> Result<(), BadField> {
-        let len = decode::read_array_len(&mut self.rest).map_err(|_| BadField(name))?;
-        if len == fields { Ok(()) } else { Err(BadField(name)) }
+        if self.array_len(name)? == fields { Ok(()) } else { Err(BadField(name)) }
+    }
+
+    /// How many values follow that belong together; nothing may be kept for them on this word alone.
+    pub(super) fn array_len(&mut self, name: &'static str) -> Result<u32, BadField> {
+        decode::read_array_len(&mut self.rest).map_err(|_| BadField(name))
     }
 
     pub(super) fn uint<T: TryFrom<u64>>(&mut self, name: &'static str) -> Result<T, BadField> {
@@ -119,7 +123,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn nil(self) -> Self {
+    pub(super) fn nil(self) -> Self {
         self.0.put_u8(NIL);
         self
     }

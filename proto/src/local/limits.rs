@@ -6,7 +6,7 @@ use std::time::Duration;
 ///
 /// Worst case of memory at the cell, per connection: `bytes_max` for what job code sent and is not
 /// answered, `requests_max * payload_max` for replies that job code does not read, `deliveries_bytes_max`
-/// for deliveries, and one frame in each direction.
+/// for deliveries, and one frame in each direction. What is attached lies in memory files and not in the cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of payload in one frame.
@@ -23,6 +23,10 @@ pub struct Limits {
     pub handlers_max: u32,
     /// Budget of a request that names none, in milliseconds.
     pub budget_ms: u32,
+    /// Bytes of one payload that is passed as a descriptor.
+    pub attachment_max: u64,
+    /// Bytes of all of these that have not ended, in one direction.
+    pub attached_max: u64,
 }
 
 /// Limits under which nothing could be sent, or a frame could be larger than any may be.
@@ -39,6 +43,8 @@ impl Limits {
     pub const COUNT_CEILING: u32 = 1 << 16;
     /// The highest of the totals, in bytes.
     pub const BYTES_CEILING: u32 = 1 << 30;
+    /// The highest of both limits for what is passed as descriptors, in bytes.
+    pub const ATTACHED_CEILING: u64 = 1 << 40;
 
     /// Refuses limits under which the protocol could not work or would not be bounded.
     ///
@@ -52,7 +58,10 @@ impl Limits {
         let counts = [self.requests_max, self.deliveries_max, self.handlers_max]
             .iter()
             .all(|count| (1..=Self::COUNT_CEILING).contains(count));
-        if payload && totals && counts && self.budget_ms > 0 { Ok(()) } else { Err(BadLimits) }
+        let attached = self.attachment_max >= 1
+            && (self.attachment_max..=Self::ATTACHED_CEILING).contains(&self.attached_max);
+        let is_good = payload && totals && counts && attached && self.budget_ms > 0;
+        if is_good { Ok(()) } else { Err(BadLimits) }
     }
 
     /// Budget of a request that names none.
@@ -63,7 +72,8 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// 1 MiB inline, 256 requests and 16 MiB outstanding, 64 deliveries and 16 MiB, 256 handlers, 30 s.
+    /// 1 MiB inline, 256 requests and 16 MiB outstanding, 64 deliveries and 16 MiB, 256 handlers, 30 s;
+    /// 4 GiB attached at once and 8 GiB in all.
     fn default() -> Self {
         Self {
             payload_max: 1 << 20,
@@ -73,6 +83,8 @@ impl Default for Limits {
             deliveries_bytes_max: 16 << 20,
             handlers_max: 256,
             budget_ms: 30_000,
+            attachment_max: 4 << 30,
+            attached_max: 8 << 30,
         }
     }
 }
@@ -95,6 +107,9 @@ mod tests {
             Limits { deliveries_max: 0, ..good },
             Limits { handlers_max: Limits::COUNT_CEILING + 1, ..good },
             Limits { budget_ms: 0, ..good },
+            Limits { attachment_max: 0, ..good },
+            Limits { attached_max: good.attachment_max - 1, ..good },
+            Limits { attached_max: Limits::ATTACHED_CEILING + 1, ..good },
         ] {
             assert_eq!(bad.check(), Err(BadLimits), "{bad:?}");
         }

@@ -1,14 +1,18 @@
 //! What holds for every frame and for every sequence of bytes.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
-use crate::{identity::CellKind, name::ChannelTopic, status::Status};
+use crate::{
+    envelope::TraceContext, exchange::RetryPolicy, identity::CellKind, name::ChannelTopic,
+    status::Status,
+};
 
 const PAYLOAD_MAX: u32 = 2000;
+const ATTACHMENT_MAX: u64 = 1 << 33;
 
 fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..=max).prop_map(Bytes::from)
@@ -31,6 +35,38 @@ fn fqcn() -> impl Strategy<Value = crate::name::Fqcn> {
         })
 }
 
+/// In the frame or attached, never both.
+fn body() -> impl Strategy<Value = Body> {
+    let payload = bytes(PAYLOAD_MAX as usize);
+    (content_type(), option::of(1..=ATTACHMENT_MAX), payload).prop_map(
+        |(content_type, attached, payload)| {
+            let payload = if attached.is_some() { Bytes::new() } else { payload };
+            Body { content_type, attached, payload }
+        },
+    )
+}
+
+fn options() -> impl Strategy<Value = Option<Box<MessageOptions>>> {
+    let retry = (any::<u32>(), any::<u32>()).prop_map(|(first, max)| RetryPolicy {
+        first: Duration::from_millis(first.into()),
+        max: Duration::from_millis(max.into()),
+    });
+    let flags = (0..128u8).prop_map(|bits| MessageFlags::from_wire(bits).unwrap());
+    let trace = any::<[u8; 25]>().prop_map(TraceContext);
+    let all = (flags, option::of(retry), option::of(trace), bytes(HEADERS_MAX));
+    option::of(all.prop_map(|(flags, retry, trace, headers)| {
+        Box::new(MessageOptions { flags, retry, trace, headers })
+    }))
+}
+
+fn names() -> impl Strategy<Value = Option<Vec<String>>> {
+    option::of(vec("[a-z.]{0,16}", 0..=NAMES_MAX as usize))
+}
+
+fn settled() -> impl Strategy<Value = Settled> {
+    prop_oneof![Just(Settled::Stored), status().prop_map(Settled::Failed), Just(Settled::Missing)]
+}
+
 fn to_cell() -> impl Strategy<Value = ToCell> {
     let text = || prop_oneof!["[a-z]{1,8}", ".{0,40}"];
     let payload = || bytes(PAYLOAD_MAX as usize);
@@ -42,25 +78,71 @@ fn to_cell() -> impl Strategy<Value = ToCell> {
                 secret: Secret::take(&mut secret)
             })
         ),
-        (any::<u64>(), text(), text(), text(), any::<Option<u32>>(), content_type(), payload())
-            .prop_map(|(id, to, channel, topic, budget_ms, content_type, payload)| {
-                ToCell::Request { id, to, channel, topic, budget_ms, content_type, payload }
-            }),
-        (any::<u64>(), text(), text(), text(), content_type(), payload()).prop_map(
-            |(id, to, channel, topic, content_type, payload)| ToCell::Publish {
+        (any::<u64>(), text(), text(), text(), any::<Option<u32>>(), body(), options()).prop_map(
+            |(id, to, channel, topic, budget_ms, body, options)| ToCell::Request {
                 id,
                 to,
                 channel,
                 topic,
-                content_type,
-                payload
+                budget_ms,
+                body,
+                options
             }
         ),
-        (any::<u64>(), option::of(text()), option::of(text()))
-            .prop_map(|(id, channel, topic)| ToCell::Handle { id, channel, topic }),
-        (any::<u64>(), content_type(), payload()).prop_map(|(id, content_type, payload)| {
-            ToCell::DeliverReply { id, content_type, payload }
-        }),
+        (any::<u64>(), text(), text(), text(), body(), options()).prop_map(
+            |(id, to, channel, topic, body, options)| ToCell::Publish {
+                id,
+                to,
+                channel,
+                topic,
+                body,
+                options
+            }
+        ),
+        (any::<u64>(), option::of(text()), option::of(text()), any::<u32>()).prop_map(
+            |(id, channel, topic, concurrency)| {
+                let concurrency = NonZeroU32::new(concurrency);
+                ToCell::Handle { id, channel, topic, concurrency }
+            }
+        ),
+        (any::<u64>(), body()).prop_map(|(id, body)| ToCell::DeliverReply { id, body }),
+        (any::<u64>(), body()).prop_map(|(id, body)| ToCell::DeliverPart { id, body }),
+        (
+            any::<u64>(),
+            names(),
+            text(),
+            text(),
+            any::<bool>(),
+            any::<Option<u32>>(),
+            body(),
+            options()
+        )
+            .prop_map(|(id, to, channel, topic, publish, budget_ms, body, options)| {
+                ToCell::Multicast { id, to, channel, topic, publish, budget_ms, body, options }
+            }),
+        any::<u64>().prop_map(|id| ToCell::Events { id }),
+        (any::<u64>(), names(), text(), text(), any::<Option<u32>>(), content_type(), 1..u64::MAX)
+            .prop_map(|(id, to, channel, topic, lifetime_s, content_type, size)| {
+                let headers = Bytes::from_static(b"x");
+                ToCell::Serve(Serve {
+                    id,
+                    to,
+                    channel,
+                    topic,
+                    lifetime_s,
+                    content_type,
+                    headers,
+                    size,
+                })
+            }),
+        (any::<u64>(), any::<Option<u64>>(), any::<Option<u32>>(), payload()).prop_map(
+            |(id, size_max, patience_s, reference)| ToCell::Fetch {
+                id,
+                size_max,
+                patience_s,
+                reference
+            }
+        ),
         (any::<u64>(), status(), bytes(DETAIL_MAX))
             .prop_map(|(id, status, detail)| { ToCell::DeliverFail { id, status, detail } }),
         any::<u64>().prop_map(|id| ToCell::Cancel { id }),
@@ -79,19 +161,21 @@ fn to_job() -> impl Strategy<Value = ToJob> {
                 version,
                 cell,
                 job,
+                attempt: (payload_max % 2 == 0).then_some(payload_max),
+                role: None,
+                heartbeat_ms: (requests_max % 2 == 0).then_some(requests_max),
                 limits: Limits { payload_max, requests_max, ..Limits::default() }
             })
         ),
         status().prop_map(|status| ToJob::Reject { status }),
-        (any::<u64>(), content_type(), payload())
-            .prop_map(|(id, content_type, payload)| ToJob::Reply { id, content_type, payload }),
+        (any::<u64>(), body()).prop_map(|(id, body)| ToJob::Reply { id, body }),
         (any::<u64>(), status(), fqcn(), bytes(DETAIL_MAX))
             .prop_map(|(id, status, by, detail)| ToJob::Return { id, status, by, detail }),
         any::<u64>().prop_map(|id| ToJob::Accepted { id }),
         (any::<u64>(), 0..Outcome::ALL.len())
             .prop_map(|(id, index)| ToJob::Handled { id, outcome: Outcome::ALL[index] }),
-        (any::<u64>(), fqcn(), 0..5usize, job(), any::<u32>(), any::<bool>(), payload()).prop_map(
-            |(id, name, kind, job, budget_ms, expects_reply, payload)| ToJob::Deliver(Delivery {
+        (any::<u64>(), fqcn(), 0..5usize, job(), any::<u32>(), any::<bool>(), body()).prop_map(
+            |(id, name, kind, job, budget_ms, expects_reply, body)| ToJob::Deliver(Delivery {
                 id,
                 origin: Origin {
                     name,
@@ -102,10 +186,38 @@ fn to_job() -> impl Strategy<Value = ToJob> {
                 target: ChannelTopic::parse("task", "fetch").unwrap(),
                 budget_ms,
                 expects_reply,
-                content_type: None,
-                payload
+                body,
+                headers: Bytes::from_static(b"round=3")
             })
         ),
+        (any::<u64>(), fqcn(), body()).prop_map(|(id, from, body)| ToJob::Part { id, from, body }),
+        (any::<u64>(), fqcn(), status(), fqcn(), bytes(DETAIL_MAX)).prop_map(
+            |(id, from, status, by, detail)| ToJob::PartFailed { id, from, status, by, detail }
+        ),
+        any::<u64>().prop_map(|id| ToJob::End { id }),
+        (any::<u64>(), 0..EventKind::ALL.len(), fqcn(), any::<u64>(), bytes(DETAIL_MAX)).prop_map(
+            |(id, index, cell, missed, detail)| {
+                let kind = EventKind::ALL[index];
+                let cell = (kind != EventKind::Lagged).then_some(cell);
+                ToJob::Event(Event { id, kind, cell, missed, detail })
+            }
+        ),
+        (any::<u64>(), payload()).prop_map(|(id, reference)| ToJob::Served { id, reference }),
+        (any::<u64>(), option::of(fqcn()), any::<u64>(), any::<Option<u64>>())
+            .prop_map(|(id, from, bytes, size)| ToJob::Progress { id, from, bytes, size }),
+        (any::<u64>(), fqcn(), settled()).prop_map(|(id, from, end)| ToJob::Settled {
+            id,
+            from,
+            end
+        }),
+        (any::<u64>(), content_type(), any::<u64>(), bytes(HEADERS_MAX), any::<[u8; 32]>())
+            .prop_map(|(id, content_type, size, headers, digest)| ToJob::Fetched {
+                id,
+                content_type,
+                size,
+                headers,
+                digest
+            }),
         any::<u64>().prop_map(|id| ToJob::Cancel { id }),
         any::<u64>().prop_map(|token| ToJob::Ping { token }),
         any::<u64>().prop_map(|token| ToJob::Pong { token }),
@@ -125,6 +237,7 @@ fn encoded<F: Frame>(frames: &[F]) -> Vec<u8> {
 fn decoded<F: Frame>(input: &[u8], pieces: &[usize]) -> (Vec<F>, Option<DecodeError>, bool) {
     let mut decoder = Decoder::new();
     decoder.set_payload_max(PAYLOAD_MAX);
+    decoder.set_attachment_max(ATTACHMENT_MAX);
     let (mut rest, mut frames) = (input, Vec::new());
     for size in pieces.iter().cycle() {
         let (mut piece, later) = rest.split_at((*size).min(rest.len()));
@@ -204,23 +317,38 @@ proptest! {
         let _ = ToCell::read(kind & 0x1f, &garbage, Bytes::new());
         let _ = ToJob::read(0x80 | (kind & 0x1f), &garbage, Bytes::new());
         let _ = Bootstrap::decode(&garbage);
+        let _ = Rendezvous::decode(&garbage, 0);
     }
 
     #[test]
     fn a_side_never_holds_more_than_its_limits(mut frames in vec(to_cell(), 0..60)) {
         number(&mut frames);
-        let limits = Limits { requests_max: 4, bytes_max: 3000, ..Limits::default() };
+        let limits = Limits {
+            requests_max: 4,
+            bytes_max: 3000,
+            attachment_max: ATTACHMENT_MAX,
+            attached_max: ATTACHMENT_MAX,
+            ..Limits::default()
+        };
         let mut side = CellSide::<(), ()>::new(limits);
         let mut kept = 0;
         for frame in frames {
             match side.handle_frame(frame) {
-                Ok(Step::Request { .. } | Step::Publish { .. } | Step::Handle { .. }) => kept += 1,
+                Ok(
+                    Step::Request { .. }
+                    | Step::Publish { .. }
+                    | Step::Multicast { .. }
+                    | Step::Handle { .. }
+                    | Step::Events { .. }
+                    | Step::Serve { .. }
+                    | Step::Fetch { .. },
+                ) => kept += 1,
                 Ok(_) => {}
                 Err(_) => break,
             }
             let (count, bytes) = side.outstanding();
             prop_assert_eq!(count, kept);
-            prop_assert!(count <= 4 && bytes <= 3000);
+            prop_assert!(count <= 4 && bytes <= 3000 && side.attached() <= ATTACHMENT_MAX);
         }
     }
 }
@@ -229,13 +357,18 @@ proptest! {
 fn number(frames: &mut [ToCell]) {
     for (frame, next) in frames.iter_mut().zip(1..) {
         match frame {
-            ToCell::Request { id, .. } | ToCell::Publish { id, .. } | ToCell::Handle { id, .. } => {
-                *id = next;
-            }
+            ToCell::Request { id, .. }
+            | ToCell::Publish { id, .. }
+            | ToCell::Multicast { id, .. }
+            | ToCell::Handle { id, .. }
+            | ToCell::Events { id }
+            | ToCell::Serve(Serve { id, .. })
+            | ToCell::Fetch { id, .. } => *id = next,
             // Never asked: an error, and the end.
-            ToCell::DeliverReply { .. } | ToCell::DeliverFail { .. } | ToCell::Hello(_) => {
-                *frame = ToCell::Ping { token: next };
-            }
+            ToCell::DeliverReply { .. }
+            | ToCell::DeliverPart { .. }
+            | ToCell::DeliverFail { .. }
+            | ToCell::Hello(_) => *frame = ToCell::Ping { token: next },
             ToCell::Cancel { id } => *id = next / 2,
             ToCell::Ping { .. } | ToCell::Pong { .. } | ToCell::Bye { .. } => {}
         }
@@ -265,8 +398,8 @@ fn no_message_payload_is_taken_before_the_limit_is_set() {
         to: "server".into(),
         channel: "task".into(),
         topic: "log".into(),
-        content_type: None,
-        payload: Bytes::from_static(b"x"),
+        body: Body::inline(&b"x"[..]),
+        options: None,
     };
     let bytes = encoded(&[publish]);
     let error = Decoder::<ToCell>::new().decode(&mut &bytes[..]).err();
@@ -275,7 +408,8 @@ fn no_message_payload_is_taken_before_the_limit_is_set() {
 
 #[test]
 fn a_frame_with_a_header_that_no_peer_would_take_is_not_written() {
-    let long = ToCell::Handle { id: 1, channel: Some("x".repeat(17_000)), topic: None };
+    let long =
+        ToCell::Handle { id: 1, channel: Some("x".repeat(17_000)), topic: None, concurrency: None };
     let mut out = BytesMut::from(&b"before"[..]);
     assert_eq!(encode(&long, &mut out), Err(EncodeError));
     assert_eq!(&out[..], b"before");

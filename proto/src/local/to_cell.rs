@@ -1,16 +1,23 @@
 //! What job code says to its cell.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
     Secret, VERSION_MAX, VERSION_MIN,
-    codec::{DecodeError, Frame, PayloadRule},
+    body::{Body, MessageOptions, write_names, write_options},
+    codec::{Attachment, DecodeError, Frame, PayloadRule},
     fields::{BadField, Reader, Writer},
-    is_content_type,
 };
 use crate::status::Status;
+
+mod headers;
+
+use self::headers::{
+    read_answer, read_deliver_fail, read_fetch, read_handle, read_hello, read_multicast,
+    read_publish, read_request, read_serve, write_serve,
+};
 
 /// A frame from job code. Names are still text: whether they are names is
 /// [`CellSide`](super::CellSide)'s to say, so that a misspelt name costs one message and not the
@@ -19,7 +26,7 @@ use crate::status::Status;
 pub enum ToCell {
     /// The first frame, and only the first.
     Hello(Hello),
-    /// A message that wants a reply. Ends with REPLY or RETURN.
+    /// A message that wants a reply. Ends with REPLY or RETURN; where it takes several, with END.
     Request {
         /// Higher than every id before it.
         id: u64,
@@ -31,10 +38,10 @@ pub enum ToCell {
         topic: String,
         /// Milliseconds until job code gives up; `None` takes the connection's default.
         budget_ms: Option<u32>,
-        /// Media type of the payload.
-        content_type: Option<Arc<str>>,
         /// The message.
-        payload: Bytes,
+        body: Body,
+        /// What else job code asks for.
+        options: Option<Box<MessageOptions>>,
     },
     /// A message that wants no reply. Ends with ACCEPTED or RETURN.
     Publish {
@@ -46,10 +53,10 @@ pub enum ToCell {
         channel: String,
         /// Second level of the address there.
         topic: String,
-        /// Media type of the payload.
-        content_type: Option<Arc<str>>,
         /// The message.
-        payload: Bytes,
+        body: Body,
+        /// What else job code asks for.
+        options: Option<Box<MessageOptions>>,
     },
     /// Asks for the messages of a channel and topic. Ends with HANDLED.
     Handle {
@@ -59,15 +66,15 @@ pub enum ToCell {
         channel: Option<String>,
         /// The topic; `None` for every one of the channel.
         topic: Option<String>,
+        /// Messages of one cell and channel that are delivered at once; `None` for one.
+        concurrency: Option<NonZeroU32>,
     },
     /// Ends a DELIVER: the handler's answer.
     DeliverReply {
         /// Of the DELIVER.
         id: u64,
-        /// Media type of the payload.
-        content_type: Option<Arc<str>>,
         /// The answer.
-        payload: Bytes,
+        body: Body,
     },
     /// Ends a DELIVER: there is no answer.
     DeliverFail {
@@ -78,7 +85,51 @@ pub enum ToCell {
         /// A text for the requester.
         detail: Bytes,
     },
-    /// Asks to end a REQUEST or PUBLISH now. The answer still comes.
+    /// An answer to a DELIVER that more follow.
+    DeliverPart {
+        /// Of the DELIVER.
+        id: u64,
+        /// The answer.
+        body: Body,
+    },
+    /// One message to many cells. Ends with END, ACCEPTED or RETURN.
+    Multicast {
+        /// Higher than every id before it.
+        id: u64,
+        /// Names of the cells; `None` for all that are registered below this one.
+        to: Option<Vec<String>>,
+        /// First level of the address there.
+        channel: String,
+        /// Second level of the address there.
+        topic: String,
+        /// Whether it wants no replies.
+        publish: bool,
+        /// Milliseconds until job code gives up; `None` takes the connection's default.
+        budget_ms: Option<u32>,
+        /// The message.
+        body: Body,
+        /// What else job code asks for.
+        options: Option<Box<MessageOptions>>,
+    },
+    /// Asks for what happens around the cell. Ends with END.
+    Events {
+        /// Higher than every id before it.
+        id: u64,
+    },
+    /// Serves a file that is passed along. Ends with END or RETURN.
+    Serve(Serve),
+    /// Asks for what a reference stands for. Ends with FETCHED or RETURN.
+    Fetch {
+        /// Higher than every id before it.
+        id: u64,
+        /// Bytes at most; `None` for what the connection takes.
+        size_max: Option<u64>,
+        /// Seconds without progress at most; `None` for the default.
+        patience_s: Option<u32>,
+        /// The reference.
+        reference: Bytes,
+    },
+    /// Asks to end what was asked now. The end still comes.
     Cancel {
         /// Of what is to end.
         id: u64,
@@ -98,6 +149,27 @@ pub enum ToCell {
         /// Why; `None` where nothing is wrong.
         status: Option<Status>,
     },
+}
+
+/// A file that is served to other cells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serve {
+    /// Higher than every id before it.
+    pub id: u64,
+    /// Names of the receivers; `None` for the cells of this job.
+    pub to: Option<Vec<String>>,
+    /// First level of the address whose rules hold for it.
+    pub channel: String,
+    /// Second level of the address whose rules hold for it.
+    pub topic: String,
+    /// Seconds for which the reference may be used; `None` for a day.
+    pub lifetime_s: Option<u32>,
+    /// Media type of the bytes.
+    pub content_type: Option<Arc<str>>,
+    /// Headers of the application.
+    pub headers: Bytes,
+    /// Bytes in the file.
+    pub size: u64,
 }
 
 /// Which versions job code speaks, and its proof of being the one that was launched.
@@ -138,6 +210,11 @@ const PUBLISH: u8 = 0x03;
 const HANDLE: u8 = 0x04;
 const DELIVER_REPLY: u8 = 0x05;
 const DELIVER_FAIL: u8 = 0x06;
+const DELIVER_PART: u8 = 0x07;
+const MULTICAST: u8 = 0x08;
+const EVENTS: u8 = 0x09;
+const SERVE: u8 = 0x0a;
+const FETCH: u8 = 0x0b;
 const CANCEL: u8 = 0x10;
 const PING: u8 = 0x11;
 const PONG: u8 = 0x12;
@@ -152,6 +229,11 @@ impl Frame for ToCell {
             Self::Handle { .. } => HANDLE,
             Self::DeliverReply { .. } => DELIVER_REPLY,
             Self::DeliverFail { .. } => DELIVER_FAIL,
+            Self::DeliverPart { .. } => DELIVER_PART,
+            Self::Multicast { .. } => MULTICAST,
+            Self::Events { .. } => EVENTS,
+            Self::Serve(_) => SERVE,
+            Self::Fetch { .. } => FETCH,
             Self::Cancel { .. } => CANCEL,
             Self::Ping { .. } => PING,
             Self::Pong { .. } => PONG,
@@ -167,6 +249,11 @@ impl Frame for ToCell {
             Self::Handle { .. } => "HANDLE",
             Self::DeliverReply { .. } => "DELIVER_REPLY",
             Self::DeliverFail { .. } => "DELIVER_FAIL",
+            Self::DeliverPart { .. } => "DELIVER_PART",
+            Self::Multicast { .. } => "MULTICAST",
+            Self::Events { .. } => "EVENTS",
+            Self::Serve(_) => "SERVE",
+            Self::Fetch { .. } => "FETCH",
             Self::Cancel { .. } => "CANCEL",
             Self::Ping { .. } => "PING",
             Self::Pong { .. } => "PONG",
@@ -176,16 +263,42 @@ impl Frame for ToCell {
 
     fn payload(&self) -> Bytes {
         match self {
-            Self::Request { payload, .. }
-            | Self::Publish { payload, .. }
-            | Self::DeliverReply { payload, .. }
-            | Self::DeliverFail { detail: payload, .. } => payload.clone(),
+            Self::Request { body, .. }
+            | Self::Publish { body, .. }
+            | Self::Multicast { body, .. }
+            | Self::DeliverReply { body, .. }
+            | Self::DeliverPart { body, .. } => body.payload.clone(),
+            Self::DeliverFail { detail: payload, .. } | Self::Fetch { reference: payload, .. } => {
+                payload.clone()
+            }
             Self::Hello(_)
             | Self::Handle { .. }
+            | Self::Events { .. }
+            | Self::Serve(_)
             | Self::Cancel { .. }
             | Self::Ping { .. }
             | Self::Pong { .. }
             | Self::Bye { .. } => Bytes::new(),
+        }
+    }
+
+    fn attachment(&self) -> Option<Attachment> {
+        match self {
+            Self::Request { body, .. }
+            | Self::Publish { body, .. }
+            | Self::Multicast { body, .. }
+            | Self::DeliverReply { body, .. }
+            | Self::DeliverPart { body, .. } => body.attached.map(Attachment::Sealed),
+            Self::Serve(serve) => Some(Attachment::File(serve.size)),
+            Self::Hello(_)
+            | Self::Handle { .. }
+            | Self::DeliverFail { .. }
+            | Self::Events { .. }
+            | Self::Fetch { .. }
+            | Self::Cancel { .. }
+            | Self::Ping { .. }
+            | Self::Pong { .. }
+            | Self::Bye { .. } => None,
         }
     }
 
@@ -194,34 +307,36 @@ impl Frame for ToCell {
             Self::Hello(Hello { version_min, version_max, secret }) => {
                 Writer::new(out, 3).uint(*version_min).uint(*version_max).bin(secret.expose())
             }
-            Self::Request { id, to, channel, topic, budget_ms, content_type, payload: _ } => {
-                Writer::new(out, 6)
-                    .uint(*id)
-                    .text(to)
-                    .text(channel)
-                    .text(topic)
-                    .optional_uint(*budget_ms)
-                    .optional_text(content_type.as_deref())
+            Self::Request { id, to, channel, topic, budget_ms, body, options } => {
+                let out = Writer::new(out, 8).uint(*id).text(to).text(channel).text(topic);
+                write_options(options.as_deref(), body.write(out.optional_uint(*budget_ms)))
             }
-            Self::Publish { id, to, channel, topic, content_type, payload: _ } => {
-                Writer::new(out, 5)
-                    .uint(*id)
-                    .text(to)
-                    .text(channel)
-                    .text(topic)
-                    .optional_text(content_type.as_deref())
+            Self::Publish { id, to, channel, topic, body, options } => {
+                let out = Writer::new(out, 7).uint(*id).text(to).text(channel).text(topic);
+                write_options(options.as_deref(), body.write(out))
             }
-            Self::Handle { id, channel, topic } => Writer::new(out, 3)
+            Self::Handle { id, channel, topic, concurrency } => Writer::new(out, 4)
                 .uint(*id)
                 .optional_text(channel.as_deref())
-                .optional_text(topic.as_deref()),
-            Self::DeliverReply { id, content_type, payload: _ } => {
-                Writer::new(out, 2).uint(*id).optional_text(content_type.as_deref())
+                .optional_text(topic.as_deref())
+                .optional_uint(concurrency.map(NonZeroU32::get)),
+            Self::DeliverReply { id, body } | Self::DeliverPart { id, body } => {
+                body.write(Writer::new(out, 3).uint(*id))
+            }
+            Self::Multicast { id, to, channel, topic, publish, budget_ms, body, options } => {
+                let out = write_names(to.as_deref(), Writer::new(out, 9).uint(*id));
+                let out = out.text(channel).text(topic).bool(*publish).optional_uint(*budget_ms);
+                write_options(options.as_deref(), body.write(out))
+            }
+            Self::Serve(serve) => write_serve(serve, out),
+            Self::Fetch { id, size_max, patience_s, reference: _ } => {
+                Writer::new(out, 3).uint(*id).optional_uint(*size_max).optional_uint(*patience_s)
             }
             Self::DeliverFail { id, status, detail: _ } => {
                 Writer::new(out, 2).uint(*id).uint(*status as u8)
             }
-            Self::Cancel { id: value }
+            Self::Events { id: value }
+            | Self::Cancel { id: value }
             | Self::Ping { token: value }
             | Self::Pong { token: value } => Writer::new(out, 1).uint(*value),
             Self::Bye { status } => {
@@ -232,9 +347,13 @@ impl Frame for ToCell {
 
     fn payload_rule(kind: u8) -> Option<PayloadRule> {
         match kind {
-            REQUEST | PUBLISH | DELIVER_REPLY => Some(PayloadRule::Message),
+            REQUEST | PUBLISH | DELIVER_REPLY | DELIVER_PART | MULTICAST | FETCH => {
+                Some(PayloadRule::Message)
+            }
             DELIVER_FAIL => Some(PayloadRule::Detail),
-            HELLO | HANDLE | CANCEL | PING | PONG | BYE => Some(PayloadRule::Nothing),
+            HELLO | HANDLE | EVENTS | SERVE | CANCEL | PING | PONG | BYE => {
+                Some(PayloadRule::Nothing)
+            }
             _ => None,
         }
     }
@@ -245,8 +364,15 @@ impl Frame for ToCell {
             REQUEST => read_request(header, payload),
             PUBLISH => read_publish(header, payload),
             HANDLE => read_handle(header),
-            DELIVER_REPLY => read_deliver_reply(header, payload),
+            DELIVER_REPLY => {
+                read_answer(header, payload, |id, body| Self::DeliverReply { id, body })
+            }
             DELIVER_FAIL => read_deliver_fail(header, payload),
+            DELIVER_PART => read_answer(header, payload, |id, body| Self::DeliverPart { id, body }),
+            MULTICAST => read_multicast(header, payload),
+            EVENTS => read_number(header).map(|id| Self::Events { id }),
+            SERVE => read_serve(header).map(Self::Serve),
+            FETCH => read_fetch(header, payload),
             CANCEL => read_number(header).map(|id| Self::Cancel { id }),
             PING => read_number(header).map(|token| Self::Ping { token }),
             PONG => read_number(header).map(|token| Self::Pong { token }),
@@ -259,72 +385,6 @@ impl Frame for ToCell {
     fn is_secret(kind: u8) -> bool {
         kind == HELLO
     }
-}
-
-fn read_hello(header: &[u8]) -> Result<ToCell, BadField> {
-    let mut fields = Reader::new(header, 3)?;
-    let version_min = fields.uint("version_min")?;
-    let version_max = fields.uint("version_max")?;
-    let mut bytes: [u8; Secret::LEN] =
-        fields.bin("secret")?.try_into().map_err(|_| BadField("secret"))?;
-    fields.finish()?;
-    Ok(ToCell::Hello(Hello { version_min, version_max, secret: Secret::take(&mut bytes) }))
-}
-
-fn read_request(header: &[u8], payload: Bytes) -> Result<ToCell, BadField> {
-    let mut fields = Reader::new(header, 6)?;
-    let request = ToCell::Request {
-        id: fields.uint("id")?,
-        to: fields.text("to")?.to_owned(),
-        channel: fields.text("channel")?.to_owned(),
-        topic: fields.text("topic")?.to_owned(),
-        budget_ms: fields.optional(|fields| fields.uint("budget_ms"))?,
-        content_type: content_type(&mut fields)?,
-        payload,
-    };
-    fields.finish()?;
-    Ok(request)
-}
-
-fn read_publish(header: &[u8], payload: Bytes) -> Result<ToCell, BadField> {
-    let mut fields = Reader::new(header, 5)?;
-    let publish = ToCell::Publish {
-        id: fields.uint("id")?,
-        to: fields.text("to")?.to_owned(),
-        channel: fields.text("channel")?.to_owned(),
-        topic: fields.text("topic")?.to_owned(),
-        content_type: content_type(&mut fields)?,
-        payload,
-    };
-    fields.finish()?;
-    Ok(publish)
-}
-
-fn read_handle(header: &[u8]) -> Result<ToCell, BadField> {
-    let mut fields = Reader::new(header, 3)?;
-    let handle = ToCell::Handle {
-        id: fields.uint("id")?,
-        channel: fields.optional(|fields| fields.text("channel"))?.map(str::to_owned),
-        topic: fields.optional(|fields| fields.text("topic"))?.map(str::to_owned),
-    };
-    fields.finish()?;
-    Ok(handle)
-}
-
-fn read_deliver_reply(header: &[u8], payload: Bytes) -> Result<ToCell, BadField> {
-    let mut fields = Reader::new(header, 2)?;
-    let id = fields.uint("id")?;
-    let content_type = content_type(&mut fields)?;
-    fields.finish()?;
-    Ok(ToCell::DeliverReply { id, content_type, payload })
-}
-
-fn read_deliver_fail(header: &[u8], detail: Bytes) -> Result<ToCell, BadField> {
-    let mut fields = Reader::new(header, 2)?;
-    let id = fields.uint("id")?;
-    let status = status(&mut fields)?;
-    fields.finish()?;
-    Ok(ToCell::DeliverFail { id, status, detail })
 }
 
 pub(super) fn read_number(header: &[u8]) -> Result<u64, BadField> {
@@ -343,13 +403,4 @@ pub(super) fn read_optional_status(header: &[u8]) -> Result<Option<Status>, BadF
 
 pub(super) fn status(fields: &mut Reader<'_>) -> Result<Status, BadField> {
     Status::from_wire(fields.uint("status")?).ok_or(BadField("status"))
-}
-
-pub(super) fn content_type(fields: &mut Reader<'_>) -> Result<Option<Arc<str>>, BadField> {
-    let text = fields.optional(|fields| fields.text("content_type"))?;
-    match text {
-        Some(text) if !is_content_type(text) => Err(BadField("content_type")),
-        Some(text) => Ok(Some(text.into())),
-        None => Ok(None),
-    }
 }

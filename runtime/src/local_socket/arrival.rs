@@ -4,18 +4,19 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use cellbus_channels::local::inbox::Inbox;
-use cellbus_proto::local::{Hello, ToCell, ToJob, encode, greet};
+use cellbus_proto::{
+    local::{Hello, ToCell, ToJob, encode, greet},
+    name::Fqcn,
+};
 use tokio::{
     io::AsyncWriteExt,
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::{UnixStream, unix::OwnedWriteHalf},
     time::{Instant, timeout},
 };
 
 use super::{
     LaunchSecret, Options,
+    process::Expected,
     refusals::{Reason, Refusals},
 };
 
@@ -44,7 +45,7 @@ pub(super) struct Refused {
 }
 
 pub(super) struct Socket {
-    pub(super) inbox: Inbox<ToCell, OwnedReadHalf>,
+    pub(super) inbox: Inbox<ToCell>,
     pub(super) write: OwnedWriteHalf,
 }
 
@@ -52,13 +53,15 @@ pub(super) struct Socket {
 #[derive(Clone)]
 pub(super) struct Rules {
     uids: Arc<[u32]>,
-    pid: Option<u32>,
+    process: Option<Expected>,
     refusals: Arc<Refusals>,
 }
 
 /// What is decided about the secret, for all connections of one launch.
 pub(super) struct Doorkeeper {
     secret: LaunchSecret,
+    /// Whether the secret was made for what is launched here.
+    is_own: bool,
     is_used: bool,
     rules: Rules,
 }
@@ -70,11 +73,17 @@ struct Who {
 }
 
 impl Doorkeeper {
-    pub(super) fn new(secret: LaunchSecret, options: &Options, refusals: Arc<Refusals>) -> Self {
+    pub(super) fn new(
+        secret: LaunchSecret,
+        cell: &Fqcn,
+        options: &Options,
+        refusals: Arc<Refusals>,
+    ) -> Self {
+        let is_own = secret.is_for(cell, &options.launch);
         let own = rustix::process::geteuid().as_raw();
         let uids = options.allowed_uids.iter().copied().chain([own]).collect();
-        let rules = Rules { uids, pid: options.expected_pid, refusals };
-        Self { secret, is_used: false, rules }
+        let rules = Rules { uids, process: options.expected.clone(), refusals };
+        Self { secret, is_own, is_used: false, rules }
     }
 
     pub(super) fn rules(&self) -> Rules {
@@ -96,7 +105,7 @@ impl Doorkeeper {
         let is_known = hello.secret == *self.secret.secret();
         let reason = match hello.common_version() {
             None => Reason::Version,
-            Some(_) if !is_known => Reason::Secret,
+            Some(_) if !is_known || !self.is_own => Reason::Secret,
             Some(_) if self.is_used => Reason::Reused,
             Some(_) if self.is_expired() => Reason::Expired,
             Some(version) => {
@@ -115,10 +124,10 @@ impl Rules {
             return Err(Reason::User);
         }
         let pid = who.pid.and_then(|pid| u32::try_from(pid).ok());
-        if self.pid.is_some() && self.pid != pid {
-            return Err(Reason::Process);
+        match &self.process {
+            Some(expected) if !pid.is_some_and(|pid| expected.is(pid)) => Err(Reason::Process),
+            Some(_) | None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -152,10 +161,10 @@ pub(super) async fn arrive(stream: UnixStream, rules: Rules) -> Option<Applicant
     }
 }
 
-async fn hear(inbox: &mut Inbox<ToCell, OwnedReadHalf>) -> Result<Hello, Reason> {
+async fn hear(inbox: &mut Inbox<ToCell>) -> Result<Hello, Reason> {
     match timeout(HELLO_MAX, inbox.next()).await {
         Err(_elapsed) => Err(Reason::Silent),
-        Ok(Ok(Some(frame))) => greet(frame).map_err(|_violation| Reason::Malformed),
+        Ok(Ok(Some(received))) => greet(received.frame).map_err(|_violation| Reason::Malformed),
         Ok(Ok(None) | Err(_)) => Err(Reason::Malformed),
     }
 }
@@ -168,7 +177,7 @@ mod tests {
     use super::*;
 
     fn rules(uids: impl Into<Arc<[u32]>>) -> Rules {
-        Rules { uids: uids.into(), pid: None, refusals: Arc::default() }
+        Rules { uids: uids.into(), process: None, refusals: Arc::default() }
     }
 
     #[tokio::test]

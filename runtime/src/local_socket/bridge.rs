@@ -1,29 +1,27 @@
 //! One connection after its HELLO: frames of job code become operations on the cell's bus.
 
-use std::{future::Future, io, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use cellbus_channels::{
-    BoxFuture, Bus, HandleError, PublishError, Reply, RequestError, Selector,
+    Bus,
     local::{
-        inbox::{Inbox, InboxError},
+        inbox::{Inbox, InboxError, Received},
         outbox::{Closed, Outbox},
     },
 };
 use cellbus_proto::{
-    local::{
-        DETAIL_MAX, Limits, Outcome, Registration, Step, ToCell, ToJob, Welcome, is_content_type,
-    },
-    name::Fqcn,
+    local::{Step, ToCell, ToJob, Welcome},
     status::Status,
 };
-use futures_util::poll;
-use tokio::{net::unix::OwnedReadHalf, task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::{
     Ended, Options,
+    act::act,
     arrival::{Admitted, Socket},
-    forward::{Forward, from_wire},
     link::Link,
 };
 
@@ -33,6 +31,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 const OUTBOX_BYTES: usize = 4 << 20;
 /// Time for the last frames to be written, and the last to be read, when the connection ends.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// Heartbeats in a row that job code may let pass.
+const SILENT_MAX: u32 = 3;
+/// Time for what job code has sent to be fetched, when it has gone.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
 
 /// Also when the future of the conversation is dropped.
 struct CloseOnDrop(Arc<Link>);
@@ -45,13 +48,21 @@ impl Drop for CloseOnDrop {
 
 pub(super) async fn converse(admitted: Admitted, bus: Bus, options: Options) -> Ended {
     let Admitted { version, socket: Socket { mut inbox, mut write } } = admitted;
-    let Options { limits, job, .. } = options;
-    inbox.set_payload_max(limits.payload_max);
+    let Options { limits, launch, heartbeat, .. } = options;
+    inbox.set_limits(&limits);
     inbox.set_silence_max(SILENCE_MAX);
     let (outbox, mut drain) = Outbox::new(OUTBOX_BYTES);
     let link = Arc::new(Link::new(bus.clone(), limits, outbox.clone()));
     let closing = CloseOnDrop(Arc::clone(&link));
-    outbox.push_small(&ToJob::Welcome(Welcome { version, cell: bus.name(), job, limits }));
+    outbox.push_small(&ToJob::Welcome(Welcome {
+        version,
+        cell: bus.name(),
+        job: launch.job,
+        attempt: launch.attempt,
+        role: launch.role,
+        heartbeat_ms: heartbeat.map(|period| u32::try_from(period.as_millis()).unwrap_or(u32::MAX)),
+        limits,
+    }));
 
     let mut tasks = JoinSet::new();
     let mut writing = pin!(drain.run(&mut write));
@@ -59,6 +70,7 @@ pub(super) async fn converse(admitted: Admitted, bus: Bus, options: Options) -> 
     let (ended, can_write) = tokio::select! {
         ended = &mut reading => (ended, true),
         () = bus.closed() => (Ended::CellClosed, true),
+        () = beat(&link, heartbeat) => (Ended::Violation(Status::Deadline), true),
         // Job code may have said goodbye and closed; its last words are still to be read.
         _failed = &mut writing => {
             outbox.close();
@@ -72,6 +84,11 @@ pub(super) async fn converse(admitted: Admitted, bus: Bus, options: Options) -> 
         outbox.push_last(&ToJob::Bye { status: farewell(ended) });
         let _: Result<io::Result<()>, _> = timeout(FAREWELL_MAX, writing).await;
     }
+    // What job code has sent last, its result perhaps, is fetched from this cell.
+    tokio::select! {
+        _in_time = timeout(SETTLE_MAX, link.settled()) => {}
+        () = bus.closed() => {}
+    }
     ended
 }
 
@@ -83,20 +100,17 @@ fn farewell(ended: Ended) -> Option<Status> {
     }
 }
 
-async fn read(
-    link: &Arc<Link>,
-    inbox: &mut Inbox<ToCell, OwnedReadHalf>,
-    tasks: &mut JoinSet<()>,
-) -> Ended {
+async fn read(link: &Arc<Link>, inbox: &mut Inbox<ToCell>, tasks: &mut JoinSet<()>) -> Ended {
     loop {
-        let frame = match inbox.next().await {
-            Ok(Some(frame)) => frame,
+        let Received { frame, file } = match inbox.next().await {
+            Ok(Some(received)) => received,
             Ok(None) | Err(InboxError::Io(_) | InboxError::Truncated) => return Ended::Gone,
-            Err(error @ (InboxError::Decode(_) | InboxError::Silent)) => {
+            Err(error) => {
                 tracing::debug!(%error, cell = %link.cell, "job code broke the protocol");
                 return Ended::Violation(error.status().unwrap_or(Status::BadFrame));
             }
         };
+        link.heard();
         let step = match link.handle_frame(frame) {
             Ok(Step::Bye) => return Ended::Finished,
             Ok(step) => step,
@@ -106,141 +120,22 @@ async fn read(
             }
         };
         // Waits while job code does not read: then nothing more is read from it either.
-        if act(link, tasks, step).await == Err(Closed) {
+        if act(link, tasks, step, file).await == Err(Closed) {
             return Ended::Gone;
         }
     }
 }
 
-async fn act(
-    link: &Arc<Link>,
-    tasks: &mut JoinSet<()>,
-    step: Step<super::link::Waiting>,
-) -> Result<(), Closed> {
-    match step {
-        Step::Request { id, to, target, budget, content_type, payload } => {
-            let mut message = link.bus.request(to, target).payload(payload).budget(budget);
-            if let Some(content_type) = &content_type {
-                message = message.content_type(content_type);
-            }
-            let (cell, limits) = (link.cell.clone(), link.limits);
-            let work = async move { replied(id, &cell, limits, message.send().await) };
-            start(link, tasks, id, work).await
+/// Ends when nothing was heard of job code for too long; never where nobody wants to know.
+async fn beat(link: &Link, period: Option<Duration>) {
+    let Some(period) = period else { return std::future::pending().await };
+    let mut silent = 0;
+    for token in 1.. {
+        link.outbox.push_small(&ToJob::Ping { token });
+        sleep(period).await;
+        silent = if link.take_heard() { 0 } else { silent + 1 };
+        if silent >= SILENT_MAX {
+            return;
         }
-        Step::Publish { id, to, target, content_type, payload } => {
-            let mut message = link.bus.request(to, target).payload(payload);
-            if let Some(content_type) = &content_type {
-                message = message.content_type(content_type);
-            }
-            let cell = link.cell.clone();
-            let work = async move { published(id, &cell, message.publish().await) };
-            start(link, tasks, id, work).await
-        }
-        Step::Handle { id, registration } => {
-            let task_link = Arc::clone(link);
-            let work = async move {
-                let handler = Forward(Arc::clone(&task_link));
-                let outcome = task_link.bus.handle(selector(registration), handler).await;
-                if outcome.is_err() {
-                    task_link.forget_handler();
-                }
-                handled(id, outcome)
-            };
-            start(link, tasks, id, work).await
-        }
-        Step::Refuse { id, status } => {
-            let by = link.cell.clone();
-            link.outbox.send(ToJob::Return { id, status, by, detail: Bytes::new() }).await
-        }
-        Step::RefuseHandler { id, outcome } => {
-            link.outbox.send(ToJob::Handled { id, outcome }).await
-        }
-        Step::Answered { ticket, answer } => {
-            // Fails where the requester has given up; then the answer is for nobody.
-            let _ = ticket.answer.send(from_wire(answer));
-            Ok(())
-        }
-        Step::Cancel { id } => {
-            if !link.abort(id) {
-                return Ok(());
-            }
-            let (status, by) = (Status::Deadline, link.cell.clone());
-            link.outbox.send(ToJob::Return { id, status, by, detail: Bytes::new() }).await
-        }
-        Step::Pong { token } => link.outbox.send(ToJob::Pong { token }).await,
-        Step::Nothing | Step::Bye => Ok(()),
-    }
-}
-
-/// Begins `work` here, so that messages reach the bus in the order in which they came, and leaves the
-/// rest of it to a task.
-async fn start(
-    link: &Arc<Link>,
-    tasks: &mut JoinSet<()>,
-    id: u64,
-    work: impl Future<Output = ToJob> + Send + 'static,
-) -> Result<(), Closed> {
-    let mut work: BoxFuture<ToJob> = Box::pin(work);
-    if let Poll::Ready(frame) = poll!(&mut work) {
-        return link.finish(id, frame).await;
-    }
-    while tasks.try_join_next().is_some() {}
-    let task_link = Arc::clone(link);
-    let task = tasks.spawn(async move {
-        let frame = work.await;
-        // Fails where the connection has ended; then nobody waits for the answer.
-        let _ = task_link.finish(id, frame).await;
-    });
-    link.attach(id, task);
-    Ok(())
-}
-
-fn replied(id: u64, cell: &Fqcn, limits: Limits, outcome: Result<Reply, RequestError>) -> ToJob {
-    let returned = |status, by: &Fqcn, mut detail: Bytes| {
-        detail.truncate(DETAIL_MAX);
-        ToJob::Return { id, status, by: by.clone(), detail }
-    };
-    match outcome {
-        Ok(Reply { payload, content_type }) => {
-            let max = limits.payload_max as usize;
-            if payload.len() > max {
-                // The work has been done; a status that says otherwise would be a lie.
-                let text = format!("the reply has {} bytes, the limit is {max}", payload.len());
-                return returned(Status::HandlerFailed, cell, text.into());
-            }
-            let content_type = content_type.filter(|text| is_content_type(text));
-            ToJob::Reply { id, content_type, payload }
-        }
-        Err(RequestError::Returned { by, status, detail }) => returned(status, &by, detail),
-        Err(RequestError::TimedOut { .. }) => returned(Status::Deadline, cell, Bytes::new()),
-        Err(_closed) => returned(Status::AbortedRunning, cell, Bytes::new()),
-    }
-}
-
-fn published(id: u64, cell: &Fqcn, outcome: Result<(), PublishError>) -> ToJob {
-    let (status, by) = match outcome {
-        Ok(()) => return ToJob::Accepted { id },
-        Err(PublishError::Refused { by, status }) => (status, by),
-        Err(_closed) => (Status::ShuttingDown, cell.clone()),
-    };
-    ToJob::Return { id, status, by, detail: Bytes::new() }
-}
-
-fn handled(id: u64, outcome: Result<(), HandleError>) -> ToJob {
-    let outcome = match outcome {
-        Ok(()) => Outcome::Registered,
-        Err(HandleError::Taken(_)) => Outcome::Taken,
-        Err(HandleError::Reserved(_)) => Outcome::Reserved,
-        Err(HandleError::TooMany) => Outcome::TooMany,
-        Err(_closed) => Outcome::Closed,
-    };
-    ToJob::Handled { id, outcome }
-}
-
-fn selector(registration: Registration) -> Selector {
-    match registration {
-        Registration::Exact(target) => Selector::Exact(target),
-        Registration::Channel(channel) => Selector::Channel(channel),
-        Registration::All => Selector::All,
     }
 }

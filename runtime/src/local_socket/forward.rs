@@ -1,24 +1,32 @@
 //! Handlers of job code, as the cell's bus sees them.
 
-use std::sync::Arc;
+use std::{fs::File, sync::Arc};
 
 use cellbus_channels::{
-    BoxFuture, Delivery, Failure, Handler, Reply,
-    local::outbox::{Passage, Room},
+    BoxFuture, ChannelTopic, Delivery, Failure, Fqcn, Handler, Reply,
+    local::{
+        carry::Packed,
+        outbox::{Passage, Room},
+    },
 };
 use cellbus_proto::{
-    local::{self, Answer, ToJob, is_content_type},
+    local::{self, Answer, Body, ToJob},
     status::{Class, Status},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, TryAcquireError, oneshot},
+    sync::{OwnedSemaphorePermit, TryAcquireError, mpsc},
     time::{Instant, timeout_at},
 };
 
-use super::link::{Link, Waiting};
+use super::{
+    attached::{Inward, Outward, inward, linger, outward},
+    link::{Answered, Link, Waiting},
+};
 
 /// Bytes that a delivery is reckoned to take beside its payload, so that many small ones are bounded.
 const OVERHEAD: usize = 1024;
+/// Replies of job code that wait for whoever takes them; then job code is not read from.
+const ANSWERS_MAX: usize = 4;
 
 /// Sends what it is given to job code and waits for the answer.
 ///
@@ -59,36 +67,92 @@ impl Drop for Forwarded {
     }
 }
 
-async fn forward(link: Arc<Link>, delivery: Delivery) -> Result<Reply, Failure> {
+async fn forward(link: Arc<Link>, mut delivery: Delivery) -> Result<Reply, Failure> {
     let started = Instant::now();
-    let len = delivery.payload.len();
-    if len > link.limits.payload_max as usize {
-        return Err(Failure::Refused(Status::TooLarge));
-    }
-    let bytes = reserve_bytes(&link, len).map_err(Failure::Refused)?;
-    let turn = if delivery.expects_reply {
-        let turn = timeout_at(started + delivery.budget, turn(&link, len)).await;
-        turn.map_err(|_elapsed| Failure::Refused(Status::ExpiredInQueue))?
-    } else {
-        turn(&link, len).await
-    };
+    let until = delivery.expects_reply.then(|| started + delivery.budget);
+    let bytes = reserve_bytes(&link, delivery.payload.len()).map_err(Failure::Refused)?;
+    let payload = std::mem::take(&mut delivery.payload);
+    let fetched = inward(&link, &delivery.origin.name, payload, delivery.content_type.take());
+    let Inward { packed: Packed { body, file }, permit } =
+        within(until, fetched).await.map_err(Failure::Refused)?.map_err(Failure::Refused)?;
+    let turn = within(until, turn(&link, body.payload.len())).await.map_err(Failure::Refused)?;
     // Neither a turn nor an open connection: job code has gone before this reached it.
     let Turn { slot, room } = turn.ok_or(Failure::Refused(Status::NoHandler))?;
     let left = delivery.budget.saturating_sub(started.elapsed());
-    let (answer, answered) = oneshot::channel();
-    let waiting = Waiting { answer, _slot: slot, _bytes: bytes };
+    let (answers, answered) = mpsc::channel(ANSWERS_MAX);
+    let waiting = Waiting { answers, _slot: slot, _bytes: bytes, _attached: permit };
+    let replies = delivery.expects_reply.then(|| delivery.clone());
+    let (peer, target) = (delivery.origin.name.clone(), delivery.target.clone());
     let begun = link.begin_delivery(waiting, |outbox, id| {
         let left = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
-        outbox.push_revocable(&to_wire(id, left, delivery), room)
+        outbox.push_revocable(&to_wire(id, left, delivery, body), file, room)
     });
     let (id, passage) = begun.ok_or(Failure::Refused(Status::NoHandler))?;
-    let mut forwarded = Forwarded { link, id, passage, is_over: false };
-    let answer = answered.await;
+    let mut forwarded = Forwarded { link: Arc::clone(&link), id, passage, is_over: false };
+    let answer = answer(&link, (&peer, &target), replies, answered).await;
     forwarded.is_over = true;
     match answer {
-        Ok(answer) => answer,
-        Err(_gone) if forwarded.passage.withdraw() => Err(Failure::Refused(Status::NoHandler)),
-        Err(_gone) => Err(Failure::Unknown(Status::HandlerGone)),
+        Some(answer) => answer,
+        None if forwarded.passage.withdraw() => Err(Failure::Refused(Status::NoHandler)),
+        None => Err(Failure::Unknown(Status::HandlerGone)),
+    }
+}
+
+/// Passes replies on as they come, up to the last; `None` where job code goes away before that.
+async fn answer(
+    link: &Arc<Link>,
+    (peer, target): (&Fqcn, &ChannelTopic),
+    delivery: Option<Delivery>,
+    mut answered: mpsc::Receiver<Answered>,
+) -> Option<Result<Reply, Failure>> {
+    loop {
+        match answered.recv().await? {
+            Answered::Part(body, file) => {
+                let Some(delivery) = &delivery else { continue };
+                match reply(link, (peer, target), body, file).await {
+                    // Fails where the requester takes no more; then the end is for nobody either.
+                    Ok(reply) => drop(delivery.replies().send(reply).await),
+                    Err(failure) => return Some(Err(failure)),
+                }
+            }
+            Answered::End(Answer::Reply(body), file) => {
+                return Some(match delivery {
+                    Some(_) => reply(link, (peer, target), body, file).await,
+                    None => Ok(Reply::default()),
+                });
+            }
+            Answered::End(Answer::Fail { status, detail }, _) => {
+                return Some(Err(match status.class() {
+                    Class::Refused => Failure::Refused(status),
+                    Class::Unknown => Failure::Unknown(status),
+                    Class::Failed => Failure::Failed(detail),
+                }));
+            }
+        }
+    }
+}
+
+/// A reply as it leaves for the network. The work has been done, also where the reply cannot leave.
+async fn reply(
+    link: &Arc<Link>,
+    (peer, target): (&Fqcn, &ChannelTopic),
+    body: Body,
+    file: Option<File>,
+) -> Result<Reply, Failure> {
+    let packed = Packed { body, file };
+    let Outward { payload, content_type, served } =
+        outward(&link.bus, [peer.clone()], target, false, packed)
+            .await
+            .map_err(|status| Failure::failed(format!("the reply cannot be sent: {status}")))?;
+    linger(link, served);
+    Ok(Reply { payload, content_type })
+}
+
+/// What `future` gives before `until`, where there is such a time.
+async fn within<T>(until: Option<Instant>, future: impl Future<Output = T>) -> Result<T, Status> {
+    match until {
+        Some(until) => timeout_at(until, future).await.map_err(|_| Status::ExpiredInQueue),
+        None => Ok(future.await),
     }
 }
 
@@ -108,8 +172,8 @@ async fn turn(link: &Link, len: usize) -> Option<Turn> {
     Some(Turn { slot, room })
 }
 
-fn to_wire(id: u64, budget_ms: u32, delivery: Delivery) -> ToJob {
-    let Delivery { origin, target, payload, content_type, expects_reply, .. } = delivery;
+fn to_wire(id: u64, budget_ms: u32, delivery: Delivery, body: Body) -> ToJob {
+    let Delivery { origin, target, headers, expects_reply, .. } = delivery;
     ToJob::Deliver(local::Delivery {
         id,
         origin: local::Origin {
@@ -121,19 +185,7 @@ fn to_wire(id: u64, budget_ms: u32, delivery: Delivery) -> ToJob {
         target,
         budget_ms,
         expects_reply,
-        content_type: content_type.filter(|text| is_content_type(text)),
-        payload,
+        body,
+        headers,
     })
-}
-
-/// What job code's answer means to the requester.
-pub(super) fn from_wire(answer: Answer) -> Result<Reply, Failure> {
-    match answer {
-        Answer::Reply { content_type, payload } => Ok(Reply { payload, content_type }),
-        Answer::Fail { status, detail } => Err(match status.class() {
-            Class::Refused => Failure::Refused(status),
-            Class::Unknown => Failure::Unknown(status),
-            Class::Failed => Failure::Failed(detail),
-        }),
-    }
 }

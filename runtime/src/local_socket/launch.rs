@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use cellbus_proto::local::{Bootstrap, Secret};
+use cellbus_proto::{
+    local::{Bootstrap, Secret},
+    name::{Fqcn, Segment},
+};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use tokio::time::Instant;
 
@@ -18,6 +21,18 @@ use tokio::time::Instant;
 pub struct LaunchSecret {
     secret: Secret,
     expiry: Instant,
+    made_for: Option<(Fqcn, Launch)>,
+}
+
+/// Which launch of job code something belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Launch {
+    /// The job.
+    pub job: Option<Segment>,
+    /// How many times it has been launched, this time included.
+    pub attempt: Option<u32>,
+    /// As what: a trainer, for example.
+    pub role: Option<Segment>,
 }
 
 impl LaunchSecret {
@@ -29,9 +44,31 @@ impl LaunchSecret {
     /// # Errors
     /// When the operating system has no random bytes; there is no other source.
     pub fn generate() -> io::Result<Self> {
+        Self::good_for(Self::LIFETIME)
+    }
+
+    /// A new secret that is good for `lifetime`: for a process that somebody else starts.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn good_for(lifetime: Duration) -> io::Result<Self> {
         let mut bytes = [0; Secret::LEN];
         getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-        Ok(Self { secret: Secret::take(&mut bytes), expiry: Instant::now() + Self::LIFETIME })
+        let secret = Secret::take(&mut bytes);
+        Ok(Self { secret, expiry: Instant::now() + lifetime, made_for: None })
+    }
+
+    /// Makes it worthless anywhere but at `cell` and for `launch`. Default: the socket that it is given to
+    /// decides.
+    #[must_use]
+    pub fn made_for(mut self, cell: Fqcn, launch: Launch) -> Self {
+        self.made_for = Some((cell, launch));
+        self
+    }
+
+    /// Whether it is good at `cell` for `launch`.
+    pub(super) fn is_for(&self, cell: &Fqcn, launch: &Launch) -> bool {
+        self.made_for.as_ref().is_none_or(|(at, of)| at == cell && of == launch)
     }
 
     /// The secret itself, for job code that runs in this process.

@@ -1,17 +1,27 @@
 //! What a cell has outstanding with its job code, as requests, deliveries and the reader see it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    fs::File,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use cellbus_channels::{
-    Bus, Failure, Reply,
-    local::outbox::{Closed, Outbox},
+    Bus,
+    local::{
+        carry::pieces,
+        outbox::{Closed, Outbox},
+    },
 };
 use cellbus_proto::{
-    local::{CellSide, Frame, Limits, Step, ToCell, ToJob, Violation},
+    local::{Answer, Body, CellSide, Frame, Limits, Step, ToCell, ToJob, Violation},
     name::Fqcn,
+    status::Status,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::AbortHandle,
 };
 
@@ -25,60 +35,133 @@ pub(super) struct Link {
     pub(super) slots: Arc<Semaphore>,
     /// Bytes of these and of those that wait for their turn.
     pub(super) bytes: Arc<Semaphore>,
+    /// Pieces of what this cell attaches.
+    pub(super) attached: Arc<Semaphore>,
     side: Mutex<Option<Side>>,
+    /// What was sent, and is served until it has been fetched.
+    lingering: watch::Sender<usize>,
+    /// Whether a frame has come since this was last looked at.
+    is_heard: AtomicBool,
 }
 
 /// Who waits for job code's answer to a delivery. The permits are given back with the answer, whether
 /// or not anybody still waits for it.
 pub(super) struct Waiting {
-    pub(super) answer: oneshot::Sender<Result<Reply, Failure>>,
+    pub(super) answers: mpsc::Sender<Answered>,
     pub(super) _slot: OwnedSemaphorePermit,
     pub(super) _bytes: OwnedSemaphorePermit,
+    pub(super) _attached: Option<OwnedSemaphorePermit>,
 }
 
-type Side = CellSide<AbortHandle, Waiting>;
+/// What job code answers.
+pub(super) enum Answered {
+    Part(Body, Option<File>),
+    End(Answer, Option<File>),
+}
+
+/// What works on something that job code has asked.
+pub(super) struct Ticket {
+    pub(super) task: AbortHandle,
+    pub(super) on_cancel: OnCancel,
+}
+
+/// What is done when job code does not wait any longer.
+#[derive(Clone)]
+pub(super) enum OnCancel {
+    /// It ends at once, with this status.
+    Return(Status),
+    /// It ends at once.
+    End,
+    /// It is told, and ends by itself.
+    Tell(Arc<Notify>),
+}
+
+type Side = CellSide<Ticket, Waiting>;
+
+/// Something that is still served after what it belongs to has ended; counts as attached until dropped.
+pub(super) struct Held {
+    link: Arc<Link>,
+    bytes: u64,
+}
 
 impl Link {
     pub(super) fn new(bus: Bus, limits: Limits, outbox: Outbox) -> Self {
+        let attached = pieces(limits.attached_max, limits.attached_max) as usize;
         Self {
             cell: bus.name(),
             bus,
             outbox,
             slots: Arc::new(Semaphore::new(limits.deliveries_max as usize)),
             bytes: Arc::new(Semaphore::new(limits.deliveries_bytes_max as usize)),
+            attached: Arc::new(Semaphore::new(attached)),
             side: Mutex::new(Some(CellSide::new(limits))),
+            lingering: watch::Sender::new(0),
+            is_heard: AtomicBool::new(true),
             limits,
         }
+    }
+
+    /// Notes that a frame has come.
+    pub(super) fn heard(&self) {
+        self.is_heard.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one has come since the last call.
+    pub(super) fn take_heard(&self) -> bool {
+        self.is_heard.swap(false, Ordering::Relaxed)
     }
 
     pub(super) fn handle_frame(&self, frame: ToCell) -> Result<Step<Waiting>, Violation> {
         self.lock().as_mut().map_or(Ok(Step::Bye), |side| side.handle_frame(frame))
     }
 
-    /// Answers a REQUEST, PUBLISH or HANDLE, unless that has been done.
-    pub(super) async fn finish(&self, id: u64, frame: ToJob) -> Result<(), Closed> {
+    /// Ends what job code has asked with `frame`, unless that has been done.
+    pub(super) async fn finish(
+        &self,
+        id: u64,
+        frame: ToJob,
+        file: Option<File>,
+    ) -> Result<(), Closed> {
         let room = self.outbox.reserve(frame.payload().len()).await?;
         let ended = self.lock().as_mut().and_then(|side| side.end_request(id));
         if ended.is_some() {
-            self.outbox.push(&frame, room);
+            self.outbox.push(&frame, file, room);
         }
         Ok(())
     }
 
-    /// Stops the work for a request; says whether it still has to be answered.
-    pub(super) fn abort(&self, id: u64) -> bool {
-        let ended = self.lock().as_mut().and_then(|side| side.end_request(id));
-        let Some(task) = ended else { return false };
-        if let Some(task) = task {
-            task.abort();
+    /// Sends something that comes before the end, unless that has come.
+    pub(super) async fn part(
+        &self,
+        id: u64,
+        frame: ToJob,
+        file: Option<File>,
+    ) -> Result<(), Closed> {
+        let room = self.outbox.reserve(frame.payload().len()).await?;
+        let side = self.lock();
+        if side.as_ref().is_some_and(|side| side.is_outstanding(id)) {
+            self.outbox.push(&frame, file, room);
         }
-        true
+        Ok(())
     }
 
-    /// Makes the work for a request stoppable, unless it is done.
-    pub(super) fn attach(&self, id: u64, task: AbortHandle) {
+    /// Stops the work on something that job code has asked; says how it still has to be ended.
+    pub(super) fn cancel(&self, id: u64) -> Option<OnCancel> {
+        let mut side = self.lock();
+        let side = side.as_mut()?;
+        if let Some(Ticket { on_cancel: OnCancel::Tell(told), .. }) = side.ticket(id) {
+            told.notify_one();
+            return None;
+        }
+        let ticket = side.end_request(id)??;
+        ticket.task.abort();
+        Some(ticket.on_cancel)
+    }
+
+    /// Makes the work on something stoppable, unless it is done.
+    pub(super) fn attach(&self, id: u64, ticket: Ticket) {
         if let Some(side) = self.lock().as_mut() {
-            side.attach(id, task);
+            side.attach(id, ticket);
         }
     }
 
@@ -99,10 +182,31 @@ impl Link {
         Some((id, queue(&self.outbox, id)))
     }
 
+    /// Where the parts of an answer go.
+    pub(super) fn answers(&self, id: u64) -> Option<mpsc::Sender<Answered>> {
+        Some(self.lock().as_ref()?.delivery(id)?.answers.clone())
+    }
+
     /// Ends a delivery that job code has seen nothing of.
     pub(super) fn end_delivery(&self, id: u64) {
         let ended = self.lock().as_mut().and_then(|side| side.end_delivery(id));
         drop(ended);
+    }
+
+    /// Counts `bytes` as attached for as long as they are served.
+    pub(super) fn hold(self: &Arc<Self>, bytes: u64) -> Held {
+        self.lingering.send_modify(|count| *count += 1);
+        if let Some(side) = self.lock().as_mut() {
+            side.hold_attached(bytes);
+        }
+        Held { link: Arc::clone(self), bytes }
+    }
+
+    /// Completes when nothing is served any longer of what was sent.
+    pub(super) async fn settled(&self) {
+        let mut lingering = self.lingering.subscribe();
+        // The sender lives in self.
+        let _ = lingering.wait_for(|count| *count == 0).await;
     }
 
     /// Ends everything: whoever waits for job code learns that it is gone.
@@ -110,6 +214,7 @@ impl Link {
         let side = self.lock().take();
         self.slots.close();
         self.bytes.close();
+        self.attached.close();
         self.outbox.close();
         drop(side);
     }
@@ -117,5 +222,14 @@ impl Link {
     fn lock(&self) -> MutexGuard<'_, Option<Side>> {
         // No code of others runs under the lock, so a poisoned state is a whole one.
         self.side.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(side) = self.link.lock().as_mut() {
+            side.release_attached(self.bytes);
+        }
+        self.link.lingering.send_modify(|count| *count -= 1);
     }
 }

@@ -11,11 +11,13 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use cellbus_channels::{
-    BoxFuture, Bus, CellKind, ChannelTopic, Delivery, Failure, Fqcn, HandleError, Handler, Origin,
-    Outgoing, PublishError, Reply, RequestError, Selector, Transport, local,
+    BoxFuture, BoxStream, Bus, CellKind, ChannelTopic, Delivery, Event, Failure, Fqcn, HandleError,
+    Handler, JobChange, Origin, Outgoing, PublishError, Reply, RequestError, Selector, Transport,
+    local,
 };
-use cellbus_proto::local::{Decoder, Hello, Secret, ToCell, ToJob, encode};
+use cellbus_proto::local::{Body, Decoder, Hello, Secret, ToCell, ToJob, encode};
 use cellbus_runtime::local_socket::{Ended, LaunchSecret, LocalSocket, Options, Refusals};
+use futures_util::StreamExt as _;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -30,6 +32,7 @@ type Answers = Box<dyn Fn(Fqcn, Outgoing) -> Answer + Send + Sync>;
 pub struct FakeCell {
     answers: Answers,
     handlers: Mutex<BTreeMap<Selector, Arc<dyn Handler>>>,
+    sent: Mutex<Vec<Outgoing>>,
     published: Mutex<Vec<Outgoing>>,
     requested: AtomicUsize,
     closed: watch::Sender<bool>,
@@ -44,6 +47,7 @@ impl FakeCell {
         Arc::new(Self {
             answers: Box::new(answers),
             handlers: Mutex::default(),
+            sent: Mutex::default(),
             published: Mutex::default(),
             requested: AtomicUsize::new(0),
             closed: watch::Sender::new(false),
@@ -80,6 +84,11 @@ impl FakeCell {
         self.published.lock().unwrap().clone()
     }
 
+    /// What was sent as requests.
+    pub fn sent(&self) -> Vec<Outgoing> {
+        self.sent.lock().unwrap().clone()
+    }
+
     pub fn requested(&self) -> usize {
         self.requested.load(Ordering::SeqCst)
     }
@@ -92,12 +101,32 @@ impl FakeCell {
         self.handlers.lock().unwrap().contains_key(selector)
     }
 
+    /// The handler that is registered for exactly `target`.
+    pub fn handler(&self, target: &ChannelTopic) -> Arc<dyn Handler> {
+        let selector = Selector::Exact(target.clone());
+        let handler = self.handlers.lock().unwrap().get(&selector).cloned();
+        handler.expect("is registered")
+    }
+
     /// Hands a message to the handler that is registered for exactly its target.
     pub fn deliver(&self, delivery: Delivery) -> BoxFuture<Result<Reply, Failure>> {
-        let selector = Selector::Exact(delivery.target.clone());
-        let handler = self.handlers.lock().unwrap().get(&selector).cloned();
-        handler.expect("is registered").handle(delivery)
+        self.handler(&delivery.target).handle(delivery)
     }
+}
+
+/// What happens around the fake cell.
+pub fn events() -> Vec<Event> {
+    let job = |change| Event::Job { cell: name(CELL), change };
+    vec![
+        Event::LinkUp(name("site-1")),
+        Event::LinkDown(name("site-1")),
+        Event::CellUp(name("site-2")),
+        Event::Lagged(7),
+        Event::CellDown(name("site-2")),
+        job(JobChange::Started),
+        job(JobChange::Completed),
+        job(JobChange::Failed("exit status 3".to_owned())),
+    ]
 }
 
 struct FakeTransport(Arc<FakeCell>);
@@ -109,6 +138,7 @@ impl Transport for FakeTransport {
 
     fn request(&self, to: Fqcn, outgoing: Outgoing) -> Answer {
         self.0.requested.fetch_add(1, Ordering::SeqCst);
+        self.0.sent.lock().unwrap().push(outgoing.clone());
         (self.0.answers)(to, outgoing)
     }
 
@@ -131,6 +161,20 @@ impl Transport for FakeTransport {
             }
         };
         Box::pin(async move { result })
+    }
+
+    fn is_complete(&self) -> bool {
+        true
+    }
+
+    fn replies(&self, to: Fqcn, outgoing: Outgoing) -> BoxStream<Result<Reply, RequestError>> {
+        let replies: Vec<Answer> =
+            (0..3).map(|_| (self.0.answers)(to.clone(), outgoing.clone())).collect();
+        Box::pin(futures_util::stream::iter(replies).then(|answer| answer))
+    }
+
+    fn events(&self) -> BoxStream<Event> {
+        Box::pin(futures_util::stream::iter(events()))
     }
 
     fn closed(&self) -> BoxFuture<()> {
@@ -243,7 +287,7 @@ impl RawJob {
     pub async fn handle(&mut self, id: u64, target: &ChannelTopic) {
         let channel = Some(target.channel().to_string());
         let topic = Some(target.topic().to_string());
-        self.send(&ToCell::Handle { id, channel, topic }).await;
+        self.send(&ToCell::Handle { id, channel, topic, concurrency: None }).await;
         assert!(matches!(self.receive().await, Some(ToJob::Handled { .. })));
     }
 }
@@ -269,8 +313,8 @@ pub fn raw_request(id: u64, payload: &'static [u8]) -> ToCell {
         channel: "task".into(),
         topic: "fetch".into(),
         budget_ms: None,
-        content_type: None,
-        payload: Bytes::from_static(payload),
+        body: Body::inline(payload),
+        options: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cellbus_channels::{Status, local};
-use cellbus_proto::local::{Hello, Secret, ToCell, ToJob};
+use cellbus_proto::local::{Body, Hello, Secret, ToCell, ToJob};
 use cellbus_runtime::local_socket::{Ended, LaunchSecret, Options, Reason};
 use tokio::{sync::oneshot, time};
 
@@ -113,6 +113,19 @@ async fn c_01_another_process_of_the_same_user_is_refused_where_one_is_expected(
 
     let own = serve(&cell, Options::default().expected_pid(std::process::id()));
     still_works(&own).await;
+
+    let pid = rustix::process::getpid();
+    let pidfd = || rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    let own = serve(&cell, Options::default().expected_process(pidfd()));
+    still_works(&own).await;
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let other = rustix::process::Pid::from_child(&child);
+    let other = rustix::process::pidfd_open(other, rustix::process::PidfdFlags::empty()).unwrap();
+    child.wait().unwrap();
+    let gone = serve(&cell, Options::default().expected_process(other));
+    let refused = local::connect(&gone.path, gone.secret.clone()).await.unwrap_err();
+    assert!(matches!(refused, local::ConnectError::Rejected(Status::Unauthenticated)), "{refused}");
+    assert_eq!(gone.refusals.count(Reason::Process), 1);
 }
 
 #[tokio::test]
@@ -137,8 +150,8 @@ async fn nothing_is_heard_before_hello() {
         to: "server".into(),
         channel: "task".into(),
         topic: "log".into(),
-        content_type: None,
-        payload: bytes::Bytes::new(),
+        body: Body::default(),
+        options: None,
     };
     let firsts = [bytes_of(&publish).to_vec(), b"GET / HTTP/1.1\r\n\r\n".to_vec(), short];
     for first in &firsts {

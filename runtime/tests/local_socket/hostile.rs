@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use bytes::Bytes;
 use cellbus_channels::{Failure, Status};
 use cellbus_proto::{
-    local::{Limits, ToCell, ToJob},
+    local::{Body, Limits, ToCell, ToJob},
     well_known,
 };
 use cellbus_runtime::local_socket::{Ended, Options};
@@ -50,9 +50,9 @@ async fn f_38_a_flood_from_job_code_that_does_not_read_is_stopped() {
         tokio::io::AsyncWriteExt::write_all(&mut write, &rest).await.unwrap();
         write
     });
-    let mut inbox = cellbus_channels::local::inbox::Inbox::<ToJob, _>::new(read);
+    let mut inbox = cellbus_channels::local::inbox::Inbox::<ToJob>::new(read);
     for id in max as u64 + 1..=FRAMES {
-        let answer = inbox.next().await.unwrap();
+        let answer = inbox.next().await.unwrap().map(|received| received.frame);
         let Some(ToJob::Return { id: answered, status: Status::Overloaded, .. }) = answer else {
             panic!("{answer:?} for {id}");
         };
@@ -114,8 +114,8 @@ async fn job_code_that_never_reads_costs_a_bounded_number_of_bytes() {
     assert!((1..=10).contains(&begun), "{begun} deliveries were begun");
     let again = tokio::spawn(cell.deliver(delivery("task/train", "x")));
     let Some(ToJob::Deliver(delivery)) = job.receive().await else { panic!("no delivery") };
-    assert_eq!(delivery.payload, "x");
-    let reply = ToCell::DeliverReply { id: delivery.id, content_type: None, payload: "y".into() };
+    assert_eq!(delivery.body.payload, "x");
+    let reply = ToCell::DeliverReply { id: delivery.id, body: Body::inline("y") };
     job.send(&reply).await;
     assert_eq!(again.await.unwrap().unwrap().payload, "y");
 }
@@ -140,9 +140,8 @@ async fn f_38_half_a_frame_then_silence_ends_the_connection_after_five_seconds()
 #[tokio::test]
 async fn a_violation_ends_the_connection_with_its_code() {
     let stale = [bytes_of(&raw_request(7, b"")), bytes_of(&raw_request(7, b""))].concat();
-    let unsolicited = ToCell::DeliverReply { id: 1, content_type: None, payload: Bytes::new() };
-    let large =
-        ToCell::DeliverReply { id: 1, content_type: None, payload: vec![0; (1 << 20) + 1].into() };
+    let unsolicited = ToCell::DeliverReply { id: 1, body: Body::default() };
+    let large = ToCell::DeliverReply { id: 1, body: Body::inline(vec![0; (1 << 20) + 1]) };
     let cases: [(&str, Vec<u8>, Status); 7] = [
         ("header length", vec![2, 0x40, 1, 0, 0, 0, 0], Status::TooLarge),
         ("payload length", bytes_of(&large)[..7].to_vec(), Status::TooLarge),
@@ -178,8 +177,8 @@ async fn c_05_job_code_cannot_speak_for_its_cell() {
             channel,
             topic,
             budget_ms: None,
-            content_type: None,
-            payload: Bytes::new(),
+            body: Body::default(),
+            options: None,
         };
         job.send(&request).await;
         let answer = job.receive().await;
@@ -193,7 +192,7 @@ async fn c_05_job_code_cannot_speak_for_its_cell() {
     }
     assert_eq!(cell.requested(), 1, "only the ping reached the bus");
     let channel = Some(well_known::QUIT.channel.to_owned());
-    job.send(&ToCell::Handle { id: 1000, channel, topic: None }).await;
+    job.send(&ToCell::Handle { id: 1000, channel, topic: None, concurrency: None }).await;
     let outcome = cellbus_proto::local::Outcome::Reserved;
     assert_eq!(job.receive().await, Some(ToJob::Handled { id: 1000, outcome }));
 }

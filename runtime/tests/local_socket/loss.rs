@@ -11,7 +11,7 @@ use std::{
 use cellbus_channels::{
     Class, Delivery, Failure, HandleError, PublishError, Reply, RequestError, Status, from_fn,
 };
-use cellbus_proto::local::{Limits, ToCell, ToJob};
+use cellbus_proto::local::{Body, Limits, ToCell, ToJob};
 use cellbus_runtime::local_socket::{Ended, Options};
 use futures_util::FutureExt;
 use tokio::time;
@@ -101,7 +101,7 @@ async fn f_38_job_code_that_closes_in_the_middle_of_a_reply_leaves_its_requester
     let mut delivered = cell.deliver(delivery("task/train", "x"));
     assert!((&mut delivered).now_or_never().is_none());
     assert!(matches!(job.receive().await, Some(ToJob::Deliver(_))));
-    let reply = ToCell::DeliverReply { id: 1, content_type: None, payload: vec![7; 1000].into() };
+    let reply = ToCell::DeliverReply { id: 1, body: Body::inline(vec![7; 1000]) };
     job.send_bytes(&bytes_of(&reply)[..500]).await;
     settle().await;
     assert!((&mut delivered).now_or_never().is_none());

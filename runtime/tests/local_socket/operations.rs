@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use cellbus_channels::{
-    Bytes, Failure, Reply, RequestError, Status, Straggler,
+    Bytes, Delivery, Failure, Flags, Lane, Line, Outgoing, Reply, RequestError, RetryPolicy,
+    Status, Straggler, TraceContext,
+    call::{Call, Outcome, Step},
     filter::{Filter, FilterMessage, Point},
     from_fn,
 };
+use cellbus_proto::local::{Body, ToCell, ToJob};
 use cellbus_runtime::local_socket::Options;
+use futures_util::future::join_all;
 
-use crate::cell_and_job::{FakeCell, delivery, name, serve, target};
+use crate::cell_and_job::{FakeCell, delivery, events as around, name, serve, target};
 
 /// Answers with what was asked, and refuses what was sent to a relay.
 fn cell() -> std::sync::Arc<FakeCell> {
@@ -72,47 +76,126 @@ async fn a_quorum_gives_up_on_the_rest() {
 }
 
 #[tokio::test]
-async fn a_queue_sends_each_item_by_itself_and_replies_are_one() {
+async fn a_queue_travels_in_batches() {
     let cell = cell();
     let served = serve(&cell, Options::default());
     let bus = served.connect().await;
     let queue = bus.queue(name("site-2"), target("task/ping")).open();
-    let mut pushed = Vec::new();
-    for number in 0..100 {
-        pushed.push(queue.enqueue(number.to_string()).await.unwrap());
-    }
-    for (number, pushed) in pushed.into_iter().enumerate() {
-        assert_eq!(pushed.await.unwrap(), number.to_string());
-    }
+    let pushed = [queue.enqueue("1").await.unwrap(), queue.enqueue("2").await.unwrap()];
     queue.close().await;
-    assert_eq!(cell.requested(), 100);
-    let mut replies = bus.request(name("site-2"), target("task/ping")).payload("x").replies();
-    assert_eq!(replies.next().await.unwrap().unwrap().payload, "x");
-    assert!(replies.next().await.is_none());
+    let sent = cell.sent();
+    assert!(sent.len() == 1 && sent[0].flags.contains(Flags::BATCH), "{sent:?}");
+    // What the fake cell answers is no answer to a batch.
+    assert!(join_all(pushed).await.iter().all(Result::is_err));
 }
 
 #[tokio::test]
-async fn what_the_connection_does_not_carry_is_refused_and_not_left_out() {
+async fn everything_that_a_message_can_ask_for_reaches_the_bus() {
     let cell = cell();
     let served = serve(&cell, Options::default());
     let bus = served.connect().await;
-    let request = || bus.request(name("site-2"), target("task/ping"));
-    let refused = request().headers("a: b").send().await.unwrap_err();
-    assert_eq!(refused.status(), Status::Version);
-    assert_eq!(request().receipt().publish().await.unwrap_err().status(), Status::Version);
-    assert_eq!(request().probe(false).await.outcome.unwrap_err().status(), Status::Version);
-    let mut replies = request().headers("a: b").replies();
-    assert_eq!(replies.next().await.unwrap().unwrap_err().status(), Status::Version);
+    let retry = RetryPolicy { first: Duration::from_millis(100), max: Duration::from_secs(1) };
+    let trace = TraceContext(std::array::from_fn(|index| index as u8));
+    let message = || {
+        bus.request(name("site-2"), target("task/ping"))
+            .headers("round=3")
+            .trace(trace)
+            .lane(Lane::Bulk)
+            .idempotent()
+            .optional()
+    };
+    message().retry(retry).send().await.unwrap();
+    message().receipt().publish().await.unwrap();
+    let (sent, published) = (cell.sent().remove(0), cell.published().remove(0));
+    for outgoing in [&sent, &published] {
+        assert_eq!(outgoing.lane, Lane::Bulk);
+        assert!(outgoing.flags.contains(Flags::IDEMPOTENT.with(Flags::OPTIONAL)));
+        let rare = outgoing.rare.as_ref().unwrap();
+        assert_eq!((&rare.headers[..], rare.trace), (&b"round=3"[..], Some(trace)));
+    }
+    assert_eq!((sent.retry(), published.retry()), (Some(retry), None));
+    assert!(published.flags.contains(Flags::RECEIPT) && !sent.flags.contains(Flags::RECEIPT));
+
+    let many = bus.multicast(["site-2", "relay"].map(name), target("task/ping")).sealed();
+    many.headers("x").publish().await.unwrap();
+    let published = cell.published();
+    let is_sealed = |outgoing: &&Outgoing| outgoing.flags.contains(Flags::SEALED);
+    assert_eq!(published.iter().filter(is_sealed).count(), 2);
+}
+
+#[tokio::test]
+async fn several_replies_come_one_after_the_other() {
+    let cell = cell();
+    let served = serve(&cell, Options::default());
+    let bus = served.connect().await;
+    let mut replies = bus.request(name("site-2"), target("task/ping")).payload("x").replies();
+    for _ in 0..3 {
+        assert_eq!(replies.next().await.unwrap().unwrap().payload, "x");
+    }
     assert!(replies.next().await.is_none());
-    let many = bus.multicast(["site-2", "site-3"].map(name), target("task/ping"));
-    let many = many.publish_with_receipts().await.all().await;
-    assert!(many.len() == 2);
-    assert!(many.iter().all(|(_, outcome)| {
-        outcome.as_ref().is_err_and(|error| error.status() == Status::Version)
-    }));
-    assert_eq!((cell.requested(), cell.published().len()), (0, 0));
-    assert!(bus.broadcast(target("task/ping")).send().await.all().await.is_empty());
-    assert!(bus.events().next().await.is_none());
+    let mut refused = bus.request(name("relay"), target("task/ping")).replies();
+    assert_eq!(refused.next().await.unwrap().unwrap_err().status(), Status::NoHandler);
+    assert!(refused.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_handler_of_job_code_gives_several_replies() {
+    let cell = cell();
+    let served = serve(&cell, Options::default());
+    let bus = served.connect().await;
+    let handler = from_fn(|delivery: Delivery| async move {
+        let replies = delivery.replies();
+        for number in 0..10u8 {
+            replies.send(vec![number]).await.expect("somebody waits");
+        }
+        Ok(Reply::from(vec![10]))
+    });
+    bus.handle(target("task/count"), handler).await.unwrap();
+    let handler = cell.handler(&target("task/count"));
+    let mut call = Call::new(&*handler, delivery("task/count", ""), Line::default());
+    for number in 0..10u8 {
+        assert_eq!(call.step().await, Step::Reply(vec![number].into()));
+    }
+    assert_eq!(call.step().await, Step::End(Outcome::Replied(vec![10].into())));
+}
+
+#[tokio::test]
+async fn an_answer_may_come_at_any_time_and_in_any_order() {
+    let cell = cell();
+    let served = serve(&cell, Options::default());
+    let mut job = served.welcomed().await;
+    job.handle(1, &target("task/train")).await;
+    let first = tokio::spawn(cell.deliver(delivery("task/train", "1")));
+    let Some(ToJob::Deliver(one)) = job.receive().await else { panic!("no delivery") };
+    let second = tokio::spawn(cell.deliver(delivery("task/train", "2")));
+    let Some(ToJob::Deliver(two)) = job.receive().await else { panic!("no delivery") };
+    for (id, text) in [(two.id, "b"), (one.id, "a")] {
+        job.send(&ToCell::DeliverReply { id, body: Body::inline(text) }).await;
+    }
+    assert_eq!(second.await.unwrap().unwrap().payload, "b");
+    assert_eq!(first.await.unwrap().unwrap().payload, "a");
+}
+
+#[tokio::test]
+async fn events_of_the_cell_come_to_job_code() {
+    let cell = cell();
+    let served = serve(&cell, Options::default());
+    let bus = served.connect().await;
+    let (mut events, mut found) = (bus.events(), Vec::new());
+    while let Some(event) = events.next().await {
+        found.push(event);
+    }
+    assert_eq!(found, around());
+}
+
+#[tokio::test]
+async fn the_way_of_a_message_is_not_for_job_code() {
+    let cell = cell();
+    let served = serve(&cell, Options::default());
+    let bus = served.connect().await;
+    let probe = bus.request(name("site-2"), target("task/ping")).probe(true).await;
+    assert_eq!(probe.outcome.unwrap_err().status(), Status::Version);
+    assert_eq!(cell.requested(), 0);
 }
 
 struct Stop;

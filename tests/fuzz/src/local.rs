@@ -41,6 +41,7 @@ fn both_ways<F: Frame + Clone + PartialEq + std::fmt::Debug>(data: &[u8]) -> Vec
 fn read<F: Frame>(data: &[u8], mut cuts: impl Iterator<Item = usize>) -> Vec<F> {
     let mut decoder = Decoder::new();
     decoder.set_payload_max(Limits::default().payload_max);
+    decoder.set_attachment_max(Limits::default().attachment_max);
     let (mut frames, mut rest) = (Vec::new(), data);
     while !rest.is_empty() {
         let cut = cuts.next().unwrap_or(rest.len()).min(rest.len());

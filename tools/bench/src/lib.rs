@@ -7,6 +7,7 @@
 mod accounts;
 mod count;
 mod drive;
+pub mod local;
 pub mod measure;
 mod message;
 mod object;

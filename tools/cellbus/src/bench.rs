@@ -9,6 +9,7 @@ use std::{
 
 use cellbus_bench::{
     BenchError, BenchEvent, Options, Program,
+    local::{Attached, LocalOptions, LocalReport, LocalRound},
     measure::{Family, Measure},
     report::{Report, Spread, Summary},
     row::Row,
@@ -40,6 +41,28 @@ pub enum Bench {
     Transfer(BenchArgs),
     /// Connections: connect, start, idle_CELLS
     Connect(BenchArgs),
+    /// Job code and its cell over the local socket, beside plain ping-pong
+    Local(LocalArgs),
+}
+
+/// Arguments of `bench local`.
+#[derive(Args, Debug)]
+pub struct LocalArgs {
+    /// How often everything is measured
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Time in which round trips are counted, for each round and peer
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    seconds: Duration,
+    /// Bytes in a request and in its reply
+    #[arg(long, value_name = "BYTES", default_value_t = 64)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=65536))]
+    size: u32,
+    /// MiB that are attached
+    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    #[arg(value_parser = clap::value_parser!(u32).range(2..=4096))]
+    attachment: u32,
 }
 
 /// Arguments of every verb of `bench`.
@@ -80,28 +103,6 @@ pub enum Baseline {
     Raw,
 }
 
-impl Bench {
-    fn family(&self) -> Family {
-        match self {
-            Self::Request(_) => Family::Request,
-            Self::Publish(_) => Family::Publish,
-            Self::Fanout(_) => Family::Fanout,
-            Self::Transfer(_) => Family::Transfer,
-            Self::Connect(_) => Family::Connect,
-        }
-    }
-
-    fn args(&self) -> &BenchArgs {
-        match self {
-            Self::Request(args)
-            | Self::Publish(args)
-            | Self::Fanout(args)
-            | Self::Transfer(args)
-            | Self::Connect(args) => args,
-        }
-    }
-}
-
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok();
     let seconds = seconds.filter(|seconds| (0.02..=600.0).contains(seconds));
@@ -110,7 +111,48 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// Measures what is asked for.
 pub fn run(global: &Global, bench: &Bench) -> Outcome {
-    let args = bench.args();
+    match bench {
+        Bench::Request(args) => run_family(global, Family::Request, args),
+        Bench::Publish(args) => run_family(global, Family::Publish, args),
+        Bench::Fanout(args) => run_family(global, Family::Fanout, args),
+        Bench::Transfer(args) => run_family(global, Family::Transfer, args),
+        Bench::Connect(args) => run_family(global, Family::Connect, args),
+        Bench::Local(args) => run_local(args),
+    }
+}
+
+fn run_local(args: &LocalArgs) -> Outcome {
+    let LocalArgs { rounds, seconds, size, attachment } = *args;
+    let options = LocalOptions {
+        rounds,
+        window: seconds,
+        payload: size as usize,
+        attachment: u64::from(attachment) << 20,
+    };
+    let found = cellbus_bench::local::run(&options);
+    let report = found.map_err(|error| Failure::new(CliCode::Unfinished, with_sources(&error)))?;
+    let human = render_local(&report);
+    Ok(Success::new(&report, human))
+}
+
+fn render_local(report: &LocalReport) -> String {
+    let mut rounds = Table::new(["ROUND", "CELLBUS/S", "PLAIN/S", "RATIO"]);
+    for (number_of, LocalRound { cellbus, plain }) in (1..).zip(&report.rounds) {
+        let number_of: u32 = number_of;
+        let ratio = format!("{:.2}", cellbus / plain);
+        rounds.row([&number_of.to_string(), &number(*cellbus), &number(*plain), &ratio]);
+    }
+    let mut attached = Table::new(["ATTACHED MIB", "HANDED OVER ms", "SERVED ms", "GROWN MIB"]);
+    for Attached { bytes, handed_over_ms, taken_ms, grown_mib } in &report.attachments {
+        let mib = (bytes >> 20).to_string();
+        let figures = [handed_over_ms, taken_ms, grown_mib].map(|figure| number(*figure));
+        attached.row([&mib, &figures[0], &figures[1], &figures[2]]);
+    }
+    let ratio = report.ratio;
+    format!("{}\n\n{}\n\nmedian ratio {ratio:.2}", rounds.render(), attached.render())
+}
+
+fn run_family(global: &Global, family: Family, args: &BenchArgs) -> Outcome {
     let earlier = args.compare.as_deref().map(read).transpose()?;
     // Opened before anything is measured: what cannot be kept is not worth the time.
     let open = |path: &PathBuf| {
@@ -125,7 +167,7 @@ pub fn run(global: &Global, bench: &Bench) -> Outcome {
         arguments.extend(["--log".to_owned(), filter.clone()]);
     }
     let options = Options {
-        measures: measures(bench.family(), args)?,
+        measures: measures(family, args)?,
         raw: args.baseline.is_some(),
         rounds: args.rounds,
         attempts: args.attempts,
@@ -226,7 +268,7 @@ fn line(row: &Row) -> String {
 fn outcome(report: &Report) -> Outcome {
     let human = render(report);
     if report.is_whole() {
-        return Ok(Success::new(report, human));
+        return Ok(Success::new(&report, human));
     }
     let text = "messages failed or were lost; the rows say which";
     let failure = Failure::new(CliCode::CheckFailed, text).data(report);

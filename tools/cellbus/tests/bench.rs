@@ -175,3 +175,20 @@ fn files_that_cannot_be_used_are_said_before_anything_is_measured() {
     }
     assert!(!place.path().join("missing").exists());
 }
+
+#[test]
+fn the_local_socket_is_measured_beside_plain_ping_pong() {
+    let place = place();
+    let line = "local --rounds 2 --seconds 0.05 --attachment 8";
+    let output = bench(place.path(), line);
+    let found = envelope(&output);
+    assert_eq!(output.status.code(), Some(0), "{found}");
+    let found: cellbus_bench::local::LocalReport =
+        serde_json::from_value(found["data"].clone()).expect("a report");
+    assert_eq!((found.rounds.len(), found.attachments.len(), found.payload), (2, 2, 64));
+    assert!(found.ratio > 0.0 && found.rounds.iter().all(|r| r.cellbus > 0.0 && r.plain > 0.0));
+    for attached in found.attachments {
+        assert_eq!(attached.bytes, 8 << 20);
+        assert!(attached.handed_over_ms > 0.0 && attached.taken_ms > 0.0, "{attached:?}");
+    }
+}

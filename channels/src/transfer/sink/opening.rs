@@ -3,7 +3,7 @@
 //! To the one outside, all offsets are those of what travels; to the one within, those of the content. What is durable
 //! within is whole pieces. After a restart they are sealed again, to the same bytes, for the digest of what has come.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, fs::File, sync::Arc};
 
 use bytes::Bytes;
 use cellbus_proto::transfer::{
@@ -198,6 +198,10 @@ impl Store for Opening {
 
     fn take(&mut self) -> Option<Bytes> {
         self.inner.take()
+    }
+
+    fn take_file(&mut self) -> Option<File> {
+        self.inner.take_file()
     }
 
     /// The sink within decides on the content; this is more than what travels of as much, whatever its parts are.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    fs::File,
     future::poll_fn,
     task::{Context, Poll},
 };
@@ -154,6 +155,14 @@ impl Work {
     pub(in crate::transfer) fn take(&mut self) -> Option<Bytes> {
         match &mut self.desk.as_mut()?.place {
             Place::Store(store) => store.take(),
+            Place::Writer { .. } => None,
+        }
+    }
+
+    /// The file that the sink holds.
+    pub(in crate::transfer) fn take_file(&mut self) -> Option<File> {
+        match &mut self.desk.as_mut()?.place {
+            Place::Store(store) => store.take_file(),
             Place::Writer { .. } => None,
         }
     }

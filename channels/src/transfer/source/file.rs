@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
 };
 
@@ -39,6 +40,16 @@ impl FileSource {
         let opened = rustix::fs::open(&path, flags, Mode::empty());
         let file: File =
             opened.map_err(io::Error::from).map_err(SourceError::io("open", &path))?.into();
+        Self::examined(path, file)
+    }
+
+    /// A file that is open already. Its path is that of the descriptor, which this keeps open.
+    pub(super) fn opened(file: File) -> Result<Self, SourceError> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Self::examined(path.into(), file)
+    }
+
+    fn examined(path: PathBuf, file: File) -> Result<Self, SourceError> {
         let stat = rustix::fs::fstat(&file)
             .map_err(io::Error::from)
             .map_err(SourceError::io("examine", &path))?;

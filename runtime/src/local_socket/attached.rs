@@ -1,0 +1,174 @@
+//! What is attached, on its way through the network: served by the cell of its sender, fetched by that of
+//! its receiver, and in the memory of neither.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use cellbus_channels::{
+    Bus, ChannelTopic, Fqcn, Status,
+    local::{
+        carry::{Packed, pieces},
+        memfd,
+    },
+    transfer::{
+        FetchOptions, Progress, ServeError, ServeOptions, Served, SignedReference, Sink, Source,
+    },
+};
+use cellbus_proto::local::{ATTACHED_CONTENT_TYPE, Body, is_content_type};
+use tokio::{
+    sync::{OwnedSemaphorePermit, TryAcquireError},
+    task::spawn_blocking,
+    time::timeout,
+};
+
+use super::link::Link;
+
+/// Bytes that travel in the message itself.
+const INLINE_MAX: u64 = 1 << 20;
+/// For how long a reference to something attached may be used.
+const LIFETIME: Duration = Duration::from_secs(3600);
+/// For how long something that was sent and that nobody waits for is served without a byte being taken.
+const LINGER_IDLE: Duration = Duration::from_secs(300);
+
+/// A payload as it leaves for the network.
+pub(super) struct Outward {
+    pub(super) payload: Bytes,
+    pub(super) content_type: Option<Arc<str>>,
+    /// To be kept until it has been fetched.
+    pub(super) served: Option<Served>,
+}
+
+/// A payload as it goes to job code.
+pub(super) struct Inward {
+    pub(super) packed: Packed,
+    /// Its place among all that is attached.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Makes a message for `to` of what job code gave. What is too large for one is served.
+///
+/// # Errors
+/// Why there is none; nothing has been sent.
+pub(super) async fn outward(
+    bus: &Bus,
+    to: impl IntoIterator<Item = Fqcn>,
+    target: &ChannelTopic,
+    is_sealed: bool,
+    packed: Packed,
+) -> Result<Outward, Status> {
+    let Packed { body: Body { content_type, attached, payload }, file } = packed;
+    let (Some(size), Some(file)) = (attached, file) else {
+        return Ok(Outward { payload, content_type, served: None });
+    };
+    if size <= INLINE_MAX {
+        let read = spawn_blocking(move || memfd::read(&file, size)).await;
+        let payload = read.ok().and_then(Result::ok).ok_or(Status::StorageDegraded)?;
+        return Ok(Outward { payload, content_type, served: None });
+    }
+    if is_sealed {
+        return Err(Status::NotSealed);
+    }
+    let mut options = ServeOptions::new(target.clone(), to).lifetime(LIFETIME);
+    if let Some(content_type) = &content_type {
+        options = options.content_type(content_type);
+    }
+    let served = bus.transfers().serve(Source::opened(file), options).await;
+    let served = served.map_err(|error| {
+        tracing::debug!(%error, "what job code attached is not served");
+        serve_status(&error)
+    })?;
+    let payload = served.reference().encode().map_err(|_too_large| Status::TooLarge)?;
+    let content_type = Some(ATTACHED_CONTENT_TYPE.into());
+    Ok(Outward { payload, content_type, served: Some(served) })
+}
+
+/// Makes of a payload from the network what job code gets: fetches what it stands for, all of it.
+///
+/// # Errors
+/// Why job code cannot have it.
+pub(super) async fn inward(
+    link: &Link,
+    from: &Fqcn,
+    payload: Bytes,
+    content_type: Option<Arc<str>>,
+) -> Result<Inward, Status> {
+    if content_type.as_deref() != Some(ATTACHED_CONTENT_TYPE) {
+        let content_type = content_type.filter(|text| is_content_type(text));
+        let inline_max = link.limits.payload_max as usize;
+        let permit = match payload.len() > inline_max {
+            true => Some(reserve(link, payload.len() as u64)?),
+            false => None,
+        };
+        let packed = Packed::pack(payload, content_type, inline_max).await;
+        return Ok(Inward { packed: packed.map_err(|_| Status::StorageFull)?, permit });
+    }
+    let signed = SignedReference::decode(&payload).map_err(|error| error.status)?;
+    if signed.reference.holder != *from {
+        return Err(Status::Forbidden);
+    }
+    let size = signed.reference.size.ok_or(Status::TooLarge)?;
+    let permit = reserve(link, size)?;
+    let sink = Sink::memory_file(link.limits.attachment_max);
+    let fetched = link.bus.transfers().fetch(&signed, sink, FetchOptions::default()).await;
+    let fetched = fetched.map_err(|error| {
+        tracing::debug!(%error, %from, "what was attached is not fetched");
+        error.status()
+    })?;
+    let content_type = fetched.reference.reference.content_type.as_deref();
+    let content_type = content_type.filter(|text| is_content_type(text)).map(Arc::from);
+    let attached = Some(fetched.size).filter(|size| *size > 0);
+    let file = attached.and_then(|_| fetched.file().map(|file| file.try_clone())).transpose();
+    let file = file.map_err(|_| Status::StorageFull)?;
+    let body = Body { content_type, attached, payload: Bytes::new() };
+    Ok(Inward { packed: Packed { body, file }, permit: Some(permit) })
+}
+
+/// A place for `size` bytes that are to be attached.
+///
+/// # Errors
+/// That there is none, now or ever.
+pub(super) fn reserve(link: &Link, size: u64) -> Result<OwnedSemaphorePermit, Status> {
+    if size > link.limits.attached_max {
+        return Err(Status::TooLarge);
+    }
+    let pieces = pieces(size, link.limits.attached_max);
+    match Arc::clone(&link.attached).try_acquire_many_owned(pieces) {
+        Ok(permit) => Ok(permit),
+        Err(TryAcquireError::NoPermits) => Err(Status::Overloaded),
+        Err(TryAcquireError::Closed) => Err(Status::NoHandler),
+    }
+}
+
+/// Goes on serving what was sent until its receivers have it, for as long as they come for it.
+pub(super) fn linger(link: &Arc<Link>, served: Option<Served>) {
+    let Some(served) = served else { return };
+    let size = served.reference().reference.size.unwrap_or(0);
+    let held = link.hold(size);
+    let bus = link.bus.clone();
+    tokio::spawn(async move {
+        let _held = held;
+        let mut progress = served.progress();
+        let taken =
+            async { while let Ok(Some(_)) = timeout(LINGER_IDLE, progress.next()).await {} };
+        tokio::select! {
+            () = taken => {}
+            () = bus.closed() => {}
+        }
+    });
+}
+
+pub(super) fn serve_status(error: &ServeError) -> Status {
+    match error {
+        ServeError::NotCarried => Status::TooLarge,
+        ServeError::Source(error) => error.status(),
+        ServeError::NotSigned(status) => *status,
+        ServeError::Reference(_) | ServeError::Handle(_) | ServeError::Taken | _ => {
+            Status::Overloaded
+        }
+    }
+}
+
+/// How far a transfer is, as it stands in a frame.
+pub(super) fn bytes_of(progress: &Progress) -> (u64, Option<u64>) {
+    (progress.bytes, progress.size)
+}

@@ -1,0 +1,158 @@
+//! Files that job code serves and fetches through its cell.
+
+use std::{fs::File, io::Write};
+
+use cellbus_channels::{
+    Delivery, Failure, Reply, Status, from_fn,
+    local::{
+        files::{FileOptions, Files, Served},
+        memfd,
+    },
+    transfer::{FetchError, FetchOptions, SignedReference, Sink},
+};
+use cellbus_proto::local::Settled;
+
+use super::jobs::{
+    Job, MIB, OTHER_JOB, SERVER, SITE_1, SITE_2, job, name, scenario, target, whole, within,
+};
+
+fn files(job: &Job) -> Files {
+    Files::of(&job.bus).expect("it is job code's bus")
+}
+
+async fn fetch(
+    job: &Job,
+    reference: &[u8],
+    sink: Sink,
+) -> Result<cellbus_channels::transfer::Fetched, FetchError> {
+    let reference = SignedReference::decode(reference).unwrap();
+    within(job.bus.transfers().fetch(&reference, sink, FetchOptions::default())).await
+}
+
+fn on_disk(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+#[test]
+fn a_file_of_job_code_is_fetched_by_job_code_and_each_receiver_settles() {
+    scenario(|net| async move {
+        let holder = job(&net, SERVER).await;
+        let sites = [job(&net, SITE_1).await, job(&net, SITE_2).await];
+        let sent = whole(3 * MIB + 5);
+        for file in [on_disk(&sent), memfd::write(&sent).unwrap()] {
+            let options = FileOptions::new(target("task/fetch"), [SITE_1, SITE_2].map(name))
+                .content_type("text/plain")
+                .headers("round=3");
+            let mut serving = within(files(&holder).serve(file, options)).await.unwrap();
+            let reference = serving.reference().clone();
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("model");
+            let fetched = fetch(&sites[0], &reference, Sink::memory(8 << 20)).await.unwrap();
+            assert_eq!(fetched.reference.reference.content_type.as_deref(), Some("text/plain"));
+            assert_eq!(fetched.reference.reference.headers.0, b"round=3");
+            assert!(fetched.into_bytes() == sent);
+            fetch(&sites[1], &reference, Sink::file(&path)).await.unwrap();
+            assert!(std::fs::read(&path).unwrap() == sent);
+            let mut settled = Vec::new();
+            while let Some(served) = within(serving.next()).await {
+                if let Served::Settled { from, end } = served {
+                    settled.push((from, end));
+                }
+            }
+            assert_eq!(settled, [SITE_1, SITE_2].map(|site| (name(site), Settled::Stored)));
+        }
+        net.finish().await;
+    });
+}
+
+#[test]
+fn c_14_what_is_for_one_job_or_one_cell_is_for_nobody_else() {
+    scenario(|net| async move {
+        let holder = job(&net, SERVER).await;
+        let (named, other_site) = (job(&net, SITE_1).await, job(&net, SITE_2).await);
+        let other_job = job(&net, OTHER_JOB).await;
+        let sent = whole(MIB);
+        let for_job = FileOptions::for_own_job(target("task/fetch"));
+        let for_one = FileOptions::new(target("task/fetch"), [name(SITE_1)]);
+        let for_job = within(files(&holder).serve(on_disk(&sent), for_job)).await.unwrap();
+        let for_one = within(files(&holder).serve(on_disk(&sent), for_one)).await.unwrap();
+        let status = async |job: &Job, reference: &[u8]| {
+            fetch(job, reference, Sink::memory(4 << 20)).await.map(|_| ()).map_err(|e| e.status())
+        };
+        assert_eq!(status(&other_job, for_job.reference()).await, Err(Status::Forbidden));
+        assert_eq!(status(&other_job, for_one.reference()).await, Err(Status::Forbidden));
+        assert_eq!(status(&other_site, for_one.reference()).await, Err(Status::Forbidden));
+        for (job, serving) in [(&named, &for_one), (&named, &for_job), (&other_site, &for_job)] {
+            assert_eq!(status(job, serving.reference()).await, Ok(()));
+        }
+        for_job.stop();
+        drop(for_one);
+        net.advance(std::time::Duration::from_secs(1)).await;
+        let gone = status(&other_site, for_job.reference()).await.unwrap_err();
+        assert_eq!(gone, Status::TransferCancelled);
+        net.finish().await;
+    });
+}
+
+#[test]
+fn c_14_a_reference_of_somebody_else_is_no_attachment() {
+    scenario(|net| async move {
+        let (holder, sending) = (job(&net, SERVER).await, job(&net, SITE_1).await);
+        let receiving = job(&net, SITE_2).await;
+        let options = FileOptions::for_own_job(target("task/fetch"));
+        let files = files(&holder);
+        let serving = within(files.serve(on_disk(&whole(MIB)), options)).await.unwrap();
+        let echo = from_fn(|delivery: Delivery| async { Ok(Reply::from(delivery.payload)) });
+        receiving.bus.handle(target("task/ping"), echo).await.unwrap();
+        let request = sending.bus.request(name(SITE_2), target("task/ping"));
+        let request = request.content_type("application/vnd.cellbus.attached");
+        let refused = within(request.payload(serving.reference().clone()).send()).await;
+        assert_eq!(refused.unwrap_err().status(), Status::Forbidden);
+        net.finish().await;
+    });
+}
+
+#[test]
+fn a_cell_that_is_no_job_gets_the_reference_and_may_answer_with_one() {
+    scenario(|net| async move {
+        let asking = job(&net, SITE_1).await;
+        let own = net.cell("relay.site-1").running.bus();
+        let (sent, answered) = (whole(2 * MIB), whole(3 * MIB));
+        let (bus, expected, answer) = (own.clone(), sent.clone(), answered.clone());
+        let (keep, mut kept) = tokio::sync::mpsc::unbounded_channel();
+        let handler = from_fn(move |delivery: Delivery| {
+            let (bus, expected, keep) = (bus.clone(), expected.clone(), keep.clone());
+            let answer = answer.clone();
+            async move {
+                let is_attached =
+                    delivery.content_type.as_deref() == Some("application/vnd.cellbus.attached");
+                let reference = SignedReference::decode(&delivery.payload);
+                let reference = reference.ok().filter(|_| is_attached);
+                let reference = reference.ok_or_else(|| Failure::failed("no reference"))?;
+                let (transfers, sink) = (bus.transfers(), Sink::memory(4 << 20));
+                let fetched = transfers.fetch(&reference, sink, FetchOptions::default()).await;
+                let fetched = fetched.map_err(|error| Failure::failed(error.to_string()))?;
+                if fetched.into_bytes() != expected {
+                    return Err(Failure::failed("other bytes"));
+                }
+                let options = cellbus_channels::transfer::ServeOptions::new(
+                    delivery.target,
+                    [delivery.origin.name],
+                );
+                let served = transfers.serve(answer, options).await;
+                let served = served.map_err(|error| Failure::failed(error.to_string()))?;
+                let payload = served.reference().encode().expect("it is small");
+                let _ = keep.send(served);
+                let content_type = Some("application/vnd.cellbus.attached".into());
+                Ok(Reply { payload, content_type })
+            }
+        });
+        own.handle(target("task/ping"), handler).await.unwrap();
+        let request = asking.bus.request(name("relay.site-1"), target("task/ping")).payload(sent);
+        assert!(within(request.send()).await.unwrap().payload == answered);
+        assert!(kept.try_recv().is_ok());
+        net.finish().await;
+    });
+}
