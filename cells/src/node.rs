@@ -349,7 +349,7 @@ impl Node {
                 counter: incarnation.counter,
                 nonce: incarnation.nonce,
             },
-            credentials.certificate().clone(),
+            credentials.certificate(),
             Arc::clone(credentials.roots()),
             self.wall,
         ));
@@ -357,7 +357,7 @@ impl Node {
         own.lists
             .open(&dir.join(LISTS), &dir.join(CREDENTIALS), self.topology.lists)
             .map_err(lists_failed)?;
-        own.lists.expect_own(&own.certificate.hash()).map_err(lists_failed)?;
+        own.lists.expect_own(&own.certificate().hash()).map_err(lists_failed)?;
         let checks = Checks { wall: self.wall, counters: Arc::clone(&own.counters) };
         let pins = Arc::new(PinnedPeers::new());
         let port_failed =
@@ -474,7 +474,7 @@ impl Node {
     ) -> Ports {
         let late = Arc::new(LateAccept::default());
         let accept: Arc<dyn Accept> = Arc::new(SharedLateAccept::new(Arc::clone(&late)));
-        let (transport, own) = (self.transport.clone(), credentials.certificate().clone());
+        let (transport, own) = (self.transport.clone(), credentials.presented().clone());
         let (pins, checks) = (Arc::clone(pins), checks.clone());
         let open = move || {
             let port = late.ensure(|| {

@@ -8,7 +8,11 @@
 //! ```
 //! [`Gate::admit`] is the only way to an [`Admitted`]; handlers and outboxes take nothing else.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use crate::{
     directory::Directory,
@@ -151,6 +155,8 @@ pub struct Gate {
     tokens: TokenVerifier,
     verdicts: Verdicts,
     hops_max: u8,
+    /// Certificates that neighbours have gone by on their links before the present one.
+    former_leaves: BTreeMap<LinkId, [u8; 32]>,
 }
 
 /// Why a message is not let in, and what that calls for.
@@ -175,7 +181,16 @@ impl Gate {
     #[must_use]
     pub fn new(policy: Arc<Policy>, directory: Arc<Directory>, tokens: TokenVerifier) -> Self {
         let (verdicts, former) = (Verdicts::default(), Former::default());
-        Self { routes: None, policy, former, directory, tokens, verdicts, hops_max: Self::HOPS_MAX }
+        Self {
+            routes: None,
+            policy,
+            former,
+            directory,
+            tokens,
+            verdicts,
+            hops_max: Self::HOPS_MAX,
+            former_leaves: BTreeMap::new(),
+        }
     }
 
     /// Takes a new snapshot of the cell's links.
@@ -222,6 +237,18 @@ impl Gate {
     #[must_use]
     pub fn directory(&self) -> &Arc<Directory> {
         &self.directory
+    }
+
+    /// Tokens that were issued for `former` are good on this link too: its neighbour goes on with another
+    /// certificate, and what it sent before is on its way.
+    pub fn keep_former_leaf(&mut self, link: LinkId, former: [u8; 32]) {
+        self.verdicts.forget();
+        self.former_leaves.insert(link, former);
+    }
+
+    /// The link is gone.
+    pub fn forget_link(&mut self, link: LinkId) {
+        self.former_leaves.remove(&link);
     }
 
     /// The tokens that this gate accepts, to change what it accepts.
@@ -353,7 +380,10 @@ impl Gate {
         let origin = &header.origin.name;
         let bound = match arrival {
             Arrival::Local => true,
-            Arrival::Link(peer) if peer.name == *origin => claims.leaf.0 == peer.leaf,
+            Arrival::Link(peer) if peer.name == *origin => {
+                claims.leaf.0 == peer.leaf
+                    || self.former_leaves.get(&peer.link) == Some(&claims.leaf.0)
+            }
             // Behind a child: registered through a cell that lies at or below it. From the parent:
             // the parent's own gate has checked what this one cannot see.
             Arrival::Link(peer) => peer.is_parent || peer.name.covers(&claims.via),

@@ -165,6 +165,15 @@ impl<H: Clone> Registry<H> {
         Ok(former.map_or(Verdict::Accepted, Verdict::Replaced))
     }
 
+    /// Has the holder of `name` go on with another certificate, if it is registered with the old one.
+    pub fn renew_leaf(&mut self, name: &Fqcn, old: &[u8; 32], new: [u8; 32]) -> bool {
+        let Some(record) = self.records.get_mut(name).filter(|record| record.leaf == *old) else {
+            return false;
+        };
+        record.leaf = new;
+        true
+    }
+
     /// Removes the record of `name` if it still is that of `incarnation`: what a late bye or the end of
     /// an old connection says about a name concerns only the holder that it was.
     pub fn detach(&mut self, name: &Fqcn, incarnation: Incarnation) -> Option<Record<H>> {
@@ -326,6 +335,17 @@ mod tests {
         assert_eq!(registry.len(), 1);
         assert!(registry.detach(&name(), Incarnation { counter: 6, nonce: 2 }).is_some());
         assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn g_52_a_holder_goes_on_with_another_certificate_and_nobody_else_does_so_for_it() {
+        let mut registry = held();
+        assert!(!registry.renew_leaf(&name(), &[9; 32], [2; 32]), "not the one it has");
+        assert!(!registry.renew_leaf(&"site-2".parse().unwrap(), &[1; 32], [2; 32]));
+        assert!(registry.renew_leaf(&name(), &[1; 32], [2; 32]));
+        assert_eq!(registry.record(&name()), Some(&record(5, 1, 2)));
+        let again = registry.claim(at(1), &name(), start(5, 1), &[2; 32]);
+        assert_eq!(again, Ok(Claim::Open), "the same process");
     }
 
     #[test]

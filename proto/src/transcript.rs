@@ -38,6 +38,10 @@ pub enum Purpose {
     Roster,
     /// What the pieces of a sealed transfer are bound to. Nothing is signed for it: it is associated data.
     SealedTransfer,
+    /// A neighbour goes on with another certificate, on the same connection.
+    RenewLink,
+    /// A registered cell goes on with another certificate.
+    RenewCertificate,
 }
 
 /// Collects the fields of one signature.
@@ -52,7 +56,7 @@ pub type Signable = Vec<u8>;
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Register,
         Self::RegisterAck,
         Self::RegisterEndToEnd,
@@ -68,6 +72,8 @@ impl Purpose {
         Self::Bans,
         Self::Roster,
         Self::SealedTransfer,
+        Self::RenewLink,
+        Self::RenewCertificate,
     ];
 
     /// The label on the wire.
@@ -89,6 +95,8 @@ impl Purpose {
             Self::Bans => "cellbus/v1/bans",
             Self::Roster => "cellbus/v1/roster",
             Self::SealedTransfer => "cellbus/v1/sealed-transfer",
+            Self::RenewLink => "cellbus/v1/renew-link",
+            Self::RenewCertificate => "cellbus/v1/renew-certificate",
         }
     }
 }
@@ -200,6 +208,67 @@ impl EndToEndFacts<'_> {
             .field(self.server.as_bytes())
             .field(self.server_nonce)
             .field(self.child_leaf)
+            .finish()
+    }
+}
+
+/// What the holder of a new certificate signs with its new key, for a neighbour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RenewLinkFacts<'a> {
+    /// The project.
+    pub project: &'a str,
+    /// Full name of the holder.
+    pub cell: &'a str,
+    /// Full name of the neighbour.
+    pub neighbour: &'a str,
+    /// SHA-256 of the leaf certificate that this connection goes by until now.
+    pub old_leaf: &'a [u8; 32],
+    /// SHA-256 of the new one.
+    pub new_leaf: &'a [u8; 32],
+    /// Exporter of this TLS session (RFC 9266).
+    pub exporter: &'a [u8; 32],
+}
+
+impl RenewLinkFacts<'_> {
+    /// What the holder signs.
+    #[must_use]
+    pub fn signable(&self) -> Signable {
+        Transcript::new(Purpose::RenewLink)
+            .field(self.project.as_bytes())
+            .field(self.cell.as_bytes())
+            .field(self.neighbour.as_bytes())
+            .field(self.old_leaf)
+            .field(self.new_leaf)
+            .field(self.exporter)
+            .finish()
+    }
+}
+
+/// What the holder of a new certificate signs with its new key, for the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RenewCertificateFacts<'a> {
+    /// The project.
+    pub project: &'a str,
+    /// Full name of the holder.
+    pub cell: &'a str,
+    /// Full name of the server.
+    pub server: &'a str,
+    /// SHA-256 of the leaf certificate that the cell is registered with.
+    pub old_leaf: &'a [u8; 32],
+    /// SHA-256 of the new one.
+    pub new_leaf: &'a [u8; 32],
+}
+
+impl RenewCertificateFacts<'_> {
+    /// What the holder signs.
+    #[must_use]
+    pub fn signable(&self) -> Signable {
+        Transcript::new(Purpose::RenewCertificate)
+            .field(self.project.as_bytes())
+            .field(self.cell.as_bytes())
+            .field(self.server.as_bytes())
+            .field(self.old_leaf)
+            .field(self.new_leaf)
             .finish()
     }
 }

@@ -49,12 +49,17 @@ pub const JOB_ENDED: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "
 pub const LISTS: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "give_lists" };
 /// A cell tells a direct neighbour which versions of the signed lists it holds.
 pub const LISTS_HELD: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "lists_held" };
+/// A direct neighbour goes on with another certificate.
+pub const RENEW_LINK: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "renew_link" };
+/// A registered cell tells the server that it goes on with another certificate.
+pub const RENEW_CERTIFICATE: SystemTopic =
+    SystemTopic { channel: CHANNEL_CELL, topic: "renew_certificate" };
 
 /// The only topics that need no session token, and only from a direct neighbour.
 pub const EXEMPT: [SystemTopic; 3] = [CHALLENGE, REGISTER, BYE];
 
 /// Every topic of the system.
-pub const ALL: [SystemTopic; 16] = [
+pub const ALL: [SystemTopic; 18] = [
     CHALLENGE,
     REGISTER,
     BYE,
@@ -71,6 +76,8 @@ pub const ALL: [SystemTopic; 16] = [
     CERTIFICATE,
     LISTS,
     LISTS_HELD,
+    RENEW_LINK,
+    RENEW_CERTIFICATE,
 ];
 
 impl SystemTopic {

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 pub use self::{
     credentials::{Credentials, CredentialsError, FileProblem},
     dev::{DevCredentialsError, cell_dir, ensure_dev_credentials},
-    own_certificate::{OwnCertificate, OwnCertificateError},
+    own_certificate::{OwnCertificate, OwnCertificateError, Presented},
     project::verify_by_root,
 };
 use crate::certificate::{CertDates, CertificateError, LeafHash, leaf_hash, read_certificate};

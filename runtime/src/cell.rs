@@ -42,6 +42,7 @@ mod ping;
 mod probe;
 mod protect;
 mod registrar;
+mod renewal;
 mod root;
 
 pub use self::{
@@ -55,6 +56,7 @@ pub use self::{
     notices::Notices,
     ping::{PingAnswer, PingNeighbour},
     registrar::{ChallengeFor, LinkLeft, RegisterPeer, RegisteredPeer, RenewPeer},
+    renewal::{AnnounceBy, LinksToRenew, Renewed},
     root::{JobTable, Root, RootError},
 };
 use self::{
@@ -402,6 +404,7 @@ impl Cell {
         }
         match admitted.header().target.system() {
             Some(well_known::CANCEL) => self.take_cancel(&admitted, ctx),
+            Some(well_known::RENEW_LINK) => self.take_link_renewal(&admitted, ctx),
             Some(well_known::LISTS) => self.take_lists(&admitted),
             Some(well_known::LISTS_HELD) => self.take_lists_held(&admitted),
             Some(well_known::CERTIFICATE) => self.answer_certificate(admitted.header()),
@@ -414,6 +417,7 @@ impl Cell {
                 | well_known::REGISTER_CHILD
                 | well_known::RENEW_CHILD
                 | well_known::DETACH_CHILD
+                | well_known::RENEW_CERTIFICATE
                 | well_known::QUIT),
             ) => self.take_registration(system, admitted, ctx),
             Some(_) | None => self.dispatch(admitted, budget_ms, ctx),

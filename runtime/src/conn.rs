@@ -3,7 +3,7 @@
 //! Both give the same: who is at the other end (from its certificate), streams in either direction,
 //! and a value that only the two ends of this connection share. Everything above is the same code.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicU64};
 
 use bytes::Bytes;
 use cellbus_proto::identity::Identity;
@@ -58,11 +58,15 @@ impl PeerFacts {
     }
 }
 
+fn live(peer: PeerFacts) -> Arc<RwLock<Arc<PeerFacts>>> {
+    Arc::new(RwLock::new(Arc::new(peer)))
+}
+
 /// One connection. Clones are the same connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
     carrier: Carrier,
-    peer: Arc<PeerFacts>,
+    peer: Arc<RwLock<Arc<PeerFacts>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -170,20 +174,25 @@ impl Connection {
     /// # Errors
     /// [`PeerError`] when the session does not say who the peer is.
     pub fn quic(connection: quinn::Connection) -> Result<Self, PeerError> {
-        let peer = Arc::new(quic::peer_facts(&connection)?);
-        Ok(Self { carrier: Carrier::Quic(connection), peer })
+        let peer = quic::peer_facts(&connection)?;
+        Ok(Self { carrier: Carrier::Quic(connection), peer: live(peer) })
     }
 
     /// Wraps one end of a connection within this process.
     #[must_use]
     pub fn memory(end: memory::End, peer: PeerFacts) -> Self {
-        Self { carrier: Carrier::Memory(end), peer: Arc::new(peer) }
+        Self { carrier: Carrier::Memory(end), peer: live(peer) }
     }
 
     /// Who is at the other end.
     #[must_use]
-    pub fn peer(&self) -> &Arc<PeerFacts> {
-        &self.peer
+    pub fn peer(&self) -> Arc<PeerFacts> {
+        Arc::clone(&self.peer.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The peer has proven another certificate on this connection.
+    pub(crate) fn set_peer(&self, peer: PeerFacts) {
+        *self.peer.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(peer);
     }
 
     /// Opens a stream that carries bytes both ways: the control stream first of all, then one for every

@@ -525,6 +525,11 @@ impl Handler<SetPeer> for AuthFilter {
         let SetPeer { peer, outbox, conduits, link } = set;
         self.own.advance_generation();
         let number = peer.link;
+        if let Some(known) =
+            self.neighbours.get(&number).filter(|known| known.peer.leaf != peer.leaf)
+        {
+            self.gate.keep_former_leaf(number, known.peer.leaf);
+        }
         self.neighbours.insert(number, Neighbour { peer, outbox, conduits, link });
         self.turn_out_if_listed(number);
     }
@@ -535,6 +540,7 @@ impl Handler<RemovePeer> for AuthFilter {
 
     fn handle(&mut self, RemovePeer(link): RemovePeer, ctx: &mut Self::Context) {
         self.own.advance_generation();
+        self.gate.forget_link(link);
         let Some(neighbour) = self.neighbours.remove(&link) else { return };
         // What was never written has certainly not been executed.
         let left = neighbour.outbox.close();

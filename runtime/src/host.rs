@@ -43,8 +43,10 @@ use crate::{
 };
 
 use self::listed_roster::ListedRoster;
+pub use self::renewal::{RenewError, Renewal};
 
 mod listed_roster;
+mod renewal;
 
 /// Everything that a cell is made of.
 #[derive(Clone)]

@@ -33,7 +33,7 @@ use crate::{
     conn::{CarrierStats, CloseCode, Connection, End},
     filter::{AuthFilter, RemovePeer, SetPeer},
     outbox::Outbox,
-    own::Own,
+    own::{Own, Shown},
     seam::post,
 };
 
@@ -42,6 +42,7 @@ mod conduits;
 mod lanes;
 mod parent;
 mod reader;
+mod renewal;
 mod writer;
 mod written;
 
@@ -61,6 +62,8 @@ pub struct Link {
     health: Arc<Health>,
     settings: LinkSettings,
     role: Role,
+    /// The certificate that the neighbour knows this end by.
+    shown: Shown,
     /// Set until the link is registered, and while it registers again: messages wait.
     hold: watch::Sender<bool>,
     peer_incarnation: Option<Incarnation>,
@@ -107,7 +110,11 @@ pub struct LinkStart {
     pub ended: Option<oneshot::Sender<LinkEnd>>,
 }
 
-pub use self::{conduits::LinkConduits, parent::Challenges};
+pub use self::{
+    conduits::LinkConduits,
+    parent::Challenges,
+    renewal::{NeighbourRenews, ProposeRenewal, ShowOnLink},
+};
 
 /// Figures of a link.
 #[derive(Clone, Copy, Debug)]
@@ -239,8 +246,8 @@ impl Health {
 
     /// The neighbour's organisation, as its certificate says.
     #[must_use]
-    pub fn org(&self) -> &str {
-        self.connection.peer().identity.org.as_str()
+    pub fn org(&self) -> String {
+        self.connection.peer().identity.org.to_string()
     }
 
     /// End of the neighbour's certificate, in seconds since 1970.
@@ -325,6 +332,7 @@ impl Link {
             state: LinkState::new(clock::now(), side, settings.timers),
             outbox: Outbox::new(settings.outbox_max, Arc::clone(&own.counters)),
             health,
+            shown: own.shown(),
             own,
             connection,
             cell,
@@ -350,7 +358,8 @@ impl Link {
 
     /// The full name that the neighbour has on this link, from its certificate and its place.
     fn peer_name(&self) -> Option<Fqcn> {
-        let identity = &self.connection.peer().identity;
+        let facts = self.connection.peer();
+        let identity = &facts.identity;
         match self.side() {
             Side::Child => self.own.parent.clone(),
             Side::Parent if identity.kind == CellKind::Job => Some(identity.name.clone()),

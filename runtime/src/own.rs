@@ -1,7 +1,7 @@
 //! What a running cell knows about itself, shared by its actors.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, PoisonError, RwLock,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -18,6 +18,7 @@ use crate::{
     authority::OwnCertificate,
     cell::Ask,
     cell::Notices,
+    certificate::LeafHash,
     clock::WallClock,
     conduits::Conduits,
     counters::Counters,
@@ -48,10 +49,6 @@ pub struct Own {
     pub incarnation: Incarnation,
     /// Name and incarnation, as messages carry them.
     pub address: Arc<Address>,
-    /// Its certificate.
-    pub certificate: OwnCertificate,
-    /// Signs with the key of that certificate.
-    pub signer: LeafSigner,
     /// The authorities of the project.
     pub roots: Arc<Roots>,
     /// The signed lists that it holds.
@@ -84,7 +81,25 @@ pub struct Own {
     epoch: AtomicU64,
     generation: AtomicU64,
     token: Mutex<Option<Token>>,
+    shown: RwLock<Shown>,
+    /// The certificate that the cell is about to go on with.
+    next: Mutex<Option<LeafHash>>,
     commons: Commons,
+}
+
+/// A certificate, and what signs with its key.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The certificate.
+    pub certificate: OwnCertificate,
+    /// Signs with its key.
+    pub signer: LeafSigner,
+}
+
+impl Shown {
+    pub(crate) fn new(certificate: OwnCertificate) -> Self {
+        Self { signer: LeafSigner::new(&certificate), certificate }
+    }
 }
 
 impl Own {
@@ -105,7 +120,6 @@ impl Own {
             lists,
             address: Address::exact(name.clone(), incarnation),
             identity: certificate.identity().clone(),
-            signer: LeafSigner::new(&certificate),
             counters: Arc::new(Counters::default()),
             stats: Arc::default(),
             taps: Taps::default(),
@@ -122,14 +136,49 @@ impl Own {
             sequence: AtomicU64::new(1),
             epoch: AtomicU64::new(u64::from(parent.is_none())),
             token: Mutex::new(None),
+            shown: RwLock::new(Shown::new(certificate)),
+            next: Mutex::default(),
             name,
             server,
             parent,
             incarnation,
-            certificate,
             roots,
             wall,
         }
+    }
+
+    /// What it shows now, and signs with.
+    #[must_use]
+    pub fn shown(&self) -> Shown {
+        self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its certificate.
+    #[must_use]
+    pub fn certificate(&self) -> OwnCertificate {
+        self.shown().certificate
+    }
+
+    /// Signs with the key of its certificate.
+    #[must_use]
+    pub fn signer(&self) -> LeafSigner {
+        self.shown().signer
+    }
+
+    /// Goes on with another certificate.
+    pub(crate) fn show(&self, next: Shown) {
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+
+    /// The cell is about to go on with this certificate, or not any more.
+    pub(crate) fn set_next(&self, next: Option<LeafHash>) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+
+    /// Whether a token for this certificate is one for this cell, now or in a moment.
+    pub(crate) fn is_shown_or_next(&self, leaf: &LeafHash) -> bool {
+        let next = *self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        self.certificate().hash() == *leaf || next == Some(*leaf)
     }
 
     /// The kind of this cell.

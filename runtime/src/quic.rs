@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use crate::{
-    authority::{Credentials, OwnCertificate},
+    authority::{Credentials, OwnCertificate, Presented},
     carrier::{Accept, Dial, DialError, DialTarget, QuicAccept, QuicDial, Task},
     certificate::LeafHash,
     clock::WallClock,
@@ -54,7 +54,7 @@ pub enum Admits<'a> {
     /// Cells of the project, and pinned job cells.
     Project(&'a Credentials),
     /// Pinned job cells only.
-    Jobs(&'a OwnCertificate),
+    Jobs(&'a Presented),
 }
 
 /// What every certificate check of a cell needs.

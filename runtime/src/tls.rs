@@ -18,10 +18,10 @@ use std::sync::{Arc, LazyLock};
 use cellbus_proto::name::Segment;
 use rustls::{
     ClientConfig, ServerConfig, SignatureScheme,
-    client::{Resumption, danger::ServerCertVerifier},
+    client::{ResolvesClientCert, Resumption, danger::ServerCertVerifier},
     crypto::CryptoProvider,
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, danger::ClientCertVerifier},
-    sign::{CertifiedKey, SingleCertAndKey},
+    sign::CertifiedKey,
     time_provider::TimeProvider,
     version::TLS13,
 };
@@ -39,7 +39,7 @@ pub use self::{
     signer::{LeafSigner, SignError, verify_leaf_signature},
 };
 use crate::{
-    authority::{Credentials, OwnCertificate},
+    authority::{Credentials, OwnCertificate, Presented},
     certificate::LeafHash,
 };
 
@@ -114,7 +114,7 @@ pub fn server_config(
     let project = own.certificate().identity().project.clone();
     let jobs = AcceptJobs::new(project, pins, on_refusal);
     let verifier = AcceptProject::new(Arc::clone(own.roots()), jobs);
-    listener(own.certificate(), Arc::new(verifier), clock)
+    listener(own.presented(), Arc::new(verifier), clock)
 }
 
 /// The loopback listener of a site, for its own job cells and nobody else.
@@ -124,13 +124,14 @@ pub fn server_config(
 /// # Errors
 /// Those of the TLS library; none is expected for credentials that were loaded or issued.
 pub fn job_server_config(
-    own: &OwnCertificate,
+    own: impl Into<Presented>,
     pins: Arc<PinnedPeers>,
     clock: Arc<dyn TimeProvider>,
     on_refusal: OnRefusal,
 ) -> Result<ServerConfig, rustls::Error> {
-    let project = own.identity().project.clone();
-    listener(own, Arc::new(AcceptJobs::new(project, pins, on_refusal)), clock)
+    let own = own.into();
+    let project = own.certificate().identity().project.clone();
+    listener(&own, Arc::new(AcceptJobs::new(project, pins, on_refusal)), clock)
 }
 
 /// What a cell dials its parent with, a server or relay whose certificate must carry the base name `parent`.
@@ -145,7 +146,7 @@ pub fn client_config(
 ) -> Result<ClientConfig, rustls::Error> {
     let project = own.certificate().identity().project.clone();
     let verifier = DialProject::new(Arc::clone(own.roots()), project, parent.clone(), on_refusal);
-    dialler(own.certificate(), Arc::new(verifier), clock)
+    dialler(own.presented().clone(), Arc::new(verifier), clock)
 }
 
 /// What a job cell dials its parent with: exactly the holder of the certificate with hash `parent`.
@@ -158,15 +159,15 @@ pub fn job_client_config(
     clock: Arc<dyn TimeProvider>,
     on_refusal: OnRefusal,
 ) -> Result<ClientConfig, rustls::Error> {
-    dialler(own, Arc::new(DialPinned::new(parent, on_refusal)), clock)
+    dialler(own.into(), Arc::new(DialPinned::new(parent, on_refusal)), clock)
 }
 
 fn listener(
-    own: &OwnCertificate,
+    own: &Presented,
     verifier: Arc<dyn ClientCertVerifier>,
     clock: Arc<dyn TimeProvider>,
 ) -> Result<ServerConfig, rustls::Error> {
-    let resolver = OneName(Arc::clone(own.certified()));
+    let resolver = OneName(own.clone());
     let mut config = ServerConfig::builder_with_details(provider(), clock)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
@@ -182,16 +183,15 @@ fn listener(
 }
 
 fn dialler(
-    own: &OwnCertificate,
+    own: Presented,
     verifier: Arc<dyn ServerCertVerifier>,
     clock: Arc<dyn TimeProvider>,
 ) -> Result<ClientConfig, rustls::Error> {
-    let certified = SingleCertAndKey::from(Arc::clone(own.certified()));
     let mut config = ClientConfig::builder_with_details(provider(), clock)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_client_cert_resolver(Arc::new(certified));
+        .with_client_cert_resolver(Arc::new(ToEverybody(own)));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
@@ -202,10 +202,29 @@ fn dialler(
 
 /// Shows the certificate to those who ask for [`SERVER_NAME`].
 #[derive(Debug)]
-struct OneName(Arc<CertifiedKey>);
+struct OneName(Presented);
 
 impl ResolvesServerCert for OneName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        (hello.server_name() == Some(SERVER_NAME)).then(|| Arc::clone(&self.0))
+        let is_ours = hello.server_name() == Some(SERVER_NAME);
+        is_ours.then(|| Arc::clone(self.0.certificate().certified()))
+    }
+}
+
+/// Shows the certificate to whoever was dialled.
+#[derive(Debug)]
+struct ToEverybody(Presented);
+
+impl ResolvesClientCert for ToEverybody {
+    fn resolve(
+        &self,
+        _root_hint_subjects: &[&[u8]],
+        _schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(self.0.certificate().certified()))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }

@@ -79,7 +79,7 @@ impl JobBootstrap {
             server: own.server.clone(),
             parent: own.name.clone(),
             address,
-            parent_leaf: Blob(own.certificate.hash().to_vec()),
+            parent_leaf: Blob(own.certificate().hash().to_vec()),
             chain: issued.chain().iter().map(|der| Blob(der.to_vec())).collect(),
             key: Blob(issued.key().secret_der().to_vec()),
             roots: own.roots.ders().iter().map(|der| Blob(der.to_vec())).collect(),

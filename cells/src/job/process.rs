@@ -180,7 +180,7 @@ fn start(bootstrap: &JobBootstrap) -> Result<RunningCell, JobCellError> {
     let port = QuicPort::dialling(&transport, any)?;
     let checks = Checks { wall, counters: Arc::clone(&own.counters) };
     let target = DialTarget::Host(bootstrap.address.to_string());
-    let dial = port.dial_pinned(&own.certificate, parent_leaf, target, &checks)?;
+    let dial = port.dial_pinned(&own.certificate(), parent_leaf, target, &checks)?;
     Ok(cellbus_runtime::host::start(CellStart {
         own,
         policy: Arc::new(Policy::new(1, Vec::new())),

@@ -211,14 +211,17 @@ fn system_rule(system: SystemTopic, asks: Party<'_>, answers: Party<'_>) -> bool
         well_known::CHALLENGE_CHILD
         | well_known::REGISTER_CHILD
         | well_known::RENEW_CHILD
-        | well_known::DETACH_CHILD => to_server && by_parent,
+        | well_known::DETACH_CHILD
+        | well_known::RENEW_CERTIFICATE => to_server && by_parent,
         well_known::QUIT => to_server && !asks.is(CellKind::Job),
         well_known::JOB_START | well_known::JOB_STOP => {
             asks.is(CellKind::Server) && answers.is(CellKind::Client)
         }
         well_known::JOB_ENDED => to_server && asks.is(CellKind::Client),
         // Between neighbours, as the cell that takes it sees to.
-        well_known::LISTS | well_known::LISTS_HELD => by_parent && !answers.is(CellKind::Job),
+        well_known::LISTS | well_known::LISTS_HELD | well_known::RENEW_LINK => {
+            by_parent && !answers.is(CellKind::Job)
+        }
         _ => false,
     }
 }

@@ -329,6 +329,16 @@ pub const CANCEL_MAX: usize = 1024;
 /// Features that a child may name.
 pub const FEATURES_MAX: usize = 16;
 
+/// Body of the two requests of a cell that goes on with another certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewCertificate {
+    /// The new chain, leaf first, DER. At most [`CHAIN_MAX`].
+    #[serde(deserialize_with = "at_most::<CHAIN_MAX, _, _>")]
+    pub chain: Vec<Blob>,
+    /// By the new key, for the purpose of the request.
+    pub signature: Blob,
+}
+
 /// A list of at most `MAX` elements. The length that stands in front of it sizes nothing: a list
 /// that claims more is refused before its elements are read, and no more memory is taken than they need.
 pub(crate) fn at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>

@@ -16,7 +16,7 @@ use cellbus_proto::identity::Identity;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use zeroize::Zeroizing;
 
-use super::{Issued, OwnCertificate, OwnCertificateError};
+use super::{Issued, OwnCertificate, OwnCertificateError, Presented};
 use crate::{
     certificate::OutOfDate,
     secret_file::{
@@ -34,7 +34,7 @@ const MAX_LEN: usize = 64 * 1024;
 /// A cell's certificate and key, and the root that its peers must lead to. Cheap to clone.
 #[derive(Clone)]
 pub struct Credentials {
-    certificate: OwnCertificate,
+    presented: Presented,
     roots: Arc<Roots>,
 }
 
@@ -118,7 +118,7 @@ impl Credentials {
     ) -> Result<Self, ChainError> {
         // Every cell dials or has peers of its own kind that do; this is the usage that all have.
         verify_chain(&roots, certificate.chain(), Direction::Dials, now_unix)?;
-        Ok(Self { certificate, roots })
+        Ok(Self { presented: certificate.into(), roots })
     }
 
     /// Reads the three files of `dir` and checks that they belong together at `now_unix`.
@@ -164,7 +164,8 @@ impl Credentials {
     /// # Errors
     /// [`CredentialsError::Holder`].
     pub fn expect_holder(&self, dir: &Path, wanted: &Identity) -> Result<(), CredentialsError> {
-        let found = self.certificate.identity();
+        let certificate = self.certificate();
+        let found = certificate.identity();
         let same = found.project == wanted.project
             && found.kind == wanted.kind
             && found.name == wanted.name;
@@ -203,8 +204,14 @@ impl Credentials {
 
     /// The cell's own certificate.
     #[must_use]
-    pub fn certificate(&self) -> &OwnCertificate {
-        &self.certificate
+    pub fn certificate(&self) -> OwnCertificate {
+        self.presented.certificate()
+    }
+
+    /// What is shown in handshakes, to show another one.
+    #[must_use]
+    pub fn presented(&self) -> &Presented {
+        &self.presented
     }
 
     /// What the project's certificates must lead to.
@@ -217,7 +224,7 @@ impl Credentials {
     #[must_use]
     pub fn separate(&self) -> Self {
         let roots = Arc::new(self.roots.separate());
-        Self { certificate: self.certificate.clone(), roots }
+        Self { presented: self.certificate().into(), roots }
     }
 
     /// Whether `dir` holds a certificate, good or not.
@@ -254,6 +261,6 @@ fn read_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, Credential
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.certificate, f)
+        fmt::Debug::fmt(&self.certificate(), f)
     }
 }

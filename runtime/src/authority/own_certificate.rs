@@ -1,6 +1,9 @@
 //! A certificate together with its private key, checked to belong together.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use cellbus_proto::identity::Identity;
 use rustls::sign::CertifiedKey;
@@ -21,6 +24,42 @@ pub struct OwnCertificate {
     hash: LeafHash,
     certified: Arc<CertifiedKey>,
     opening: Option<Arc<OpeningKey>>,
+}
+
+/// What a cell shows to those who speak with it. Another certificate may take its place while the cell runs; the next
+/// handshake shows it. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Presented(Arc<RwLock<OwnCertificate>>);
+
+impl Presented {
+    /// The certificate that is shown now.
+    #[must_use]
+    pub fn certificate(&self) -> OwnCertificate {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Shows another one from now on.
+    pub fn show(&self, next: OwnCertificate) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+}
+
+impl From<OwnCertificate> for Presented {
+    fn from(certificate: OwnCertificate) -> Self {
+        Self(Arc::new(RwLock::new(certificate)))
+    }
+}
+
+impl From<&OwnCertificate> for Presented {
+    fn from(certificate: &OwnCertificate) -> Self {
+        certificate.clone().into()
+    }
+}
+
+impl From<&Presented> for Presented {
+    fn from(presented: &Presented) -> Self {
+        presented.clone()
+    }
 }
 
 /// Why a chain and a key make nobody.

@@ -29,7 +29,7 @@ pub(super) async fn sign(own: Arc<Own>, signable: Signable) -> Result<Bytes, Sta
     if !may_be_signed(&signable) {
         return Err(Status::TopicDenied);
     }
-    own.signer.sign(&signable).map(Bytes::from).map_err(|_| Status::BadSignature)
+    own.signer().sign(&signable).map(Bytes::from).map_err(|_| Status::BadSignature)
 }
 
 impl CellTransport {
@@ -50,7 +50,7 @@ impl CellTransport {
         }
         let is_good = |leaf: &Leaf| leaf.has_signed(&signable, &signature);
         if signer == self.own.name {
-            let leaf = self.own.protection.leaf(&self.own.certificate.hash());
+            let leaf = self.own.protection.leaf(&self.own.certificate().hash());
             return leaf.filter(|leaf| is_good(leaf)).map(drop).ok_or_else(bad);
         }
         let cell = self.current().ok_or(RequestError::Closed)?;

@@ -113,7 +113,7 @@ impl Cell {
             link: id.0,
             peer: info.name.to_string(),
             kind: info.kind.to_string(),
-            org: info.health.org().to_owned(),
+            org: info.health.org(),
             is_parent: info.is_parent,
             incarnation: format!("{}-{:016x}", info.incarnation.counter, info.incarnation.nonce),
             rtt_us: info.health.rtt_us().unwrap_or(stats.rtt_us),

@@ -292,7 +292,8 @@ impl Handler<ChangeBans> for Cell {
     type Result = Result<ListsTaken, ChangeRefused>;
 
     fn handle(&mut self, ChangeBans(change): ChangeBans, _: &mut Self::Context) -> Self::Result {
-        let signer = ListSigner::of_cell(&self.own.certificate).ok_or(ChangeRefused::NotServer)?;
+        let signer =
+            ListSigner::of_cell(&self.own.certificate()).ok_or(ChangeRefused::NotServer)?;
         let root = self.root.as_mut().ok_or(ChangeRefused::NotServer)?;
         let change = match change {
             // Tokens of this second count no more; the next ones are of a later one.

@@ -63,8 +63,8 @@ impl Protector {
     const REQUESTERS_MAX: usize = 4096;
 
     pub(super) fn new(own: &Own) -> Self {
-        if let Some(der) = own.certificate.chain().first() {
-            let (identity, dates) = (own.identity.clone(), own.certificate.dates());
+        if let Some(der) = own.certificate().chain().first() {
+            let (identity, dates) = (own.identity.clone(), own.certificate().dates());
             let leaf = Leaf::verified(der, identity, dates);
             let hash = leaf.hash();
             own.protection.keep(Arc::new(leaf), || [hash].into());
@@ -127,7 +127,7 @@ impl Cell {
 
     /// Whether the payload is one that was sealed to this cell: nobody may take it for what was sent.
     fn was_unmarked(&self, envelope: &Envelope) -> bool {
-        Sealed::recipient_of(&envelope.payload) == Some(&self.own.certificate.hash())
+        Sealed::recipient_of(&envelope.payload) == Some(&self.own.certificate().hash())
     }
 
     /// Whether this is an answer that only the one who was asked can have given, to a request that was
@@ -252,7 +252,7 @@ impl Cell {
         let Some(token) = self.own.token() else {
             return self.answer_failed(request, Status::NoToken, Bytes::new());
         };
-        let chain = self.own.certificate.chain().iter().map(|der| Blob(der.to_vec())).collect();
+        let chain = self.own.certificate().chain().iter().map(|der| Blob(der.to_vec())).collect();
         let certificate = body::Certificate { chain, token: Blob(token.as_bytes().to_vec()) };
         self.answer(request, body::encode(&certificate), None);
     }

@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 use super::Cell;
 use crate::{
     filter::{SetServerKey, Sweep},
-    own::Own,
+    own::{Own, Shown},
     tls::SignError,
 };
 
@@ -95,6 +95,24 @@ pub(crate) fn announcement_signable(
         .finish()
 }
 
+fn announce(own: &Own, shown: &Shown, key: [u8; 32]) -> Result<SignedServerKey, RootError> {
+    let chain = shown.certificate.chain();
+    let mut announcement = SignedServerKey {
+        server: own.name.clone(),
+        incarnation: own.incarnation.into(),
+        key: Octets(key),
+        chain: chain.iter().map(|der| Blob(der.to_vec())).collect(),
+        signature: Blob(Vec::new()),
+    };
+    let signable = announcement_signable(
+        own.identity.project.as_str(),
+        &announcement,
+        &sha256(chain.first().map_or(&[][..], |leaf| leaf)),
+    );
+    announcement.signature = Blob(shown.signer.sign(&signable)?);
+    Ok(announcement)
+}
+
 impl Root {
     /// Makes the token key of this incarnation; it lives in memory only.
     ///
@@ -104,22 +122,15 @@ impl Root {
         let mut secret = Zeroizing::new([0; 32]);
         getrandom::fill(secret.as_mut_slice())?;
         let signer = TokenSigner::new(&secret);
-        let chain = own.certificate.chain();
-        let mut announcement = SignedServerKey {
-            server: own.name.clone(),
-            incarnation: own.incarnation.into(),
-            key: Octets(signer.public_key()),
-            chain: chain.iter().map(|der| Blob(der.to_vec())).collect(),
-            signature: Blob(Vec::new()),
-        };
-        let signable = announcement_signable(
-            own.identity.project.as_str(),
-            &announcement,
-            &sha256(chain.first().map_or(&[][..], |leaf| leaf)),
-        );
-        announcement.signature = Blob(own.signer.sign(&signable)?);
+        let announcement = announce(own, &own.shown(), signer.public_key())?;
         let challenges = ChallengeBook::new(challenge_life, ChallengeBook::<(Fqcn, Fqcn)>::MAX);
         Ok(Self { signer, announcement, challenges, jobs, quits: BTreeMap::new() })
+    }
+
+    /// Announces the token key from now on by another certificate of the server.
+    pub(super) fn announce_by(&mut self, own: &Own, shown: &Shown) -> Result<(), RootError> {
+        self.announcement = announce(own, shown, self.signer.public_key())?;
+        Ok(())
     }
 
     pub(super) fn announcement(&self) -> SignedServerKey {
@@ -209,9 +220,9 @@ impl Cell {
         });
     }
 
-    fn renew_own_token(&mut self) {
+    pub(super) fn renew_own_token(&mut self) {
         let Some(root) = &self.root else { return };
-        let leaf = self.own.certificate.hash();
+        let leaf = self.own.certificate().hash();
         let subject = Subject {
             name: &self.own.name,
             identity: &self.own.identity,

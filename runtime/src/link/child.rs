@@ -116,7 +116,7 @@ impl Link {
     }
 
     pub(super) fn handle_hello_ok(&mut self, ok: &HelloOk, ctx: &mut Context<Self>) {
-        let facts = Arc::clone(self.connection.peer());
+        let facts = self.connection.peer();
         let parent = self.own.parent.clone();
         let honest = ok.version == VERSION
             && Some(&ok.name) == parent.as_ref()
@@ -144,7 +144,7 @@ impl Link {
                 child_nonce: &side.nonce,
                 parent_nonce: &challenge.nonce.0,
                 challenge: challenge.id,
-                child_leaf: &self.own.certificate.hash(),
+                child_leaf: &self.shown.certificate.hash(),
                 parent_leaf: &facts.leaf,
                 exporter: &facts.exporter,
             }
@@ -160,7 +160,7 @@ impl Link {
                 parent: self.own.parent.as_ref()?.as_str(),
                 server: self.own.server.as_str(),
                 server_nonce: &challenge.server_nonce.0,
-                child_leaf: &self.own.certificate.hash(),
+                child_leaf: &self.shown.certificate.hash(),
             }
             .signable(),
         )
@@ -169,7 +169,7 @@ impl Link {
     /// Answers a challenge with both proofs: one for the parent, one for the server.
     fn register(&mut self, challenge: WireChallenge) {
         let sign = |signable: Option<Signable>| {
-            signable.and_then(|signable| self.own.signer.sign(&signable).ok())
+            signable.and_then(|signable| self.shown.signer.sign(&signable).ok())
         };
         let proofs = (
             sign(self.proof_for_parent(Purpose::Register, &challenge)),
@@ -280,7 +280,7 @@ impl Link {
             Ok(registered) => registered,
             Err(error) => return self.close_for(error.status, error.what),
         };
-        let facts = Arc::clone(self.connection.peer());
+        let facts = self.connection.peer();
         let signable = self.proof_for_parent(Purpose::RegisterAck, challenge);
         let acknowledged = signable.is_some_and(|signable| {
             let leaf = facts.chain.first().map_or(&[][..], |leaf| leaf);
@@ -324,7 +324,7 @@ impl Link {
             return false;
         }
         let leaf = Arc::new(Leaf::verified(leaf, peer.identity, peer.dates));
-        let own = self.own.certificate.hash();
+        let own = self.own.certificate().hash();
         self.own.protection.keep(leaf, || [own].into());
         true
     }
@@ -353,7 +353,7 @@ impl Handler<TokenChecked> for Link {
             return;
         }
         let ours = outcome.is_ok_and(|claims| {
-            claims.subject == self.own.name && claims.leaf.0 == self.own.certificate.hash()
+            claims.subject == self.own.name && self.own.is_shown_or_next(&claims.leaf.0)
         });
         if !ours {
             return self.close_for(Status::BadToken, "the token is not for this cell");

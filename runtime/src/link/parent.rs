@@ -211,7 +211,7 @@ impl Link {
                 parent_nonce: &challenge.nonce,
                 challenge: challenge.id,
                 child_leaf: &facts.leaf,
-                parent_leaf: &self.own.certificate.hash(),
+                parent_leaf: &self.shown.certificate.hash(),
                 exporter: &facts.exporter,
             }
             .signable(purpose),
@@ -273,7 +273,8 @@ impl Link {
 
     /// Says no. What may change by itself is said as it is; of the rest a probe learns nothing.
     fn refuse_registration(&mut self, sequence: u64, status: Status) {
-        let peer = &self.connection.peer().identity;
+        let facts = self.connection.peer();
+        let peer = &facts.identity;
         if status == Status::DuplicateName {
             self.own.counters.refuse(status);
             tracing::warn!(
@@ -429,7 +430,7 @@ impl Handler<Decided> for Link {
         };
         let signed = self
             .register_signable(Purpose::RegisterAck, &challenge)
-            .and_then(|signable| self.own.signer.sign(&signable).ok());
+            .and_then(|signable| self.shown.signer.sign(&signable).ok());
         let Some(signature) = signed else {
             return self.refuse_registration(answers, Status::Overloaded);
         };

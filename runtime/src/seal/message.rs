@@ -34,7 +34,7 @@ pub(crate) fn sign(own: &Own, envelope: &mut Envelope) -> Result<(), Status> {
     let unix_ms = own.wall.unix_ms();
     let project = own.identity.project.as_str();
     let signable = control_signable(project, &envelope.header, &envelope.payload, unix_ms);
-    let signature = own.signer.sign(&signable).map_err(|_| Status::BadSignature)?;
+    let signature = own.signer().sign(&signable).map_err(|_| Status::BadSignature)?;
     let proof = OriginProof { unix_ms, signature: Blob(signature) };
     envelope.header.extras.get_or_insert_default().proof = Some(proof);
     Ok(())
@@ -76,8 +76,8 @@ pub(crate) fn seal(
     let project = own.identity.project.as_str();
     let unix_ms = own.wall.unix_ms();
     let signable = signable(project, header, &leaf.hash(), payload, unix_ms);
-    let signature = own.signer.sign(&signable).map_err(|_| Status::BadSignature)?;
-    let chain = own.certificate.chain().iter().map(|der| Blob(der.to_vec())).collect();
+    let signature = own.signer().sign(&signable).map_err(|_| Status::BadSignature)?;
+    let chain = own.certificate().chain().iter().map(|der| Blob(der.to_vec())).collect();
     let plain = SealedHead { unix_ms, chain, signature: Blob(signature) }.join(payload);
     let (encapsulated, ciphertext) =
         key.seal(&associated_data(project, header), &plain).map_err(|_| Status::SealKey)?;
@@ -98,10 +98,11 @@ pub(crate) fn seal(
 pub(crate) fn open(own: &Own, envelope: &Envelope, claims: &Claims) -> Result<Unsealed, Status> {
     let Envelope { header, payload } = envelope;
     let sealed = Sealed::parse(payload).map_err(|_| Status::SealBroken)?;
-    if sealed.recipient != own.certificate.hash() {
+    if sealed.recipient != own.certificate().hash() {
         return Err(Status::SealKey);
     }
-    let key = own.certificate.opening().ok_or(Status::SealKey)?;
+    let shown = own.certificate();
+    let key = shown.opening().ok_or(Status::SealKey)?;
     let project = own.identity.project.as_str();
     let associated = associated_data(project, header);
     let plain = key.open(&sealed, &associated).map_err(|_| Status::SealBroken)?;

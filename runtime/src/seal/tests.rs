@@ -84,13 +84,13 @@ fn claims(own: &Own) -> Claims {
         issued: NOW,
         expires: NOW + 900,
         id: Octets([1; 16]),
-        leaf: Octets(own.certificate.hash()),
+        leaf: Octets(own.certificate().hash()),
         job: None,
     }
 }
 
 fn leaf(verifier: &Own, own: &Own) -> Leaf {
-    Leaf::verify(verifier, own.certificate.chain(), &claims(own)).unwrap()
+    Leaf::verify(verifier, own.certificate().chain(), &claims(own)).unwrap()
 }
 
 fn header(from: &Own, to: &Own) -> Header {
@@ -249,7 +249,7 @@ fn p_28_the_certificate_of_a_liar_is_not_taken_for_another_cells() {
     let other = Project::new().cell("server", CellKind::Server);
     let job = project.cell("site-2.job-7", CellKind::Job);
     let refused = |shown: &Own, claims: &Claims| {
-        Leaf::verify(&me, shown.certificate.chain(), claims).unwrap_err()
+        Leaf::verify(&me, shown.certificate().chain(), claims).unwrap_err()
     };
     let of = |subject: &Own, leaf: &Own| Claims {
         leaf: Octets(leaf.certificate.hash()),

@@ -75,6 +75,8 @@ fn the_list_of_labels_is_that_of_the_code() {
             Purpose::SealedTransfer => {
                 "what a sealed transfer is bound to; nothing is signed for it"
             }
+            Purpose::RenewLink => "a neighbour goes on with another certificate",
+            Purpose::RenewCertificate => "a registered cell goes on with another certificate",
         };
         writeln!(table, "| {words} | `{}` |", purpose.label()).unwrap();
     }

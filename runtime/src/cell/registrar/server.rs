@@ -85,7 +85,7 @@ impl Cell {
         let leaf = Leaf::verified(leaf, register.identity.clone(), dates);
         self.own.protection.keep(Arc::new(leaf), || {
             let registered = self.registry.iter().map(|(_, record)| record.leaf);
-            registered.chain([self.own.certificate.hash()]).collect()
+            registered.chain([self.own.certificate().hash()]).collect()
         });
         let subject = Subject {
             name: &register.name,
@@ -125,6 +125,9 @@ impl Cell {
             }
             well_known::DETACH_CHILD => {
                 decode(payload).map(|b| Some(self.detach_child(sender, &b)))
+            }
+            well_known::RENEW_CERTIFICATE => {
+                decode(payload).and_then(|b| self.renew_certificate(&claims, &b)).map(Some)
             }
             _ => Ok(Some(self.quit(sender))),
         };
@@ -286,7 +289,7 @@ impl Cell {
         self.renew_record(&body.child, &record).map(|blob| blob.0.into())
     }
 
-    pub(super) fn renew_record(
+    pub(in crate::cell) fn renew_record(
         &self,
         name: &Fqcn,
         record: &Record<Holder>,

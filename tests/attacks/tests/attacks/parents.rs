@@ -364,7 +364,7 @@ fn atk_158_a_job_cell_has_its_filter_too() {
             let parent = RogueParent::listen(papers, name("site-2"), CellKind::Client);
             let at = DialTarget::Host(parent.address().to_string());
             let dial =
-                port.dial_pinned(&own.certificate, site.hash(), at, &checks).expect("it dials");
+                port.dial_pinned(&own.certificate(), site.hash(), at, &checks).expect("it dials");
             let cell = cellbus_runtime::host::start(CellStart {
                 own: Arc::clone(&own),
                 policy: Arc::new(Policy::new(1, Vec::new())),

@@ -126,7 +126,7 @@ impl Carriage {
                 let arrived = Arc::new(Notify::new());
                 if !is_copy {
                     let listening = Listening {
-                        chain: chain_of(&own.certificate),
+                        chain: chain_of(&own.certificate()),
                         waiting: VecDeque::new(),
                         arrived: Arc::clone(&arrived),
                     };
@@ -149,7 +149,7 @@ impl Carriage {
                 let tls = if identity.kind.accepts_cells() {
                     tls::server_config(&credentials(own), pins, clock, refused)
                 } else {
-                    tls::job_server_config(&own.certificate, pins, clock, refused)
+                    tls::job_server_config(&own.certificate(), pins, clock, refused)
                 };
                 let server = quic.transport.server_config(tls.expect("a configuration"));
                 let key = sha256(own.name.as_str().as_bytes());
@@ -176,7 +176,7 @@ impl Carriage {
                 wires: wires.clone(),
                 child: own.name.clone(),
                 parent: parent.clone(),
-                certificate: own.certificate.clone(),
+                certificate: own.certificate().clone(),
             }),
             Self::Quic(quic) => {
                 let address =
@@ -188,7 +188,7 @@ impl Carriage {
                 let counters = Arc::clone(&own.counters);
                 let refused = Checks { wall, counters }.on_refusal();
                 let tls = if identity.kind == cellbus_proto::identity::CellKind::Job {
-                    tls::job_client_config(&own.certificate, parent_leaf, clock, refused)
+                    tls::job_client_config(&own.certificate(), parent_leaf, clock, refused)
                 } else {
                     let base = parent.base().parse().expect("a segment");
                     tls::client_config(&credentials(own), &base, clock, refused)
@@ -380,7 +380,7 @@ impl Dial for MemoryDial {
 
 /// What a cell shows, with what it trusts and the lists that it holds.
 fn credentials(own: &Own) -> Credentials {
-    Credentials::new(own.certificate.clone(), Arc::clone(&own.roots), own.wall.unix())
+    Credentials::new(own.certificate().clone(), Arc::clone(&own.roots), own.wall.unix())
         .expect("a provisioned cell of the project")
 }
 

@@ -7,6 +7,7 @@ use cellbus_proto::{
 };
 use cellbus_runtime::{
     cell::ListsTaken,
+    host::{RenewError, Renewal},
     lists::{ChangeRefused, ListSigner},
 };
 
@@ -67,6 +68,19 @@ impl Net {
     pub async fn give<L: List>(&self, cell: &str, list: &L) -> Result<ListsTaken, ChangeRefused> {
         let signed = self.signer().sign(list).expect("signing needs nothing");
         self.cell(cell).running.take_lists(Bundle::of(L::KIND, signed)).await
+    }
+
+    /// Has a running cell go on with another certificate, of another key for each number.
+    ///
+    /// # Errors
+    /// [`RenewError`].
+    ///
+    /// # Panics
+    /// When no such cell runs.
+    pub async fn renew(&self, cell: &str, number: u32) -> Result<Renewal, RenewError> {
+        let running = self.cell(cell).running.clone();
+        let next = self.authority.another(&running.own().identity, number);
+        running.renew(next).await
     }
 
     /// Has the server change whom it lets in.

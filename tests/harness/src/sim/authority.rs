@@ -72,8 +72,15 @@ impl SimAuthority {
     /// The certificate of `identity`, always the same. A job's is signed by itself, as its parent would have it.
     #[must_use]
     pub fn certificate(&self, identity: &Identity) -> OwnCertificate {
+        self.another(identity, 0)
+    }
+
+    /// Another certificate of `identity`, with another key for each number.
+    #[must_use]
+    pub fn another(&self, identity: &Identity, number: u32) -> OwnCertificate {
         let uri = identity.to_uri();
-        let key = key_from(self.seed, &uri);
+        let holder = if number == 0 { uri.clone() } else { format!("{uri}#{number}") };
+        let key = key_from(self.seed, &holder);
         let mut params = params(identity.name.base(), self.dates);
         params.subject_alt_names =
             vec![SanType::URI(uri.try_into().expect("names of cells are ASCII"))];
