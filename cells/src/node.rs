@@ -39,6 +39,7 @@ mod all_figures;
 mod controlled;
 mod listed;
 mod observed;
+mod renewal;
 mod rules;
 mod settings;
 mod talks;
@@ -321,6 +322,17 @@ impl Node {
         Ok(renewed.unwrap_or(given))
     }
 
+    /// Where the credentials of a cell were read from.
+    fn credentials_dir(&self, spec: &CellSpec, dir: &Path) -> PathBuf {
+        if self.topology.dev {
+            return cellbus_runtime::authority::cell_dir(
+                &self.root.join(DEV_PKI),
+                &spec.name.clone().into(),
+            );
+        }
+        dir.join(CREDENTIALS)
+    }
+
     /// Starts one cell on this thread, which must be one of actix.
     ///
     /// # Errors
@@ -396,7 +408,10 @@ impl Node {
             endpoint: figures::endpoint(&self.topology.limits),
             hops_max: self.topology.limits.hops_max,
         })?;
-        self.rules.add(running.clone());
+        let own_files = self.credentials_dir(&spec, &dir);
+        let on_disk = renewal::OnDisk::new(&running, &credentials, &own_files);
+        self.rules.add(running.clone(), on_disk.clone());
+        actix_rt::spawn(on_disk.watch());
         let cell = NodeCell {
             running,
             spec: spec.clone(),

@@ -196,3 +196,43 @@ fn p_25_a_cell_does_not_start_with_a_damaged_list_or_without_one_that_it_needs()
     let told = missing.err.join("\n") + missing.message();
     assert!(told.contains("version 1 of the revocations list"), "{told}");
 }
+
+/// Has the development authority issue another certificate for `cell`, as whoever provisions would put new files there.
+fn reissue(study: &Study, cell: &str) {
+    let state = study.federation.place.state();
+    let dir = state.join("pki/cells").join(cell);
+    fs::remove_file(dir.join("cell.crt")).expect("it is ours");
+    // Whoever starts a cell there has missing ones made first; this one runs already, so that its start fails.
+    let state = state.display().to_string();
+    let up = ["up", study.federation.file(), "--only", "site-2", "--state", &state];
+    assert_ne!(study.federation.place.ask(&up).exit, 0);
+    assert!(dir.join("cell.crt").exists(), "it was issued again");
+}
+
+#[test]
+fn g_52_a_certificate_that_was_replaced_is_taken_up_by_reload_without_a_restart_of_anything() {
+    let mut study = Study::up();
+    let serial = |at: &str| study.federation.ask(at, &["inspect"]).data()["links"].to_string();
+    let starts: Vec<u64> = Federation::CELLS.map(|cell| study.federation.starts_of(cell)).to_vec();
+    let links = serial("relay-a");
+    reissue(&study, "site-1");
+    study.federation.ask("site-1", &["reload"]).data();
+    until("the relay and the server have gone on with it", SOON, || {
+        let heard = |cell: &str| {
+            let lines = study.federation.of(cell).err.so_far();
+            lines.iter().any(|line| line.contains("goes on with another certificate")).then_some(())
+        };
+        heard("relay-a").and(heard("server"))
+    });
+    assert!(study.federation.pings("site-1", "server"));
+    let number = |text: &str| text.matches("\"link\":").count();
+    assert_eq!(number(&serial("relay-a")), number(&links));
+    let after: Vec<u64> = Federation::CELLS.map(|cell| study.federation.starts_of(cell)).to_vec();
+    assert_eq!(starts, after);
+    // It is what the next connection shows, too.
+    study.federation.kill("relay-a");
+    study.federation.start("relay-a");
+    until("site-1 is back with it", 3 * SOON, || {
+        study.federation.pings("site-1", "server").then_some(())
+    });
+}

@@ -15,6 +15,7 @@ use cellbus_proto::{
 use cellbus_runtime::host::RunningCell;
 use tokio::sync::{Mutex as Turn, watch};
 
+use super::renewal::OnDisk;
 use crate::{
     config::{self, ConfigReport, Loaded},
     control::{ControlError, LocalCode, ProblemRow, ReloadOutcome, ReloadReply, next_step},
@@ -37,6 +38,7 @@ struct Held {
     topology: Arc<Topology>,
     policy: Arc<Policy>,
     cells: Vec<RunningCell>,
+    on_disk: Vec<OnDisk>,
 }
 
 /// Reads the topology of a process again, from wherever it came.
@@ -70,7 +72,8 @@ impl LiveRules {
     pub(super) fn new(topology: &Arc<Topology>) -> Self {
         let policy = Arc::new(topology.policy(1));
         let topology = Arc::clone(topology);
-        let held = Held { file: None, source: None, topology, policy, cells: Vec::new() };
+        let (cells, on_disk) = (Vec::new(), Vec::new());
+        let held = Held { file: None, source: None, topology, policy, cells, on_disk };
         Self { held: Mutex::new(held), turn: Turn::new(()), news: watch::Sender::new(None) }
     }
 
@@ -89,8 +92,10 @@ impl LiveRules {
     }
 
     /// Takes a cell that was started with [`Self::policy`].
-    pub(super) fn add(&self, cell: RunningCell) {
-        self.held().cells.push(cell);
+    pub(super) fn add(&self, cell: RunningCell, on_disk: OnDisk) {
+        let mut held = self.held();
+        held.cells.push(cell);
+        held.on_disk.push(on_disk);
     }
 
     /// The policy that holds now.
@@ -158,6 +163,9 @@ impl LiveRules {
                 ReloadReply { from: before, ..reply }
             }
         };
+        if !dry_run && reply.outcome != ReloadOutcome::Refused {
+            self.take_up_credentials();
+        }
         if !dry_run {
             audit(by, &reply);
             self.news.send_replace(Some(Reload { by: by.to_owned(), reply: reply.clone() }));
@@ -178,6 +186,12 @@ impl LiveRules {
         for cell in &cells {
             cell.policy_in_force().await;
         }
+    }
+
+    /// Has every cell of this process go on with the certificate and the roots that its files have now. It takes
+    /// longer than whoever asks waits: the log has what came of it.
+    fn take_up_credentials(&self) {
+        self.held().on_disk.iter().for_each(OnDisk::ask);
     }
 
     fn reply(
