@@ -194,3 +194,46 @@ fn a_renewal_that_the_server_does_not_hear_of_changes_nothing() {
         },
     );
 }
+
+#[test]
+fn v_20_a_project_goes_from_one_root_to_the_next_and_both_generations_talk() {
+    scenario(
+        |_| {},
+        |net| async move {
+            for cell in ["server", "relay", "site-1", "site-3"] {
+                net.cell(cell).echoes("task/ping").await;
+            }
+            let before = links(&net).await;
+            let next = cellbus_harness::sim::SimAuthority::new(
+                &"harness".parse().unwrap(),
+                99,
+                cellbus_harness::net::NOW,
+            );
+            let cells = ["site-1", "site-2", "site-3", "relay", "server"];
+            let own = |cell: &str| net.cell(cell).running.own().clone();
+            let old_roots = own("server").roots.ders();
+            let both = [old_roots.clone(), next.roots().ders()].concat();
+            for cell in cells {
+                own(cell).roots.replace(both.clone()).unwrap();
+            }
+            for cell in cells {
+                let certificate = next.certificate(&own(cell).identity);
+                let renewed = net.cell(cell).running.renew(certificate).await.unwrap();
+                assert_eq!(renewed.again, [], "{cell}");
+                for (from, to) in PAIRS {
+                    let reply = net.cell(from).request(to, "task/ping", "hi").await;
+                    assert_eq!(reply.unwrap(), "hi", "{from} -> {to} after {cell}");
+                }
+            }
+            for cell in cells {
+                own(cell).roots.replace(next.roots().ders()).unwrap();
+            }
+            net.advance(Duration::from_secs(1000)).await;
+            for (from, to) in PAIRS {
+                assert_eq!(net.cell(from).request(to, "task/ping", "hi").await.unwrap(), "hi");
+            }
+            assert_eq!(links(&net).await, before, "no link was made again");
+            net.finish().await;
+        },
+    );
+}

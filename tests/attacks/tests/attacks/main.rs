@@ -16,6 +16,7 @@ mod packets;
 mod parents;
 mod paths;
 mod relay;
+mod renewals;
 mod replies;
 mod restart;
 mod routing;
