@@ -303,7 +303,9 @@ impl Handler<ChangeBans> for Cell {
                 let until = full.map(|full| root.note_quit(full, until)).max().unwrap_or(until);
                 BanChange::End { name, until }
             }
-            other => other,
+            change @ (BanChange::Ban { .. } | BanChange::Unban { .. } | BanChange::Resign) => {
+                change
+            }
         };
         let list = self.own.lists.changed_bans(change, &signer)?;
         self.take_given(std::iter::once((ListKind::Bans, list)))

@@ -135,7 +135,7 @@ fn p_28_only_the_destination_reads_what_is_sealed_and_knows_who_sealed_it() {
         assert!(!envelope.payload.windows(8).any(|part| SECRET.windows(8).any(|s| s == part)));
         let opened = message::open(to, &envelope, &claims(from)).unwrap();
         assert_eq!(opened.payload, SECRET);
-        assert_eq!(opened.leaf.hash(), from.certificate.hash());
+        assert_eq!(opened.leaf.hash(), from.certificate().hash());
         assert!(is_now(opened.unix_ms));
         // Not for any other cell, whatever the header says.
         for other in cells.iter().filter(|cell| cell.name != to.name) {
@@ -252,7 +252,7 @@ fn p_28_the_certificate_of_a_liar_is_not_taken_for_another_cells() {
         Leaf::verify(&me, shown.certificate().chain(), claims).unwrap_err()
     };
     let of = |subject: &Own, leaf: &Own| Claims {
-        leaf: Octets(leaf.certificate.hash()),
+        leaf: Octets(leaf.certificate().hash()),
         ..claims(subject)
     };
     // Another leaf than the one that the server has named.
@@ -268,7 +268,7 @@ fn p_28_the_certificate_of_a_liar_is_not_taken_for_another_cells() {
     assert_eq!(refused(&job_of_another, &of(&job, &job_of_another)), Status::CertName);
     let none: [&[u8]; 0] = [];
     assert_eq!(Leaf::verify(&me, &none, &claims(&site)).unwrap_err(), Status::BadSignature);
-    assert!(Leaf::verify(&me, job.certificate.chain(), &claims(&job)).is_ok());
+    assert!(Leaf::verify(&me, job.certificate().chain(), &claims(&job)).is_ok());
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn write(suite: &str, kind: &'static SignatureAlgorithm) {
         },
         "info": hex_of(INFO),
         "associated_data": hex_of(&associated_data("study", &header)),
-        "recipient_certificate": hex_of(&to.certificate.chain()[0]),
+        "recipient_certificate": hex_of(&to.certificate().chain()[0]),
         "recipient_pkcs8": hex_of(&key),
         "sealed": hex_of(&payload),
         "payload": hex_of(SECRET),
