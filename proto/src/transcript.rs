@@ -56,7 +56,7 @@ pub type Signable = Vec<u8>;
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Register,
         Self::RegisterAck,
         Self::RegisterEndToEnd,

@@ -119,7 +119,7 @@ fn p_26_a_revoked_cell_behind_a_relay_is_out_within_a_second_and_its_stream_with
 fn p_26_a_revoked_certificate_is_out_whatever_the_name() {
     scenario(refusals, |net| async move {
         net.cell("server").echoes("task/ping").await;
-        let leaf = Octets(net.cell("site-1").running.own().certificate.hash());
+        let leaf = Octets(net.cell("site-1").running.own().certificate().hash());
         let mut list = net.revocations(1, &[]);
         list.revoke_leaf(RevokedLeaf { leaf, reason: Reason::KeyCompromise, until: None });
         net.give("server", &list).await.unwrap();
