@@ -1,6 +1,12 @@
 //! Signed lists across processes: revoked, banned, joined, set back, damaged.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Instant};
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    time::Instant,
+};
 
 use rustix::process::Signal;
 
@@ -54,10 +60,9 @@ impl Study {
     fn wait_out(&self, what: &str) {
         let begun = Instant::now();
         until(what, SOON, || self.federation.peer("relay-a", "site-1").is_none().then_some(()));
-        eprintln!(
-            "{what}: {:.2} s, with the time that commands take",
-            begun.elapsed().as_secs_f64()
-        );
+        let took = begun.elapsed().as_secs_f64();
+        // Nobody reads it: then it was for nobody.
+        let _ = writeln!(io::stderr(), "{what}: {took:.2} s, with the time that commands take");
     }
 
     fn wait_in(&self, what: &str) {

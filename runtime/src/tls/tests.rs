@@ -111,7 +111,7 @@ impl World {
 /// What a peer without scruples dials with: it trusts whom it finds and shows what it has.
 fn rogue(chain: Vec<rustls_pki_types::CertificateDer<'static>>, issued: &Issued) -> ClientConfig {
     let key = provider().key_provider.load_private_key(issued.key().clone_key()).unwrap();
-    let certified = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let certified = rustls::sign::SingleCertAndKey::from(CertifiedKey::new(chain, key));
     let mut config = rogue_without_certificate();
     config.client_auth_cert_resolver = Arc::new(certified);
     config

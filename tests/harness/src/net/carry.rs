@@ -149,7 +149,7 @@ impl Carriage {
                 let tls = if identity.kind.accepts_cells() {
                     tls::server_config(&credentials(own), pins, clock, refused)
                 } else {
-                    tls::job_server_config(&own.certificate(), pins, clock, refused)
+                    tls::job_server_config(own.certificate(), pins, clock, refused)
                 };
                 let server = quic.transport.server_config(tls.expect("a configuration"));
                 let key = sha256(own.name.as_str().as_bytes());

@@ -132,13 +132,13 @@ fn write<L: List>(signing: &Signing, list: &L) -> Result<(), Box<Failure>> {
 /// A failure with a file of lists, a certificate or a key.
 pub fn of_file(error: ListFileError) -> Box<Failure> {
     let failure = failed(with_sources(&error));
-    match error {
-        ListFileError::Signer { .. } => failure.hint(format!(
+    if matches!(error, ListFileError::Signer { .. }) {
+        return failure.hint(format!(
             "who may sign is a root of the project, or a person of kind admin with the role `{SIGNER_ROLE}`"
-        )),
-        ListFileError::NoLists { .. } | ListFileError::NoList { .. } => {
-            failure.hint("`cellbus cert revoke` and `cellbus roster sign` write such files")
-        }
-        _ => failure,
+        ));
     }
+    if matches!(error, ListFileError::NoLists { .. } | ListFileError::NoList { .. }) {
+        return failure.hint("`cellbus cert revoke` and `cellbus roster sign` write such files");
+    }
+    failure
 }
