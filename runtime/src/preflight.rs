@@ -121,7 +121,7 @@ pub async fn probe(credentials: &Credentials, errand: &Errand) -> Result<Reached
     let greeted = tokio::time::timeout(errand.patience, greet(&connection, errand)).await;
     let hello = greeted.unwrap_or(Err(HelloRefused::Silent));
     let mtu = largest_packet(&connection, errand.patience).await;
-    let peer = Arc::clone(connection.peer());
+    let peer = connection.peer();
     connection.close(CloseCode::Done, "");
     // What is not said by then, the parent finds out.
     let _ = tokio::time::timeout(errand.patience, port.wait_idle()).await;

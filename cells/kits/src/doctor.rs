@@ -150,7 +150,8 @@ fn of_files(
                 org: spec.org.clone(),
                 role: None,
             };
-            let named = credentials.certificate().identity();
+            let own = credentials.certificate();
+            let named = own.identity();
             findings.push(if *named == wanted {
                 Finding::ok(Check::Names, named.to_string())
             } else {

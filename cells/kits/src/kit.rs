@@ -347,7 +347,8 @@ fn names(credentials: &Credentials, manifest: &Manifest, findings: &mut Vec<Find
 }
 
 pub(crate) fn profile(credentials: &Credentials, findings: &mut Vec<Finding>) {
-    let leaf = credentials.certificate().chain().first();
+    let own = credentials.certificate();
+    let leaf = own.chain().first();
     let profile = leaf.and_then(|leaf| CertProfile::read(leaf).ok());
     let Some(profile) = profile else {
         findings.push(Finding::fail(Check::Profile, "the certificate cannot be read"));
