@@ -58,6 +58,8 @@ fn v_18_a_tenth_site_joins_while_nine_are_working() {
                 net.cell("site-10").request("server", "task/ping", "10").await.unwrap(),
                 "10"
             );
+            // With the first echo at the latest it hears that there is a roster.
+            net.advance(Duration::from_secs(3)).await;
             assert_eq!(version(&net, "site-10", ListKind::Roster), 2);
             let after: Vec<u64> = since(&net).await;
             let restarted = linked.iter().filter(|at| !after.contains(at)).count();
