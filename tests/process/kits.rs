@@ -319,13 +319,15 @@ fn v_18_running_cells_take_a_new_site_by_the_roster_and_lose_an_old_one_by_the_r
     fs::write(&net.project, changed).expect("it is ours");
     let report = net.provision(&[]).data();
     assert_eq!(report["revoked"][0]["name"], "site-1", "{report}");
-    net.ask("server", &["trust", "push", "fed/kits-0003/revocations.list"]).data();
-    until("the end of the old certificate", SOON, || {
+    let is_connected = || {
         let peers = net.ask("relay-a", &["peers"]).data();
         let rows = peers.as_array().expect("rows");
-        let is_active = |row: &Value| row["name"] == "relay-a.site-1" && row["state"] == "active";
-        (!rows.iter().any(is_active)).then_some(())
-    });
+        let is_it = |row: &Value| row["name"] == "relay-a.site-1" && row["state"] == "active";
+        rows.iter().any(is_it)
+    };
+    assert!(is_connected());
+    net.ask("server", &["trust", "push", "fed/kits-0003/revocations.list"]).data();
+    until("the end of the old certificate", SOON, || (!is_connected()).then_some(()));
     assert_eq!(net.ask("site-3", &["ping", "server", "--count", "1"]).exit, 0);
 }
 
