@@ -158,11 +158,11 @@ fn unpack(packed: &[u8]) -> Result<Contents, ArchiveError> {
         if count >= ENTRIES_MAX {
             return Err(refuse("is one too many"));
         }
-        let is_dir = match entry.header().entry_type() {
-            EntryType::Directory => true,
-            EntryType::Regular => false,
-            _ => return Err(refuse("is neither a file nor a directory")),
-        };
+        let kind = entry.header().entry_type();
+        let is_dir = kind == EntryType::Directory;
+        if !is_dir && kind != EntryType::Regular {
+            return Err(refuse("is neither a file nor a directory"));
+        }
         let plain = path.strip_suffix('/').unwrap_or(&path);
         check_path(plain).map_err(refuse)?;
         if !seen.insert(plain.to_lowercase()) {

@@ -158,12 +158,9 @@ fn directories(dir: &Path, findings: &mut Vec<Finding>) -> Option<Entries> {
         }
         Err(error) => {
             let finding = Finding::fail(Check::Directory, chain(&error));
-            findings.push(match error {
-                SecretFileError::Missing { .. } => finding.with_fix(
-                    "Name the directory of a kit: one with `startup/` and `local/` in it.",
-                ),
-                _ => finding,
-            });
+            let is_missing = matches!(error, SecretFileError::Missing { .. });
+            let fix = "Name the directory of a kit: one with `startup/` and `local/` in it.";
+            findings.push(if is_missing { finding.with_fix(fix) } else { finding });
             None
         }
     }

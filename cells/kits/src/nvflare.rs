@@ -211,9 +211,10 @@ impl Taking<'_> {
     fn org(&mut self, keys: &Keys) {
         if let Some(org) = keys.get("org") {
             let span = self.span(org);
-            match &org.value {
-                Value::String(name) => self.set("org", name.as_str(), &span),
-                _ => self.refuse(span, "`org` is no text", "write a name"),
+            if let Value::String(name) = &org.value {
+                self.set("org", name.as_str(), &span);
+            } else {
+                self.refuse(span, "`org` is no text", "write a name");
             }
         }
     }
@@ -332,9 +333,10 @@ impl Taking<'_> {
         match keys.get("role") {
             Some(role) => {
                 let place = self.span(role);
-                match &role.value {
-                    Value::String(role) => self.set("role", role.as_str(), &place),
-                    _ => self.refuse(place, "`role` is no text", "write a role"),
+                if let Value::String(role) = &role.value {
+                    self.set("role", role.as_str(), &place);
+                } else {
+                    self.refuse(place, "`role` is no text", "write a role");
                 }
             }
             None => self.set("role", "member", span),
@@ -357,7 +359,7 @@ impl Taking<'_> {
         let (name, rest) = match &to.value {
             Value::String(name) => (Some(name.as_str()), false),
             Value::Object(map) => (map.get("name").and_then(Value::as_str), map.len() > 1),
-            _ => (None, false),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => (None, false),
         };
         let name = name.map(str::to_owned).or_else(|| self.server.clone());
         match name {
@@ -470,7 +472,9 @@ fn texts(value: Option<&Value>) -> Vec<String> {
         Some(Value::Array(all)) => {
             all.iter().filter_map(Value::as_str).map(str::to_owned).collect()
         }
-        _ => Vec::new(),
+        Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) | None => {
+            Vec::new()
+        }
     }
 }
 

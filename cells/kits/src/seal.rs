@@ -124,7 +124,10 @@ pub fn unseal(sealed: &[u8], with: &OpenWith, max: usize) -> Result<Zeroizing<Ve
         | age::DecryptError::DecryptionFailed
         | age::DecryptError::KeyDecryptionFailed
         | age::DecryptError::ExcessiveWork { .. } => SealError::WrongKey,
-        _ => SealError::Damaged,
+        age::DecryptError::InvalidHeader
+        | age::DecryptError::InvalidMac
+        | age::DecryptError::Io(_)
+        | age::DecryptError::UnknownFormat => SealError::Damaged,
     })?;
     // One allocation: a vector that grows leaves copies of the content behind.
     let mut content = Zeroizing::new(Vec::with_capacity(sealed.len().min(max + 1)));

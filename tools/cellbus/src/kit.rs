@@ -168,9 +168,8 @@ fn seal(dir: &Path, out: &Path, recipients: Vec<String>, from: &PassphraseFrom) 
     } else {
         SealWith::Recipients(recipients)
     };
-    archive::seal_kit(dir, out, &with, table::now_unix()).map_err(|error| match &error {
-        ArchiveError::Kit(refused) => refusal(dir, refused),
-        _ => failed(&error),
+    archive::seal_kit(dir, out, &with, table::now_unix()).map_err(|error| {
+        if let ArchiveError::Kit(refused) = &error { refusal(dir, refused) } else { failed(&error) }
     })?;
     let data = json!({ "kit": dir.display().to_string(), "sealed": out.display().to_string() });
     let human =

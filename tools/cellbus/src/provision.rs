@@ -130,11 +130,8 @@ pub fn load(file: &Path, deny_warnings: bool) -> Result<Project, Box<Failure>> {
 
 fn failed(error: &ProvisionError) -> Box<Failure> {
     let failure = Failure::new(CliCode::Kit, with_sources(error));
-    match error {
-        ProvisionError::Nobody(_) => failure.hint("add it to the project file first"),
-        ProvisionError::Seal(_) => failure.hint("nothing was written; try again"),
-        _ => failure.hint("nothing was written"),
-    }
+    let is_nobody = matches!(error, ProvisionError::Nobody(_));
+    failure.hint(if is_nobody { "add it to the project file first" } else { "nothing was written" })
 }
 
 fn render(report: &Report, out: &Path) -> String {
