@@ -13,14 +13,14 @@ use zeroize::Zeroizing;
 use crate::place::{NOW, Place, open, tree};
 
 fn passphrase(text: &str) -> Passphrase {
-    Passphrase::new(Zeroizing::new(text.to_owned())).unwrap()
+    Passphrase::new(Zeroizing::new(text.to_owned())).expect("long enough")
 }
 
 fn sealed() -> (Place, std::path::PathBuf) {
     let place = Place::provisioned();
     let to = place.dir().join("site-1.kit");
     let with = SealWith::Passphrase { passphrase: passphrase("two ways"), work_factor: 2 };
-    seal_kit(&place.kit("site-1"), &to, &with, NOW).unwrap();
+    seal_kit(&place.kit("site-1"), &to, &with, NOW).expect("it is a whole kit");
     (place, to)
 }
 

@@ -180,7 +180,8 @@ fn k_02_a_certificate_that_ends_soon_is_warned_about_and_one_that_has_ended_is_r
 
 #[test]
 fn k_02_everything_that_breaks_has_one_code() {
-    let cases: [(&str, &dyn Fn(&Path)); 6] = [
+    type Break = dyn Fn(&Path);
+    let cases: [(&str, &Break); 6] = [
         ("KIT_DIRECTORY", &|kit| fs::rename(kit.join("local"), kit.join("lokal")).unwrap()),
         ("KIT_MANIFEST", &|kit| fs::write(kit.join("startup/manifest.json"), "{}").unwrap()),
         ("KIT_SIGNATURE", &|kit| fs::write(kit.join("startup/manifest.sig"), "AAAA").unwrap()),
