@@ -150,7 +150,7 @@ impl ProgramError {
             Self::Ended(Exit::Code(code)) => *code,
             Self::Ended(Exit::Signal(signal)) => Exit::SIGNALLED + signal,
             Self::Idle(_) => Exit::IDLE,
-            Self::Stopped | Self::Ended(Exit::Unknown) => 1,
+            Self::Stopped | Self::Ended(Exit::Scheduler(_) | Exit::Unknown) => 1,
             Self::Parameters(_)
             | Self::Handle(_)
             | Self::Request(_)

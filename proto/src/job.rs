@@ -9,6 +9,7 @@
 mod part;
 mod programs;
 mod reconcile;
+mod slurm;
 mod spec;
 mod value;
 mod whole;
@@ -18,12 +19,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    part::{Action, Exit, Input, Part, PartTimes},
+    part::{Action, Exit, Input, Part, PartTimes, SchedulerEnd},
     programs::{
         ArgvPart, LauncherKind, ParameterKind, ProgramLimits, ProgramRun, ProgramSpec, Refusal,
         Resolved, ResolvedRun, is_word, resolve,
     },
     reconcile::{Reconciled, Reported, Wanted, reconcile},
+    slurm::{SlurmAllowance, SlurmRefusal, SlurmRequest, SlurmSpec},
     spec::{
         FILE_BYTES_MAX, FILES_BYTES_MAX, FILES_MAX, FileChunk, FileEntry, LogBatch, LogLine,
         Manifest, ManifestError, PartSpec, Table, TableAnswer, TableRow,

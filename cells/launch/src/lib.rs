@@ -10,7 +10,7 @@ pub mod shim;
 
 use std::{ffi::OsString, fmt, future::Future, path::PathBuf, pin::Pin, time::Duration};
 
-pub use cellbus_proto::job::{Exit, ProgramLimits};
+pub use cellbus_proto::job::{Exit, ProgramLimits, SchedulerEnd};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -125,6 +125,8 @@ pub enum Progress {
     Running,
     /// It has ended; of what it has started, something may still be there.
     Ended(Exit),
+    /// Whoever runs it cannot be asked at the moment. It is not known to have ended.
+    Unknown,
 }
 
 /// What a program has printed.

@@ -435,7 +435,7 @@ impl Parts {
                 progress = launcher.poll(&handle, LOOK) => {
                     let exit = match progress {
                         Ok(Progress::Ended(exit)) => Some(exit),
-                        Ok(Progress::Waiting | Progress::Running) => None,
+                        Ok(Progress::Waiting | Progress::Running | Progress::Unknown) => None,
                         Err(_unknown) => Some(Exit::Unknown),
                     };
                     if let Some(exit) = exit {

@@ -102,7 +102,7 @@ pub(super) async fn run(
             () = &mut stop => break Err(ProgramError::Stopped),
             progress = launcher.poll(&handle, LOOK) => match progress {
                 Ok(Progress::Ended(exit)) => break ended(exit),
-                Ok(Progress::Waiting | Progress::Running) => {}
+                Ok(Progress::Waiting | Progress::Running | Progress::Unknown) => {}
                 Err(error) => break Err(error.into()),
             },
             ended = &mut serving, if is_served => {
@@ -178,6 +178,8 @@ async fn idle(cell: &RunningCell, seconds: u32) -> Duration {
 fn ended(exit: Exit) -> Result<(), ProgramError> {
     match exit {
         Exit::Code(0) => Ok(()),
-        Exit::Code(_) | Exit::Signal(_) | Exit::Unknown => Err(ProgramError::Ended(exit)),
+        Exit::Code(_) | Exit::Signal(_) | Exit::Scheduler(_) | Exit::Unknown => {
+            Err(ProgramError::Ended(exit))
+        }
     }
 }

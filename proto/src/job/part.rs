@@ -30,8 +30,39 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// Ended by the scheduler that ran it.
+    Scheduler(SchedulerEnd),
     /// It is gone, and nobody was there to see how.
     Unknown,
+}
+
+/// Why a scheduler ended what it ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchedulerEnd {
+    /// Somebody cancelled it.
+    Cancelled,
+    /// Its time limit, or a deadline, was reached.
+    Time,
+    /// It used more memory than it was given.
+    Memory,
+    /// Its place was given to another job.
+    Preempted,
+    /// The machine failed, or did not start.
+    Machine,
+}
+
+impl SchedulerEnd {
+    fn end(self) -> End {
+        match self {
+            Self::Cancelled => End::new(Outcome::Aborted, "somebody cancelled it in the scheduler"),
+            Self::Time => End::new(Outcome::Failed, "the scheduler ended it: its time was over"),
+            Self::Memory => End::new(Outcome::Failed, "the scheduler ended it: too much memory"),
+            Self::Preempted => {
+                End::new(Outcome::Lost, "the scheduler gave its place to another job")
+            }
+            Self::Machine => End::new(Outcome::Lost, "the machine that it was on failed"),
+        }
+    }
 }
 
 /// Something that happens to a part.
@@ -206,6 +237,7 @@ fn end_of(exit: Exit) -> End {
         Exit::Code(0) => End::completed(),
         Exit::Code(code) => End::new(Outcome::Failed, meaning(code)),
         Exit::Signal(signal) => End::new(Outcome::Failed, format!("killed by signal {signal}")),
+        Exit::Scheduler(end) => end.end(),
         Exit::Unknown => End::new(Outcome::Lost, "it is gone, and nobody saw how it ended"),
     }
 }
@@ -264,6 +296,9 @@ mod tests {
             (Exit::Code(0), Outcome::Completed),
             (Exit::Code(3), Outcome::Failed),
             (Exit::Signal(9), Outcome::Failed),
+            (Exit::Scheduler(SchedulerEnd::Cancelled), Outcome::Aborted),
+            (Exit::Scheduler(SchedulerEnd::Time), Outcome::Failed),
+            (Exit::Scheduler(SchedulerEnd::Machine), Outcome::Lost),
             (Exit::Unknown, Outcome::Lost),
         ] {
             let mut part = running(at);

@@ -16,6 +16,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("cellbus-runtime", &["cellbus-proto", "cellbus-channels"]),
     ("cellbus-kits", &["cellbus-proto", "cellbus-runtime"]),
     ("cellbus-launch", &["cellbus-proto"]),
+    ("cellbus-slurm", &["cellbus-proto", "cellbus-runtime", "cellbus-launch"]),
     ("cellbus-cells", &["cellbus-proto", "cellbus-channels", "cellbus-runtime", "cellbus-launch"]),
     ("cellbus-bench", &["cellbus-proto", "cellbus-channels", "cellbus-runtime", "cellbus-cells"]),
     ("cellbus-otel", &["cellbus-channels", "cellbus-runtime", "cellbus-cells"]),
