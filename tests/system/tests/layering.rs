@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 /// The crates of the product, lowest first, and whom of them each may name. Absent means forbidden.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("cellbus-proto", &[]),
     ("cellbus-channels", &["cellbus-proto"]),
     ("cellbus-runtime", &["cellbus-proto", "cellbus-channels"]),
