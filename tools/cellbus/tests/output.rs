@@ -444,7 +444,7 @@ fn usage_errors_are_envelopes_and_exit_with_four() {
         "policy explain --from site-1 --to server task",
         "reload --at relay --socket x",
         "bench",
-        "bench transfer",
+        "bench everything",
         "bench request --measure rr_64",
         "bench request --measure ff_64",
         "bench publish --measure rr_64_c1",
