@@ -14,7 +14,12 @@ fn docs() -> PathBuf {
 fn examples() -> Vec<PathBuf> {
     let entries = fs::read_dir(docs().join("examples")).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    // A project is no topology: provisioning reads it.
+    let is_topology = |path: &PathBuf| {
+        path.extension().is_some_and(|extension| extension == "toml")
+            && path.file_stem().is_some_and(|stem| stem != "project")
+    };
+    paths.retain(is_topology);
     paths.sort();
     paths
 }

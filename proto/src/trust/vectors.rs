@@ -139,7 +139,7 @@ fn all() -> Vec<(String, Vec<u8>, Value)> {
 fn lists_have_the_bytes_of_the_vectors_and_these_verify() {
     let write = std::env::var_os("CELLBUS_WRITE_VECTORS").is_some();
     for (name, bytes, json) in all() {
-        let text = serde_json::to_string_pretty(&json).unwrap() + "\n";
+        let text = crate::testing::pretty(&json) + "\n";
         let (bin, described) =
             (dir().join(format!("{name}.bin")), dir().join(format!("{name}.json")));
         if write {

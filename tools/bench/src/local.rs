@@ -155,8 +155,8 @@ fn frame_lens(payload: usize) -> (usize, usize) {
     let request = ToCell::Request {
         id: 1_000,
         to: "server".into(),
-        channel: "task".into(),
-        topic: "fetch".into(),
+        channel: "bench".into(),
+        topic: "echo".into(),
         budget_ms: Some(30_000),
         body: Body::default(),
         options: None,

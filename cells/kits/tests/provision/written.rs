@@ -160,3 +160,12 @@ fn s3_17_a_person_who_is_added_changes_nothing_for_any_cell() {
     let kit = open(&place.out().join("kits-0002/carol")).unwrap();
     assert_eq!(kit.manifest.role.unwrap().as_str(), "lead");
 }
+
+#[test]
+fn the_example_of_the_documents_is_good() {
+    let example = include_str!("../../../../docs/examples/project.toml");
+    let place = Place::new();
+    let report = place.run(example, NOW).unwrap();
+    assert_eq!(report.participants.len(), 8);
+    assert!(open(&place.out().join("kits-0001/server")).is_ok());
+}

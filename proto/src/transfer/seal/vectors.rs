@@ -104,7 +104,7 @@ fn sealed_files_hold_what_is_sealed_with_what_stands_beside_them() {
     let mut expected = Vec::new();
     for (number, (name, bytes, json)) in all().into_iter().enumerate() {
         let stem = format!("{:02}-{name}", number + 1);
-        let json = serde_json::to_string_pretty(&json).unwrap() + "\n";
+        let json = crate::testing::pretty(&json) + "\n";
         expected.push((format!("{stem}.bin"), bytes));
         expected.push((format!("{stem}.json"), json.into_bytes()));
     }

@@ -47,8 +47,8 @@ pub(super) fn measure(bytes: u64) -> Result<Attached, LocalError> {
         let publish = ToCell::Publish {
             id: 1,
             to: "server".into(),
-            channel: "task".into(),
-            topic: "submit".into(),
+            channel: "bench".into(),
+            topic: "take".into(),
             body,
             options: None,
         };
