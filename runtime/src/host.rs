@@ -388,7 +388,7 @@ impl RunningCell {
     /// in force here when this returns. Of several, those before the one that is refused are taken over.
     ///
     /// # Errors
-    /// [`ListRefused`] for the first that is not taken over.
+    /// [`ChangeRefused`], for the first that is not taken over.
     pub async fn take_lists(&self, bundle: Bundle) -> Result<ListsTaken, ChangeRefused> {
         let group = self.group().ok_or(ChangeRefused::Ending)?;
         let taken = group.cell.send(TakeLists(bundle)).await.unwrap_or(Err(ChangeRefused::Ending));
