@@ -56,6 +56,21 @@ fn the_demo_proves_its_claims_and_leaves_nothing() {
 }
 
 #[test]
+fn in_a_container_whose_session_began_outside_it_does_the_same() {
+    let place = Place::new();
+    let probe = place.command_in_container(&["--version"]).output();
+    if !probe.is_ok_and(|probe| probe.status.success()) {
+        eprintln!("skipped: this machine lets nobody have process numbers of their own");
+        return;
+    }
+    let running = Running::start(place.command_in_container(&["demo", "-o", "json"]));
+    let (exit, processes) = exit_and_processes(running);
+    assert_eq!(exit.code, Some(0), "{exit:#?}");
+    assert_eq!(exit.envelope()["data"]["log_warn_or_error"], 0);
+    assert_nothing_left(&place, &processes);
+}
+
+#[test]
 fn rounds_are_told_as_they_come() {
     let place = Place::new();
     let exit = place.start(&["demo", "-o", "jsonl", "--rounds", "25"]).exit(4 * SOON);

@@ -32,7 +32,7 @@ use cellbus_runtime::{
     quic::QuicPortError,
     secret_file::{SecretFileError, create_private_dir},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     bootstrap::{Birth, JobBootstrap, Work},
@@ -124,7 +124,7 @@ struct Entry {
     id: JobId,
     state: JobState,
     end: Option<End>,
-    stop: mpsc::UnboundedSender<Why>,
+    stop: watch::Sender<Option<Why>>,
 }
 
 impl Parts {
@@ -192,7 +192,7 @@ impl Parts {
         let table = self.table();
         let entry = table.entries.get(&id.job).filter(|entry| entry.id == *id);
         // Fails only for one that has ended.
-        entry.is_some_and(|entry| entry.stop.send(why).is_ok())
+        entry.is_some_and(|entry| entry.stop.send(Some(why)).is_ok())
     }
 
     /// Has every part end, and waits until they have.
@@ -268,7 +268,7 @@ impl Parts {
         let id = JobId { job, attempt: spec.attempt };
         let resolved = self.resolve(program, &spec)?;
         let name = self.inner.own.name.child(&id.job)?;
-        let (stop, stops) = mpsc::unbounded_channel();
+        let (stop, stops) = watch::channel(None);
         {
             let mut table = self.table();
             if table.entries.get(&id.job).is_some_and(|entry| entry.end.is_none()) {
@@ -290,7 +290,9 @@ impl Parts {
                 let _nothing_to_do = part.handle(clock::now(), Input::Launched);
                 self.show(&id, &part);
                 self.notice(&name, JobChange::Started);
-                tokio::spawn(self.clone().watch(id, name, handle, pin, part, stops, events));
+                let watched =
+                    self.clone().watch(id.clone(), name, handle.clone(), pin, part, stops, events);
+                tokio::spawn(self.clone().stand_by(id, handle, tokio::spawn(watched)));
                 Ok(())
             }
             Err(error) => {
@@ -385,6 +387,21 @@ impl Parts {
         Ok(work_dir)
     }
 
+    /// Has a part end even if whoever watches it does not come to its end.
+    async fn stand_by(self, id: JobId, handle: Handle, watched: JoinHandle<()>) {
+        let Err(error) = watched.await else { return };
+        tracing::error!(%id, %error, "nobody watches a part of a job any more");
+        let lost = End::new(Outcome::Lost, "nobody watched it to its end");
+        if let Some(entry) = self.table().entries.get_mut(&id.job).filter(|entry| entry.id == id) {
+            entry.state = JobState::Ended;
+            entry.end.get_or_insert(lost);
+        }
+        self.change();
+        if let Err(error) = self.inner.launcher.signal(&handle, Signal::Kill).await {
+            tracing::warn!(%id, %error, "the process of a job cell may go on");
+        }
+    }
+
     /// Watches a part until it has ended; ends it when it is to be stopped.
     #[expect(clippy::too_many_arguments, reason = "one for each thing that a part is known by")]
     async fn watch(
@@ -394,7 +411,7 @@ impl Parts {
         handle: Handle,
         pin: [u8; 32],
         mut part: Part,
-        mut stops: mpsc::UnboundedReceiver<Why>,
+        mut stops: watch::Receiver<Option<Why>>,
         mut events: cellbus_channels::Events,
     ) {
         /// The longest look at a process without news.
@@ -416,10 +433,10 @@ impl Parts {
             };
             let action = tokio::select! {
                 biased;
-                why = stops.recv() => match why {
-                    Some(why) => part.handle(clock::now(), Input::Stop(why)),
-                    None => part.handle(clock::now(), Input::Stop(Why::NotNeeded)),
-                },
+                Ok(()) = stops.changed() => {
+                    let why = stops.borrow_and_update().clone();
+                    why.and_then(|why| part.handle(clock::now(), Input::Stop(why)))
+                }
                 () = due => part.poll(clock::now()),
                 // In front of its end: what came up and ended was there.
                 event = events.next(), if is_listening => {

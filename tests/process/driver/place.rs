@@ -87,6 +87,16 @@ impl Place {
         self.at_home(unshare, arguments)
     }
 
+    /// As [`command`](Self::command), as a container has it: with process numbers of its own, in a session that began
+    /// outside.
+    pub fn command_in_container<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child"]);
+        unshare.args(["--mount-proc", "sh", "-c", "\"$0\" \"$@\"; exit $?"]);
+        unshare.arg(env!("CARGO_BIN_EXE_cellbus"));
+        self.at_home(unshare, arguments)
+    }
+
     /// As [`command`](Self::command), in the namespaces of this process.
     pub fn command_beside<S: AsRef<OsStr>>(&self, pid: u32, arguments: &[S]) -> Command {
         let mut enter = Command::new("nsenter");

@@ -16,6 +16,9 @@ use std::{
     io::{Write, pipe},
     path::PathBuf,
     process::{Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use cellbus_bench::report::Report;
@@ -26,6 +29,7 @@ use cellbus_cells::control::{
 use cellbus_cells::job::{JobReport, LogRow};
 use cellbus_cells::learning::report::DemoReport;
 use cellbus_channels::CellKind;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -197,8 +201,21 @@ impl Place {
     }
 
     fn run(&self, line: &str) -> Output {
+        /// Far beyond what any command takes: one that hangs is a failure with a name.
+        const LONGEST: Duration = Duration::from_secs(120);
         let args: Vec<&str> = line.split_whitespace().collect();
-        self.command(&args).output().expect("the binary was built")
+        let mut command = self.command(&args);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = child.expect("the binary was built");
+        let pid = Pid::from_child(&child);
+        let (ended, end) = mpsc::channel();
+        thread::spawn(move || ended.send(child.wait_with_output()));
+        end.recv_timeout(LONGEST)
+            .unwrap_or_else(|_| {
+                let _ = kill_process(pid, Signal::KILL);
+                panic!("`cellbus {line}` has not ended");
+            })
+            .expect("it was started here")
     }
 
     /// Runs a command with `-o json` and checks everything that holds for all of them.

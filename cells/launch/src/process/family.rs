@@ -8,8 +8,7 @@ use std::{
 };
 
 use rustix::process::{
-    Pid, Signal, WaitOptions, child_subreaper, getpid, getsid, kill_process, kill_process_group,
-    waitpid,
+    Pid, Signal, WaitOptions, child_subreaper, getpid, kill_process, kill_process_group, waitpid,
 };
 
 /// Children of this process that a launcher has started and not reaped yet.
@@ -109,7 +108,11 @@ impl Family {
             let known = known();
             let all = processes();
             let own = getpid().as_raw_nonzero().get();
-            let session = getsid(None).map_or(0, |session| session.as_raw_nonzero().get());
+            // Not from `getsid`: a session that began outside this namespace of processes has the number 0, which
+            // is no number of a process.
+            let Some(session) = all.iter().find(|row| row.pid == own).map(|row| row.session) else {
+                return;
+            };
             let orphans = all.iter().filter(|row| {
                 row.parent == own && row.session != session && !known.contains(&row.pid)
             });
@@ -145,6 +148,11 @@ pub(super) fn started(pid: Pid) -> Option<u64> {
 }
 
 fn processes() -> Vec<Row> {
+    // A file system of another namespace gives other numbers to the processes: signals would reach strangers.
+    let own = fs::read_link("/proc/self").ok();
+    if own.and_then(|own| own.to_str()?.parse().ok()) != Some(getpid().as_raw_nonzero().get()) {
+        return Vec::new();
+    }
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(row).collect()

@@ -12,11 +12,12 @@ use cellbus_channels::{
     call::{Call, Outcome, Step},
     filter::Point,
 };
-use cellbus_proto::{batch, name::Fqcn};
+use cellbus_proto::{batch, name::Fqcn, status::Status};
 
 use super::{
     LaneKey,
     accept::{Incoming, OVERHEAD},
+    answer::Answer,
     run::{Begun, Ending, Purpose, Ticket},
 };
 use crate::{cell::Cell, clock, stats};
@@ -35,8 +36,20 @@ impl Cell {
             self.run_straight(&whole, &mut items, ctx);
         }
         for payload in items {
-            self.accept(one_of(&whole, payload), ctx);
+            // One of those before it may have been the last panic that its handler is forgiven.
+            if self.handlers.answers(&whole.request.target) {
+                self.accept(one_of(&whole, payload), ctx);
+            } else {
+                self.refuse_unhandled(&whole, payload.len());
+            }
         }
+    }
+
+    fn refuse_unhandled(&mut self, whole: &Incoming, payload_len: usize) {
+        let request = whole.request.clone();
+        let size = payload_len + OVERHEAD;
+        let ticket = Ticket::new(request, size, Purpose::Alone, None, whole.arrived);
+        self.refuse_ticket(ticket, Answer::failed(Status::NoHandler, Bytes::new()));
     }
 
     /// Whether the messages can be handed out right away: no filter looks at them, none waits before them,

@@ -159,3 +159,28 @@ fn one_that_panics_costs_no_other() {
         net.finish().await;
     });
 }
+
+#[test]
+fn g_40_a_handler_that_has_panicked_too_often_is_given_nothing_more_of_the_bundle() {
+    let log = LogGuard::start();
+    log.expect("a handler panicked");
+    log.expect("panicked too often");
+    log.expect_panic("on purpose");
+    both_watched(|net| async move {
+        let diary = Diary::default();
+        let noted = diary.clone();
+        serve(&net, "server", "notes/count", HandlerOptions::default(), move |delivery| {
+            let text = text(&delivery.payload);
+            noted.note(text.clone());
+            assert_eq!(text, "first", "on purpose");
+            async { Ok(Reply::default()) }
+        })
+        .await;
+        publish_all(&net, "notes/count").await;
+        net.advance(Duration::from_secs(2)).await;
+        assert_eq!(diary.read(), ["first", "0", "1", "2", "3", "4"]);
+        let refused = net.cell("server").running.own().counters.refused(Status::NoHandler);
+        assert_eq!(refused, SENT as u64 - 5);
+        net.finish().await;
+    });
+}
