@@ -18,6 +18,7 @@ use crate::clock;
 
 mod histogram;
 mod loop_delay;
+mod starved;
 
 use self::histogram::Gathered;
 

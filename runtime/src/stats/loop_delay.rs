@@ -14,7 +14,7 @@ use std::{
 use cellbus_proto::name::ChannelTopic;
 use serde::{Deserialize, Serialize};
 
-use super::{Histogram, HistogramReport, micros};
+use super::{Histogram, HistogramReport, micros, starved::Starved};
 use crate::clock;
 
 /// The event loop of one thread, looked at a hundred times a second.
@@ -103,6 +103,7 @@ impl LoopDelay {
 }
 
 async fn watch(delay: Weak<LoopDelay>) {
+    let mut starved = Starved::of_this_thread();
     loop {
         let due = clock::now() + LoopDelay::EVERY;
         tokio::time::sleep_until(due.into()).await;
@@ -110,11 +111,16 @@ async fn watch(delay: Weak<LoopDelay>) {
         let now = clock::now();
         let late = now.saturating_duration_since(due);
         of_thread.note(now, late);
-        let kept = KEPT.take();
+        let (kept, starved) = (KEPT.take(), starved.since_last());
         if late < LoopDelay::LOGGED {
             continue;
         }
         let delay_ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
+        if late.saturating_sub(starved) < LoopDelay::LOGGED {
+            let starved_ms = u64::try_from(starved.as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(delay_ms, starved_ms, "the machine has no processor for the event loop");
+            continue;
+        }
         match kept {
             Some((_, handler)) => {
                 tracing::warn!(delay_ms, %handler, "a handler kept the event loop from all others");
