@@ -1,7 +1,13 @@
-//! Publishes that differ in nothing but their payload, put into one message by the cell that sends them.
+//! Messages that differ in nothing but their number and payload, put into one by the cell that sends them.
 //!
-//! A bundle is a publish with [`Flags::BATCH`]: what is decided on it is decided once, and every cell on the
-//! way has one message to carry. Its destination hands out each publish on its own, in order.
+//! | bundle of | flags beside the messages' own | number of the i-th |
+//! |---|---|---|
+//! | publishes | [`Flags::BATCH`] | that of the first |
+//! | requests | [`Flags::BATCH`], [`Flags::MORE`] | that of the first, plus i |
+//! | replies | [`Flags::BATCH`] | answers the request that the first does, plus i |
+//!
+//! What is decided on a bundle is decided once, and every cell on the way has one message to carry. Its
+//! destination takes each message on its own, in order, and answers each request on its own.
 
 use std::{mem, sync::Arc};
 
@@ -16,35 +22,47 @@ use crate::{
 pub const ITEM_MAX: usize = 4 << 10;
 /// Bytes that the payloads in one bundle take together, lengths included.
 pub const BYTES_MAX: usize = 32 << 10;
+/// The same where somebody waits: as much as a burst of datagrams carries, so that what came in front is at
+/// work while the rest is still on its way.
+pub const AWAITED_BYTES_MAX: usize = 10 << 10;
 
 /// Bytes that an item takes beside its own.
 const LENGTH: usize = 4;
+/// What is no message of a bundle, and no bundle.
+const ALONE: [Flags; 3] = [Flags::SEALED, Flags::RETRY, Flags::PROBE];
 
-/// The messages, with publishes that follow one another and go together put into bundles. Their order stays.
+/// The messages, with those that follow one another and go together put into bundles. Their order stays.
 ///
-/// `bundled` gives what a bundle has in common with others: that of its messages, with [`Flags::BATCH`].
+/// A bundle's payload has at most `payload_max` bytes, and at most [`BYTES_MAX`], or
+/// [`AWAITED_BYTES_MAX`], and what says how many there are. `bundled` gives what a bundle has in common with others: that of its messages with these
+/// flags too.
 #[must_use]
 pub fn join(
     messages: Vec<Envelope>,
-    mut bundled: impl FnMut(&Arc<Common>) -> Arc<Common>,
+    payload_max: usize,
+    mut bundled: impl FnMut(&Arc<Common>, Flags) -> Arc<Common>,
 ) -> Vec<Envelope> {
+    let room = |kind: &Kind| {
+        let most = if *kind == Kind::Publish { BYTES_MAX } else { AWAITED_BYTES_MAX };
+        payload_max.saturating_sub(LENGTH).min(most)
+    };
     let mut joined = Vec::with_capacity(messages.len().min(64));
     let mut run: Vec<Bytes> = Vec::new();
     let mut len = 0;
     let mut messages = messages.into_iter();
     let Some(mut first) = messages.next() else { return joined };
     for next in messages {
-        let with_it = LENGTH + next.payload.len();
+        let before = if run.is_empty() { LENGTH + first.payload.len() } else { len };
+        let after = before + LENGTH + next.payload.len();
         let goes_with = run.len() + 1 < batch::ITEMS_MAX
-            && len + with_it <= BYTES_MAX
-            && goes_together(&first.header, &next)
+            && after <= room(&first.header.kind)
+            && goes_together(&first.header, run.len().max(1), &next)
             && may_join(&first);
         if goes_with {
             if run.is_empty() {
-                len = LENGTH + first.payload.len();
                 run.push(mem::take(&mut first.payload));
             }
-            len += with_it;
+            len = after;
             run.push(next.payload);
         } else {
             joined.push(close(first, &mut run, &mut bundled));
@@ -55,15 +73,20 @@ pub fn join(
     joined
 }
 
-/// Whether a message is several publishes.
+/// Whether a message is several.
 #[must_use]
 pub fn is_bundle(header: &Header) -> bool {
-    header.kind == Kind::Publish
-        && header.flags.contains(Flags::BATCH)
-        && !header.flags.contains(Flags::RECEIPT)
+    let flags = header.flags;
+    let says_so = match header.kind {
+        Kind::Publish => flags.contains(Flags::BATCH) && !flags.contains(Flags::RECEIPT),
+        Kind::Request => flags.contains(Flags::BATCH.with(Flags::MORE)),
+        Kind::Reply { .. } => flags.contains(Flags::BATCH) && !flags.contains(Flags::MORE),
+        Kind::Return { .. } => false,
+    };
+    says_so && is_free(flags)
 }
 
-/// How many publishes a message says that it is; 1 for what is no bundle. For counting: nothing is sized by it.
+/// How many messages one says that it is; 1 for what is no bundle. For counting: nothing is sized by it.
 #[must_use]
 pub fn count(header: &Header, payload: &[u8]) -> u64 {
     match payload.first_chunk::<4>() {
@@ -74,16 +97,54 @@ pub fn count(header: &Header, payload: &[u8]) -> u64 {
     }
 }
 
-/// The lengths of the payloads that a message has: one for each publish of a bundle, its own for all else.
+/// The lengths of the payloads that a message has: one for each message of a bundle, its own for all else.
 #[must_use]
 pub fn lengths(header: &Header, payload: &Bytes) -> Vec<usize> {
     let items = is_bundle(header).then(|| batch::decode(payload.clone()).ok()).flatten();
     items.map_or_else(|| vec![payload.len()], |items| items.iter().map(Bytes::len).collect())
 }
 
-fn goes_together(first: &Header, next: &Envelope) -> bool {
-    Arc::ptr_eq(&first.common, &next.header.common)
-        && next.header.kind == Kind::Publish
+/// The messages that one is; itself where it is no bundle, or says so and is none.
+#[must_use]
+pub fn split(whole: Envelope) -> Vec<Envelope> {
+    let items =
+        is_bundle(&whole.header).then(|| batch::decode(whole.payload.clone()).ok()).flatten();
+    let Some(items) = items else { return vec![whole] };
+    let flags = whole.header.flags.without(flags_of(&whole.header.kind));
+    let common = Arc::new(Common { flags, ..Common::clone(&whole.header.common) });
+    let one = |(place, payload)| {
+        let mut header = Header { common: Arc::clone(&common), ..whole.header.clone() };
+        number(&mut header, place);
+        Envelope { header, payload }
+    };
+    items.into_iter().enumerate().map(one).collect()
+}
+
+/// Gives the header of a bundle the number of its message at `place`.
+pub fn number(header: &mut Header, place: usize) {
+    let place = place as u64;
+    match &mut header.kind {
+        Kind::Publish | Kind::Return { .. } => {}
+        Kind::Request => header.sequence = header.sequence.saturating_add(place),
+        Kind::Reply { to } => *to = to.saturating_add(place),
+    }
+}
+
+/// Whether `next` continues what `first` begins, of which there are `count` messages already.
+fn goes_together(first: &Header, count: usize, next: &Envelope) -> bool {
+    let count = count as u64;
+    let continues = match (&first.kind, &next.header.kind) {
+        (Kind::Publish, Kind::Publish) => true,
+        (Kind::Request, Kind::Request) => {
+            first.sequence.checked_add(count) == Some(next.header.sequence)
+        }
+        (Kind::Reply { to: first }, Kind::Reply { to: next }) => {
+            first.checked_add(count) == Some(*next)
+        }
+        _ => false,
+    };
+    continues
+        && Arc::ptr_eq(&first.common, &next.header.common)
         && next.header.budget_ms == first.budget_ms
         && next.header.extras.is_none()
         && next.payload.len() <= ITEM_MAX
@@ -91,23 +152,35 @@ fn goes_together(first: &Header, next: &Envelope) -> bool {
 
 /// Whether others can be put to a message. What was put to it already has passed this.
 fn may_join(first: &Envelope) -> bool {
-    const ALONE: [Flags; 6] =
-        [Flags::SEALED, Flags::RECEIPT, Flags::RETRY, Flags::MORE, Flags::BATCH, Flags::PROBE];
+    const OTHERS: [Flags; 3] = [Flags::RECEIPT, Flags::MORE, Flags::BATCH];
     let header = &first.header;
-    header.kind == Kind::Publish
+    !matches!(header.kind, Kind::Return { .. })
         && header.extras.is_none()
         && first.payload.len() <= ITEM_MAX
         && header.target.system().is_none()
-        && !ALONE.iter().any(|flag| header.flags.contains(*flag))
+        && is_free(header.flags)
+        && !OTHERS.iter().any(|flag| header.flags.contains(*flag))
+}
+
+fn is_free(flags: Flags) -> bool {
+    !ALONE.iter().any(|flag| flags.contains(*flag))
+}
+
+/// The flags that make a bundle of such messages.
+fn flags_of(kind: &Kind) -> Flags {
+    match kind {
+        Kind::Request => Flags::BATCH.with(Flags::MORE),
+        Kind::Publish | Kind::Reply { .. } | Kind::Return { .. } => Flags::BATCH,
+    }
 }
 
 fn close(
     mut first: Envelope,
     run: &mut Vec<Bytes>,
-    bundled: &mut impl FnMut(&Arc<Common>) -> Arc<Common>,
+    bundled: &mut impl FnMut(&Arc<Common>, Flags) -> Arc<Common>,
 ) -> Envelope {
     if !run.is_empty() {
-        first.header.common = bundled(&first.header.common);
+        first.header.common = bundled(&first.header.common, flags_of(&first.header.kind));
         first.payload = batch::encode_sized(run);
         run.clear();
     }
@@ -119,7 +192,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::envelope::{Address, Incarnation, Lane};
+    use crate::{
+        envelope::{Address, Incarnation, Lane},
+        status::Status,
+    };
 
     fn common(name: &str, flags: Flags) -> Arc<Common> {
         let incarnation = Incarnation { counter: 1, nonce: 2 };
@@ -145,8 +221,24 @@ mod tests {
         Envelope { header, payload: Bytes::copy_from_slice(payload) }
     }
 
-    fn bundled(common: &Arc<Common>) -> Arc<Common> {
-        Arc::new(Common { flags: common.flags.with(Flags::BATCH), ..Common::clone(common) })
+    fn bundled(common: &Arc<Common>, flags: Flags) -> Arc<Common> {
+        Arc::new(Common { flags: common.flags.with(flags), ..Common::clone(common) })
+    }
+
+    fn request(common: &Arc<Common>, sequence: u64, payload: &[u8]) -> Envelope {
+        let mut one = publish(common, sequence, payload);
+        one.header.kind = Kind::Request;
+        one
+    }
+
+    fn reply(common: &Arc<Common>, to: u64, payload: &[u8]) -> Envelope {
+        let mut one = publish(common, 900 - to, payload);
+        one.header.kind = Kind::Reply { to };
+        one
+    }
+
+    fn joined(messages: Vec<Envelope>) -> Vec<Envelope> {
+        join(messages, usize::MAX, bundled)
     }
 
     fn items(message: &Envelope) -> Vec<Bytes> {
@@ -167,7 +259,7 @@ mod tests {
             publish(&b, 4, b"four"),
             publish(&a, 5, b"five"),
         ];
-        let joined = join(messages, bundled);
+        let joined = super::join(messages, usize::MAX, bundled);
         let found: Vec<_> = joined.iter().map(|one| (one.header.sequence, items(one))).collect();
         assert_eq!(found.len(), 3);
         assert_eq!(found[0], (1, vec!["one".into(), Bytes::new(), "three".into()]));
@@ -186,16 +278,85 @@ mod tests {
             let mut messages = vec![publish(&common, 1, b"x"), publish(&common, 2, b"y")];
             messages.iter_mut().for_each(change);
             let before = messages.clone();
-            assert_eq!(join(messages, bundled), before);
+            assert_eq!(joined(messages), before);
         };
-        alone(|one| one.header.kind = Kind::Request);
+        alone(|one| {
+            one.header.kind = Kind::Return {
+                to: one.header.sequence,
+                status: Status::Deadline,
+                by: "a".parse().unwrap(),
+            };
+        });
+        alone(|one| {
+            (one.header.kind, one.header.sequence) = (Kind::Request, 2 * one.header.sequence);
+        });
+        alone(|one| one.header.kind = Kind::Reply { to: 2 * one.header.sequence });
         alone(|one| one.header.extras = Some(Box::default()));
         alone(|one| one.header.budget_ms = one.header.sequence as u32);
         alone(|one| one.payload = vec![0; ITEM_MAX + 1].into());
         for flag in [Flags::SEALED, Flags::RECEIPT, Flags::RETRY, Flags::BATCH, Flags::PROBE] {
             let common = common("a", flag);
             let messages = vec![publish(&common, 1, b"x"), publish(&common, 2, b"y")];
-            assert_eq!(join(messages.clone(), bundled), messages);
+            assert_eq!(joined(messages.clone()), messages);
+        }
+    }
+
+    #[test]
+    fn requests_and_replies_in_a_row_go_together_and_come_apart_as_they_were() {
+        let a = common("a", Flags::default());
+        let sent = vec![
+            request(&a, 5, b"one"),
+            request(&a, 6, b""),
+            request(&a, 7, b"three"),
+            request(&a, 9, b"not the next"),
+            publish(&a, 10, b"no request"),
+            reply(&a, 40, b"x"),
+            reply(&a, 41, b"y"),
+        ];
+        let together = joined(sent.clone());
+        let found: Vec<(&str, u64)> = together
+            .iter()
+            .map(|one| (one.header.kind.as_str(), count(&one.header, &one.payload)))
+            .collect();
+        assert_eq!(found, [("request", 3), ("request", 1), ("publish", 1), ("reply", 2)]);
+        assert_eq!(together[0].header.flags, Flags::BATCH.with(Flags::MORE));
+        assert_eq!(together[3].header.flags, Flags::BATCH);
+        let apart: Vec<Envelope> = together.into_iter().flat_map(split).collect();
+        let told = |all: &[Envelope]| -> Vec<(Kind, Flags, Bytes)> {
+            all.iter()
+                .map(|one| (one.header.kind.clone(), one.header.flags, one.payload.clone()))
+                .collect()
+        };
+        assert_eq!(told(&apart), told(&sent));
+        let requests = |all: &[Envelope]| -> Vec<u64> {
+            let of = |one: &&Envelope| one.header.kind == Kind::Request;
+            all.iter().filter(of).map(|one| one.header.sequence).collect()
+        };
+        assert_eq!(requests(&apart), requests(&sent));
+    }
+
+    #[test]
+    fn a_bundle_is_no_longer_than_a_message_may_be() {
+        let a = common("a", Flags::default());
+        let sent: Vec<_> = (0..20).map(|at| request(&a, at, &[0; 100])).collect();
+        for most in [0, 3, 100, 211, 212, 213, 1024, usize::MAX] {
+            let joined = join(sent.clone(), most, bundled);
+            let longest = joined.iter().map(|one| one.payload.len()).max().unwrap();
+            assert!(longest <= most.max(100), "{longest} of {most}");
+            assert_eq!(joined.len() < 20, most >= 212, "{most}");
+        }
+    }
+
+    #[test]
+    fn what_only_says_to_be_a_bundle_comes_apart_into_itself() {
+        let flags = Flags::BATCH.with(Flags::MORE);
+        for payload in [&b""[..], b"\0\0\0", b"\0\0\0\x02\0\0\0\0", b"\xff\xff\xff\xff"] {
+            let whole = request(&common("a", flags), u64::MAX, payload);
+            assert!(is_bundle(&whole.header) && count(&whole.header, payload) <= 1024);
+            assert_eq!(split(whole.clone()), vec![whole]);
+        }
+        for flag in ALONE {
+            assert!(!is_bundle(&request(&common("a", flags.with(flag)), 1, b"").header));
         }
     }
 
@@ -216,7 +377,7 @@ mod tests {
                 .iter()
                 .map(|one| (Arc::clone(&one.header.destination), one.payload.clone()))
                 .collect();
-            let joined = join(messages, bundled);
+            let joined = super::join(messages, usize::MAX, bundled);
             for one in &joined {
                 prop_assert!(!is_bundle(&one.header) || one.payload.len() <= 4 + BYTES_MAX);
             }

@@ -214,7 +214,8 @@ impl Flags {
     /// May come more than once with the same id: the destination executes it once and answers every
     /// copy alike.
     pub const RETRY: Self = Self(16);
-    /// A reply that more replies to the same request follow.
+    /// A reply that more replies to the same request follow. On a request with [`Flags::BATCH`]: each
+    /// item is a request of its own, with an answer of its own.
     pub const MORE: Self = Self(32);
     /// The payload is a batch of small messages, each handled on its own.
     pub const BATCH: Self = Self(64);
@@ -239,9 +240,15 @@ impl Flags {
         self.0 & other.0 == other.0
     }
 
+    /// These flags but for all of `other`.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Both sets of flags.
     #[must_use]
-    pub fn with(self, other: Self) -> Self {
+    pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 }

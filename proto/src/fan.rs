@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::{
     admission::Admitted,
     bundle,
-    envelope::{Envelope, Extras, FanTarget},
+    envelope::{Envelope, Extras, FanTarget, Kind},
 };
 
 /// The messages for single cells that `envelope` stands for; itself where it is for one.
@@ -63,13 +63,18 @@ impl Admitted {
         self.header().fan().len().max(1) * usize::try_from(bundled).unwrap_or(1)
     }
 
-    /// The messages for single cells that this one stands for.
+    /// The messages for single cells that this one stands for, every request and every reply on its own.
     #[must_use]
     pub fn split(self) -> Vec<Self> {
-        if self.header().fan().is_empty() {
-            return vec![self];
+        let is_numbered = self.header().kind != Kind::Publish && bundle::is_bundle(self.header());
+        match (self.header().fan().is_empty(), is_numbered) {
+            (true, false) => vec![self],
+            (true, true) => self.apart(bundle::split),
+            (false, false) => self.apart(split),
+            (false, true) => {
+                self.apart(|whole| split(whole).into_iter().flat_map(bundle::split).collect())
+            }
         }
-        self.apart(split)
     }
 }
 
@@ -105,7 +110,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        envelope::{Address, Common, Flags, Header, Incarnation, Kind, Lane},
+        envelope::{Address, Common, Flags, Header, Incarnation, Lane},
         name::Fqcn,
     };
 

@@ -10,7 +10,8 @@ use std::{
 
 use crate::{
     admission::Admitted,
-    envelope::{Flags, Header, Kind},
+    bundle,
+    envelope::{Envelope, Flags, Header, Kind},
     folded::Folded,
     route::{Hop, LinkId},
 };
@@ -81,7 +82,13 @@ impl InFlight {
             self.passed(now, Record { key, passed }, via);
         }
         if header.fan().is_empty() {
-            self.passed(now, record, via);
+            let Record { key, passed } = record;
+            for number in 0..bundle::count(header, &admitted.envelope().payload) {
+                let mut passed = passed.clone();
+                let sequence = key.sequence.saturating_add(number);
+                passed.request.sequence = sequence;
+                self.passed(now, Record { key: Key { sequence, ..key }, passed }, via);
+            }
         }
     }
 
@@ -97,14 +104,19 @@ impl InFlight {
         }
     }
 
-    /// An answer has come by `from`: its request is no longer in flight.
-    pub fn answered(&mut self, header: &Header, from: LinkId) {
+    /// An answer has come by `from`, or several that follow one another: their requests are no longer in
+    /// flight.
+    pub fn answered(&mut self, answer: &Envelope, from: LinkId) {
+        let Envelope { header, payload } = answer;
         let (Kind::Reply { to } | Kind::Return { to, .. }) = header.kind else { return };
         if header.flags.contains(Flags::MORE) {
             return;
         }
         if let Some(incarnation) = header.destination.incarnation {
-            self.forget(from, Key { nonce: incarnation.nonce, sequence: to });
+            for number in 0..bundle::count(header, payload) {
+                let sequence = to.saturating_add(number);
+                self.forget(from, Key { nonce: incarnation.nonce, sequence });
+            }
         }
     }
 
@@ -187,6 +199,22 @@ mod tests {
         }
     }
 
+    fn reply(to: u64, flags: Flags, payload: &'static [u8]) -> Envelope {
+        let mut header = header(Kind::Reply { to }, 9);
+        header.flags = flags;
+        Envelope { header, payload: payload.into() }
+    }
+
+    #[test]
+    fn replies_that_come_together_answer_each_of_their_requests() {
+        let mut ledger = InFlight::new(8);
+        (1..=4).for_each(|sequence| pass(&mut ledger, sequence));
+        ledger.answered(&reply(2, Flags::BATCH, b"\0\0\0\x02\0\0\0\0\0\0\0\0"), VIA);
+        let left: Vec<u64> =
+            ledger.lost(at(1), VIA).iter().map(|(header, _)| header.sequence).collect();
+        assert_eq!(left, [1, 4]);
+    }
+
     fn pass(ledger: &mut InFlight, sequence: u64) {
         let record = InFlight::record(at(0), &header(Kind::Request, sequence), FROM).unwrap();
         ledger.passed(at(0), record, VIA);
@@ -196,8 +224,8 @@ mod tests {
     fn a_lost_link_gives_back_what_is_not_answered_and_not_over() {
         let mut ledger = InFlight::new(8);
         (1..=3).for_each(|sequence| pass(&mut ledger, sequence));
-        ledger.answered(&header(Kind::Reply { to: 2 }, 9), VIA);
-        ledger.answered(&header(Kind::Reply { to: 3 }, 9), LinkId(8));
+        ledger.answered(&reply(2, Flags::default(), b""), VIA);
+        ledger.answered(&reply(3, Flags::default(), b""), LinkId(8));
         assert_eq!(ledger.len(), 2, "an answer by another link answers nothing");
         let lost = ledger.lost(at(1), VIA);
         let sequences: Vec<u64> = lost.iter().map(|(header, _)| header.sequence).collect();

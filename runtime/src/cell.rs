@@ -288,6 +288,7 @@ impl Cell {
     pub fn new(parts: CellParts) -> Self {
         let CellParts { own, filter, root, roster, handlers, settings, state, end } = parts;
         let (payload_max, budget) = (settings.payload_max, settings.budget);
+        own.set_payload_max(payload_max);
         let share = (settings.share, settings.spool_dir.clone());
         own.conduits.set_bounds(Bounds { filter: filter.clone(), payload_max, budget, share });
         Self {
@@ -370,6 +371,7 @@ impl Cell {
     /// Lets go what has been gathered, before anything else reaches the filter.
     fn let_go(&self) {
         let batch = self.gathered.borrow_mut().as_mut().map(std::mem::take).unwrap_or_default();
+        let batch = self.own.bundle(batch);
         let inbound = Inbound { from: Hop::Local, batch, permit: None };
         if !inbound.batch.is_empty() && post(&self.filter, inbound).is_err() {
             tracing::debug!(cell = %self.own.name, "the filter has ended");
@@ -466,7 +468,8 @@ impl Handler<Deliver> for Cell {
     type Result = ();
 
     fn handle(&mut self, Deliver { batch, permit }: Deliver, ctx: &mut Self::Context) {
-        let weight = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        let count: usize = batch.iter().map(Admitted::count).sum();
+        let weight = u32::try_from(count).unwrap_or(u32::MAX);
         self.gathering(|cell| {
             for admitted in batch {
                 cell.take(admitted, ctx);

@@ -297,7 +297,7 @@ impl AuthFilter {
         if let Hop::Link(link) = arrived
             && next != Ok(Hop::Local)
         {
-            self.in_flight.answered(admitted.header(), link);
+            self.in_flight.answered(admitted.envelope(), link);
         }
         // What handlers that still run ask of others is a part of what was accepted before.
         let is_new =
@@ -338,7 +338,10 @@ impl AuthFilter {
         }
         match consequence {
             Consequence::Answer => {
-                self.give_back_with(&envelope.header, from, status, why.into(), out);
+                let detail = bytes::Bytes::from(why);
+                for one in bundle::split(*envelope) {
+                    self.give_back_with(&one.header, from, status, detail.clone(), out);
+                }
             }
             Consequence::Silence => {}
             Consequence::Close => {
@@ -486,7 +489,7 @@ impl Handler<TakeIngress> for AuthFilter {
         told.0 = None;
         let batch = self.own.ingress.take();
         let weight = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        let batch = bundle::join(batch, |common| self.own.bundled(common));
+        let batch = self.own.bundle(batch);
         let mut out = self.departures();
         for envelope in batch {
             let _ = self.take_whole(Hop::Local, envelope, &mut out);

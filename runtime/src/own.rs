@@ -2,12 +2,13 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use cellbus_channels::{filter::Filters, transfer::Shelf};
 use cellbus_proto::{
-    envelope::{Address, Common, Flags, Header, Incarnation, Kind, Lane},
+    bundle,
+    envelope::{Address, Common, Envelope, Flags, Header, Incarnation, Kind, Lane},
     identity::{CellKind, Identity},
     name::{ChannelTopic, Fqcn},
     token::Token,
@@ -80,6 +81,8 @@ pub struct Own {
     sequence: AtomicU64,
     epoch: AtomicU64,
     generation: AtomicU64,
+    /// Bytes in the largest payload of a message; none while nobody has said.
+    payload_max: AtomicUsize,
     token: Mutex<Option<Token>>,
     shown: RwLock<Shown>,
     /// The certificate that the cell is about to go on with.
@@ -132,6 +135,7 @@ impl Own {
             ingress: Ingress::default(),
             asks: Inbox::default(),
             generation: AtomicU64::new(0),
+            payload_max: AtomicUsize::new(0),
             commons: Commons::default(),
             sequence: AtomicU64::new(1),
             epoch: AtomicU64::new(u64::from(parent.is_none())),
@@ -256,13 +260,19 @@ impl Own {
         })
     }
 
-    /// What bundles of publishes with `common` have in common.
+    /// The messages of this cell, with those that go together put into bundles.
     #[must_use]
-    pub fn bundled(&self, common: &Arc<Common>) -> Arc<Common> {
-        self.commons.of_bundle(common, || Common {
-            flags: common.flags.with(Flags::BATCH),
-            ..Common::clone(common)
-        })
+    pub fn bundle(&self, messages: Vec<Envelope>) -> Vec<Envelope> {
+        if messages.len() < 2 {
+            return messages;
+        }
+        let payload_max = self.payload_max.load(Ordering::Relaxed);
+        bundle::join(messages, payload_max, |common, flags| self.commons.of_bundle(common, flags))
+    }
+
+    /// Says how large the payload of a message may be.
+    pub(crate) fn set_payload_max(&self, bytes: usize) {
+        self.payload_max.store(bytes, Ordering::Relaxed);
     }
 
     /// The session token in force.

@@ -21,6 +21,8 @@ use crate::{
     token::Token,
 };
 
+/// Bytes made room for before they have come, whatever a peer says that its frame has.
+const RESERVED_MAX: usize = 16 << 10;
 /// Bytes in front of every frame: type, header length, payload length.
 pub const PREFIX_LEN: usize = 7;
 
@@ -119,6 +121,8 @@ impl Decoder {
             return Ok(None);
         }
         let prefix = self.prefix(&self.partial)?;
+        let missing = prefix.total().saturating_sub(self.partial.len());
+        self.partial.reserve(missing.min(RESERVED_MAX));
         if !self.top_up(chunk, prefix.total()) {
             return Ok(None);
         }

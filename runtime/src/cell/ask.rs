@@ -12,6 +12,7 @@ use bytes::Bytes;
 use cellbus_channels::{Outgoing, Reply, RequestError};
 use cellbus_proto::{
     admission::Admitted,
+    bundle,
     envelope::{Address, Common, Envelope, Extras, Header, Incarnation, Kind, Lane},
     exchange::{Completed, Stray},
     folded::Folded,
@@ -302,6 +303,9 @@ impl Cell {
         else {
             return;
         };
+        if bundle::is_bundle(admitted.header()) {
+            return self.take_answers(admitted, ctx);
+        }
         match self.exchange.complete(admitted.header(), admitted.arrived()) {
             Ok(Completed::Last(waiter)) if waiter.is_plain() => waiter.finish(admitted),
             Ok(Completed::Last(waiter)) => self.take_last(sequence, waiter, admitted, ctx),
@@ -313,6 +317,18 @@ impl Cell {
             Err(Stray::Unsolicited) => {
                 self.own.counters.refuse(Status::ReplyUnsolicited);
                 tracing::debug!(cell = %self.own.name, "an answer that nobody waits for");
+            }
+        }
+    }
+
+    /// Gives each of the answers that came together to whoever waits for it.
+    fn take_answers(&mut self, admitted: Admitted, ctx: &mut Context<Self>) {
+        for one in admitted.split() {
+            if bundle::is_bundle(one.header()) {
+                self.own.counters.refuse(Status::BadFrame);
+                tracing::debug!(cell = %self.own.name, "answers that are none");
+            } else {
+                self.take_answer(one, ctx);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use cellbus_proto::{
     admission::{Admitted, Permit},
+    bundle,
     dead_letters::ChannelClass,
     envelope::Envelope,
     name::Fqcn,
@@ -23,7 +24,9 @@ impl AuthFilter {
         if self.own.taps.any() {
             let from = self.neighbour_name(admitted.arrived());
             let reason = || self.gate.reason(admitted.permit());
-            self.own.taps.show(&self.own.wall, envelope, from, Ok(reason));
+            for one in bundle::split(envelope.clone()) {
+                self.own.taps.show(&self.own.wall, &one, from, Ok(reason));
+            }
         }
     }
 
@@ -37,7 +40,9 @@ impl AuthFilter {
     pub(super) fn observe_refused(&self, status: Status, envelope: &Envelope, from: Hop) {
         if self.own.taps.any() {
             let from = self.neighbour_name(from);
-            self.own.taps.show(&self.own.wall, envelope, from, Err::<fn() -> String, _>(status));
+            for one in bundle::split(envelope.clone()) {
+                self.own.taps.show(&self.own.wall, &one, from, Err::<fn() -> String, _>(status));
+            }
         }
     }
 

@@ -25,8 +25,9 @@ struct Known {
     sent: Map<(usize, usize, Lane, Flags), Arc<Common>>,
     /// Answers, by where what the requests have in common lives; with that, so that it stays there.
     answers: Map<usize, (Arc<Common>, Arc<Common>)>,
-    /// Bundles, by where what their publishes have in common lives; with that, so that it stays there.
-    bundles: Map<usize, (Arc<Common>, Arc<Common>)>,
+    /// Bundles, by where what their messages have in common lives and by what flags they have beside; with
+    /// that, so that it stays there.
+    bundles: Map<(usize, Flags), (Arc<Common>, Arc<Common>)>,
 }
 
 impl Commons {
@@ -80,20 +81,17 @@ impl Commons {
         answer
     }
 
-    /// What bundles of such publishes have in common; `new` where it is not known.
-    pub(super) fn of_bundle(
-        &self,
-        publish: &Arc<Common>,
-        new: impl FnOnce() -> Common,
-    ) -> Arc<Common> {
+    /// What bundles of such messages have in common, with these flags too.
+    pub(super) fn of_bundle(&self, message: &Arc<Common>, flags: Flags) -> Arc<Common> {
         let bundles = &mut self.lock().bundles;
-        let key = Arc::as_ptr(publish).addr();
+        let key = (Arc::as_ptr(message).addr(), flags);
         if let Some((_, bundle)) = bundles.get(&key) {
             return Arc::clone(bundle);
         }
-        let bundle = Arc::new(new());
+        let flags = message.flags.with(flags);
+        let bundle = Arc::new(Common { flags, ..Common::clone(message) });
         forget_when_full(bundles);
-        bundles.insert(key, (Arc::clone(publish), Arc::clone(&bundle)));
+        bundles.insert(key, (Arc::clone(message), Arc::clone(&bundle)));
         bundle
     }
 

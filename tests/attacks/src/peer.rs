@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytes::BytesMut;
 use cellbus_proto::{
+    bundle,
     codec::{Decoder, Encoder, Frame, FrameLimits},
     envelope::{Incarnation, Lane},
     name::Fqcn,
@@ -331,7 +332,13 @@ pub(crate) async fn read_frames(
     let limits = FrameLimits { payload_max: 16 << 20, ..FrameLimits::default() };
     let mut decoder = Decoder::new(limits);
     while let Ok(Some(chunk)) = stream.read_chunk(64 << 10, true).await {
-        let fed = decoder.feed(chunk.bytes, |frame| sender.send(frame).is_ok());
+        let fed = decoder.feed(chunk.bytes, |frame| match frame {
+            // Answers may come together.
+            Frame::Message(whole) => {
+                bundle::split(whole).into_iter().all(|one| sender.send(Frame::Message(one)).is_ok())
+            }
+            frame => sender.send(frame).is_ok(),
+        });
         fed.expect("honest cells send frames");
     }
 }

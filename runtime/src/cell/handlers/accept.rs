@@ -235,12 +235,16 @@ impl Cell {
     pub(in crate::cell) fn refuse_delivered(&self, admitted: Admitted, status: Status) {
         let arrived = admitted.arrived();
         let Envelope { header, payload } = admitted.into_envelope();
-        if !header.wants_answer() {
-            // Answering below counts one of them.
-            let others = bundle::count(&header, &payload) - 1;
-            self.own.counters.refuse_many(status, others);
-            self.own.dead_letters.bury_all(&header, &payload, status, arrived);
+        if header.wants_answer() {
+            for one in bundle::split(Envelope { header, payload }) {
+                self.answer_failed(&one.header, status, Bytes::new());
+            }
+            return;
         }
+        // Answering below counts one of them.
+        let others = bundle::count(&header, &payload) - 1;
+        self.own.counters.refuse_many(status, others);
+        self.own.dead_letters.bury_all(&header, &payload, status, arrived);
         self.answer_failed(&header, status, Bytes::new());
     }
 }

@@ -177,7 +177,7 @@ impl Cell {
     }
 
     /// What a handler's outcome is on the wire.
-    fn answer_of(&self, request: &Header, outcome: Outcome) -> Answer {
+    pub(super) fn answer_of(&self, request: &Header, outcome: Outcome) -> Answer {
         match outcome {
             // Discarded, and so not looked at.
             Outcome::Replied(_) if !request.wants_answer() => Answer::nothing(),

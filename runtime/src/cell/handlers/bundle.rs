@@ -1,9 +1,11 @@
-//! Publishes that came in one message: handed out one by one, and as long as each ends at once, with nothing
-//! kept of any.
+//! Publishes, or requests, that came in one message: handed out one by one, and as long as each ends at once,
+//! with nothing kept of any.
 
 use std::{
+    iter::Enumerate,
     sync::Arc,
     task::{Context as Poller, Poll, Waker},
+    vec::IntoIter,
 };
 
 use actix::Context;
@@ -12,7 +14,7 @@ use cellbus_channels::{
     call::{Call, Outcome, Step},
     filter::Point,
 };
-use cellbus_proto::{batch, name::Fqcn, status::Status};
+use cellbus_proto::{batch, bundle, envelope::Header, name::Fqcn, status::Status};
 
 use super::{
     LaneKey,
@@ -26,27 +28,29 @@ use crate::{cell::Cell, clock, stats};
 const LOOK: usize = 16;
 
 impl Cell {
-    /// Takes on every publish of a bundle, in order. Nobody waits for them.
+    /// Takes on every message of a bundle, in order. Each request is answered on its own.
     pub(super) fn accept_bundle(&mut self, whole: Incoming, ctx: &mut Context<Self>) {
-        let mut items = match batch::decode(whole.payload.clone()) {
-            Ok(items) => items.into_iter(),
+        let items = match batch::decode(whole.payload.clone()) {
+            Ok(items) => items,
             Err(error) => return self.refuse_batch(whole, error),
         };
-        if self.is_straight(&whole, items.as_slice()) {
+        let is_straight = self.is_straight(&whole, &items);
+        let mut items = items.into_iter().enumerate();
+        if is_straight {
             self.run_straight(&whole, &mut items, ctx);
         }
-        for payload in items {
+        for (place, payload) in items {
             // One of those before it may have been the last panic that its handler is forgiven.
             if self.handlers.answers(&whole.request.target) {
-                self.accept(one_of(&whole, payload), ctx);
+                self.accept(one_of(&whole, place, payload), ctx);
             } else {
-                self.refuse_unhandled(&whole, payload.len());
+                self.refuse_unhandled(&whole, place, payload.len());
             }
         }
     }
 
-    fn refuse_unhandled(&mut self, whole: &Incoming, payload_len: usize) {
-        let request = whole.request.clone();
+    fn refuse_unhandled(&mut self, whole: &Incoming, place: usize, payload_len: usize) {
+        let request = whole.numbered(place);
         let size = payload_len + OVERHEAD;
         let ticket = Ticket::new(request, size, Purpose::Alone, None, whole.arrived);
         self.refuse_ticket(ticket, Answer::failed(Status::NoHandler, Bytes::new()));
@@ -68,7 +72,7 @@ impl Cell {
     fn run_straight(
         &mut self,
         whole: &Incoming,
-        items: &mut std::vec::IntoIter<Bytes>,
+        items: &mut Enumerate<IntoIter<Bytes>>,
         ctx: &mut Context<Self>,
     ) {
         let begun = self.now();
@@ -76,27 +80,34 @@ impl Cell {
         let mut template = whole.delivery();
         template.budget = whole.deadline.saturating_duration_since(begun);
         let mut since = 0;
-        while let Some(payload) = items.next() {
+        let is_awaited = whole.request.wants_answer();
+        while whole.deadline > last
+            && let Some((place, payload)) = items.next()
+        {
             let size = payload.len() + OVERHEAD;
             let mut delivery = template.clone();
             delivery.payload = payload;
             let mut call = Call::new(&*whole.registration.handler, delivery, self.handlers.line());
             let polled = call.poll_step(&mut Poller::from_waker(Waker::noop()));
             since += 1;
-            let is_last = items.as_slice().is_empty();
+            let is_last = items.len() == 0;
             let ends = matches!(polled, Poll::Ready(Step::End(_)));
             if since == LOOK || is_last || !ends {
                 last = self.look(whole, last, since);
                 since = 0;
             }
             let ticket = || {
-                let request = whole.request.clone();
+                let request = whole.numbered(place);
                 Ticket::new(request, size, Purpose::Alone, None, whole.arrived)
             };
             let first = match polled {
                 Poll::Ready(Step::End(outcome)) => {
                     self.handlers.keep_line(call.into_line());
-                    if !matches!(outcome, Outcome::Replied(_)) {
+                    if is_awaited && matches!(outcome, Outcome::Replied(_)) {
+                        let request = whole.numbered(place);
+                        let answer = self.answer_of(&request, outcome);
+                        self.send_answer(&request, &answer);
+                    } else if !matches!(outcome, Outcome::Replied(_)) {
                         let is_over = matches!(outcome, Outcome::Panicked);
                         self.settle_message(ticket(), Ending::Ended(outcome));
                         // It may have been given its last message.
@@ -131,9 +142,18 @@ impl Cell {
     }
 }
 
-fn one_of(whole: &Incoming, payload: Bytes) -> Incoming {
+impl Incoming {
+    /// The header of the message at `place`.
+    fn numbered(&self, place: usize) -> Header {
+        let mut header = self.request.clone();
+        bundle::number(&mut header, place);
+        header
+    }
+}
+
+fn one_of(whole: &Incoming, place: usize, payload: Bytes) -> Incoming {
     Incoming {
-        request: whole.request.clone(),
+        request: whole.numbered(place),
         payload,
         claims: Arc::clone(&whole.claims),
         registration: Arc::clone(&whole.registration),

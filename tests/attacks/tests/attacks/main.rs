@@ -1,5 +1,6 @@
 //! What a hostile peer tries, one test for each trick: refused with its code, and nothing has changed.
 
+mod bundles;
 mod bye;
 mod certificates;
 mod challenge;

@@ -19,6 +19,7 @@ mod load;
 mod order;
 mod panics;
 mod repeats;
+mod requests;
 
 const TREE: &str = "server -> relay -> site-1; relay -> site-2; server -> site-3";
 
