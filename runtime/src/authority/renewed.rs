@@ -47,7 +47,8 @@ pub struct NewPair {
 
 impl NewPair {
     /// Of a certificate that belongs to this key, as the caller has checked.
-    pub(crate) fn new(certificate: OwnCertificate, key: &Issued) -> Self {
+    #[must_use]
+    pub fn new(certificate: OwnCertificate, key: &Issued) -> Self {
         let chain_pem = certificate.chain().iter().map(|der| pem(der)).collect();
         Self { chain_pem, key_pem: key.key_pem(), certificate }
     }

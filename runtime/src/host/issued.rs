@@ -33,7 +33,7 @@ use crate::{
     clock,
     own::Own,
     secret_file::SecretFileError,
-    tls::{ChainError, Direction, verify_chain},
+    tls::{ChainError, Direction, Roots, verify_chain},
 };
 
 /// Time that the server has to answer.
@@ -122,7 +122,7 @@ impl RunningCell {
                 body::decode_exact(&reply.payload).map_err(|_| AskError::Reply)?;
             reply.chain.into_iter().map(|Blob(der)| CertificateDer::from(der)).collect()
         };
-        accept(own, &held, chain, &made)
+        accept(&own.roots, &held, chain, &made, own.wall.unix())
     }
 }
 
@@ -148,22 +148,22 @@ fn issue_to_itself(
     Ok(chain)
 }
 
-/// Examines what came for the key that was made.
+/// Examines what came for the key that was made, at `now_unix`, in place of the certificate that is held.
 fn accept(
-    own: &Own,
+    roots: &Roots,
     held: &OwnCertificate,
     chain: Vec<CertificateDer<'static>>,
     made: &Issued,
+    now_unix: u64,
 ) -> Result<NewPair, AskError> {
-    let certificate = OwnCertificate::new(chain, &made.key())?;
-    if *certificate.identity() != own.identity {
+    let (certificate, kind) = (OwnCertificate::new(chain, &made.key())?, held.identity().kind);
+    if certificate.identity() != held.identity() {
         return Err(AskError::Holder);
     }
-    let direction =
-        if own.kind().accepts_cells() { Direction::IsDialled } else { Direction::Dials };
-    verify_chain(&own.roots, certificate.chain(), direction, own.wall.unix())?;
+    let direction = if kind.accepts_cells() { Direction::IsDialled } else { Direction::Dials };
+    verify_chain(roots, certificate.chain(), direction, now_unix)?;
     let profile = certificate.chain().first().and_then(|leaf| CertProfile::read(leaf).ok());
-    let bad = profile.map_or_else(Vec::new, |profile| profile.deviations(own.kind()));
+    let bad = profile.map_or_else(Vec::new, |profile| profile.deviations(kind));
     if !bad.is_empty() {
         return Err(AskError::Profile(bad.join("; ")));
     }
@@ -253,5 +253,59 @@ impl Renewing {
         } else {
             tracing::info!(%cell, error, attempt, hours_left, again_s, "the certificate is not renewed yet");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cellbus_proto::identity::Identity;
+
+    use super::*;
+    use crate::{authority::Authority, certificate::CertDates};
+
+    const NOW: u64 = 1_800_000_000;
+    const LIFE: Duration = Duration::from_secs(1000);
+
+    fn identity(uri: &str) -> Identity {
+        Identity::from_uri(uri).unwrap()
+    }
+
+    #[test]
+    fn g_52_nothing_is_used_that_is_not_ours_in_form_vouched_for_and_later() {
+        let authority = Authority::create("study".parse().unwrap(), NOW).unwrap();
+        let stranger = Authority::create("study".parse().unwrap(), NOW).unwrap();
+        let roots = Roots::new(vec![authority.root().clone()]).unwrap();
+        let ours = identity("cell://study/client/site-1?org=hq");
+        let dates = |from: u64| CertDates::lasting(from, LIFE);
+        let held = authority.issue(&ours, &[], dates(NOW)).unwrap();
+        let held = OwnCertificate::try_from(&held).unwrap();
+        let later = NOW + 700;
+        let made = self_sign(&ours, later).unwrap();
+        let request = made.chain().swap_remove(0);
+        let by = |authority: &Authority, uri: &str, dates: CertDates| {
+            vec![authority.certify(&request, &identity(uri), &[], dates).unwrap().der]
+        };
+        let accept = |chain: Vec<CertificateDer<'static>>| {
+            accept(&roots, &held, chain, &made, later).map(|pair| pair.certificate().dates())
+        };
+        const OURS: &str = "cell://study/client/site-1?org=hq";
+        let good = by(&authority, OURS, dates(later));
+        assert_eq!(accept(good).unwrap().not_after, later + 1000);
+        let another = by(&authority, "cell://study/client/site-2?org=hq", dates(later));
+        assert!(matches!(accept(another), Err(AskError::Holder)), "another's name");
+        let relay = by(&authority, "cell://study/relay/site-1?org=hq", dates(later));
+        assert!(matches!(accept(relay), Err(AskError::Holder)), "another kind");
+        let other = by(&authority, "cell://study/client/site-1?org=else", dates(later));
+        assert!(matches!(accept(other), Err(AskError::Holder)), "another organisation");
+        // A reply of before was for the key of then.
+        let before = authority.issue(&ours, &[], dates(later)).unwrap();
+        assert!(matches!(accept(before.chain()), Err(AskError::Pair(_))), "replayed");
+        let strange = by(&stranger, OURS, dates(later));
+        assert!(matches!(accept(strange), Err(AskError::Chain(_))), "another root");
+        let rolled_back = by(&authority, OURS, dates(NOW));
+        assert!(matches!(accept(rolled_back), Err(AskError::Dates)), "dates of before");
+        let early = by(&authority, OURS, dates(later + 1000));
+        assert!(matches!(accept(early), Err(AskError::Chain(_))), "it does not count yet");
+        assert!(matches!(accept(Vec::new()), Err(AskError::Pair(_))), "nothing");
     }
 }
