@@ -55,6 +55,15 @@ impl Life {
         self.not_after.saturating_sub(now_unix) < self.length() / 4
     }
 
+    /// How long a cell that is started when its renewal is overdue waits before it asks: half a minute at most, so that
+    /// cells that are started together do not ask together.
+    #[must_use]
+    pub fn overdue(self, seed: &[u8; 32]) -> Duration {
+        const LONGEST: Duration = Duration::from_secs(30);
+        let most = LONGEST.min(Duration::from_secs(self.length()) / 1000);
+        most.mul_f64(f64::from(share(seed, u32::MAX)) / f64::from(u32::MAX))
+    }
+
     /// How long to wait after the `failures`th attempt in a row that came to nothing, from 1: twice as long each
     /// time, between half of that and all of it, and never so long that only a few attempts are left.
     #[must_use]
@@ -63,7 +72,7 @@ impl Life {
         const LONGEST: Duration = Duration::from_secs(3600);
         const ATTEMPTS: u32 = 8;
         let doubled = 1u32 << failures.saturating_sub(1).min(16);
-        let first = Duration::from_secs(self.length()) / 1000;
+        let first = Duration::from_secs(self.length()) / 10_000;
         let left = Duration::from_secs(self.not_after.saturating_sub(now_unix));
         // Once it has ended nothing is urgent any more: only people can help.
         let most = if left.is_zero() { LONGEST } else { left / ATTEMPTS };

@@ -190,8 +190,11 @@ impl Renewing {
     /// Of this cell.
     #[must_use]
     pub fn new(running: &RunningCell) -> Self {
-        let of = running.own().certificate().hash();
-        Self { running: running.clone(), of, failures: 0, again: None, pending: None }
+        let (own, held) = (running.own(), running.own().certificate());
+        let (life, of) = (held.dates().life(), held.hash());
+        let is_overdue = life.due(&of) <= own.wall.unix();
+        let again = is_overdue.then(|| clock::now() + life.overdue(&of));
+        Self { running: running.clone(), of, failures: 0, again, pending: None }
     }
 
     /// How long it is until something has to be done, as far as is known now.
