@@ -14,7 +14,10 @@ use cellbus_proto::{
     topology::{CellSpec, Topology},
 };
 use cellbus_runtime::{
-    authority::{Credentials, CredentialsError, DevCredentialsError, ensure_dev_credentials},
+    authority::{
+        Credentials, CredentialsError, DevCredentialsError, IssuerError, IssuingAuthority,
+        ensure_dev_credentials,
+    },
     carrier::{Accept, Dial, DialTarget},
     cell::{CellSettings, CellState, RootError, Roster},
     clock::WallClock,
@@ -29,7 +32,7 @@ use cellbus_runtime::{
 };
 use tokio::sync::Notify;
 
-use self::all_figures::AllFigures;
+use self::{all_figures::AllFigures, sources::Sources};
 use crate::{
     control::{self, ControlSocket},
     job::JobHost,
@@ -44,6 +47,7 @@ mod observed;
 mod renewal;
 mod rules;
 mod settings;
+mod sources;
 mod talks;
 #[cfg(test)]
 mod tests;
@@ -98,6 +102,15 @@ pub enum UpError {
         /// What is wrong.
         #[source]
         source: Box<CredentialsError>,
+    },
+    /// The server's issuing authority cannot be used.
+    #[error("issuing authority of `{cell}`")]
+    Issuer {
+        /// The server.
+        cell: Fqcn,
+        /// What is wrong.
+        #[source]
+        source: Box<IssuerError>,
     },
     /// The limits of the topology make no transport.
     #[error("transport settings")]
@@ -305,35 +318,37 @@ impl Node {
         if let Some(own) = minted.and_then(|index| self.dev.get(index)) {
             return Ok(own.clone());
         }
-        let kept = dir.join(CREDENTIALS);
-        let load = |dir: &Path| {
-            let failed = |source| {
-                let (cell, dir) = (spec.fqcn.clone(), dir.to_owned());
-                UpError::Credentials { cell, dir, source: Box::new(source) }
-            };
-            let own = Credentials::load(dir, self.wall.unix()).map_err(failed)?;
-            own.expect_holder(dir, &identity(&self.topology, spec)).map_err(failed)?;
-            Ok(own)
-        };
-        let Some(given) = &self.credentials_dir else { return load(&kept) };
-        let given = load(given)?;
-        // What was renewed is as good as what was handed over; what is broken is not worth a start that fails.
-        let renewed = load(&kept).ok().filter(|renewed| {
-            let issued = |own: &Credentials| own.certificate().dates().not_before;
-            issued(renewed) > issued(&given)
-        });
-        Ok(renewed.unwrap_or(given))
+        let sources = self.sources(spec, dir);
+        sources.best(self.wall.unix()).map_err(|source| {
+            let (cell, dir) = (spec.fqcn.clone(), sources.given().to_owned());
+            UpError::Credentials { cell, dir, source: Box::new(source) }
+        })
     }
 
-    /// Where the credentials of a cell were read from.
-    fn credentials_dir(&self, spec: &CellSpec, dir: &Path) -> PathBuf {
+    /// Where the credentials of a cell lie.
+    fn sources(&self, spec: &CellSpec, dir: &Path) -> Sources {
+        let wanted = identity(&self.topology, spec);
         if self.topology.dev {
-            return cellbus_runtime::authority::cell_dir(
-                &self.root.join(DEV_PKI),
-                &spec.name.clone().into(),
-            );
+            let name = spec.name.clone().into();
+            let given = cellbus_runtime::authority::cell_dir(&self.root.join(DEV_PKI), &name);
+            return Sources::fixed(given, wanted);
         }
-        dir.join(CREDENTIALS)
+        let kept = dir.join(CREDENTIALS);
+        match &self.credentials_dir {
+            Some(given) => Sources::renewed_in(dir, given.clone(), Some(kept), wanted),
+            None => Sources::renewed_in(dir, kept, None, wanted),
+        }
+    }
+
+    /// What certifies cells again, where the server was given that.
+    fn issuer(&self, spec: &CellSpec, given: &Path) -> Result<Option<IssuingAuthority>, UpError> {
+        if spec.kind != CellKind::Server || self.topology.dev {
+            return Ok(None);
+        }
+        let cells = self.topology.cells().iter();
+        let hosts = cells.map(|cell| (cell.name.to_string(), cell.hosts.clone())).collect();
+        IssuingAuthority::load(given, &self.topology.project, hosts)
+            .map_err(|source| UpError::Issuer { cell: spec.fqcn.clone(), source: Box::new(source) })
     }
 
     /// Starts one cell on this thread, which must be one of actix.
@@ -373,6 +388,10 @@ impl Node {
         let given = self.credentials_dir.as_deref().unwrap_or(&kept);
         own.lists.open(&dir.join(LISTS), given, self.topology.lists).map_err(lists_failed)?;
         own.lists.expect_own(&own.certificate().hash()).map_err(lists_failed)?;
+        let sources = self.sources(&spec, &dir);
+        if let Some(issuer) = self.issuer(&spec, sources.given())? {
+            own.set_issuer(issuer);
+        }
         let checks = Checks { wall: self.wall, counters: Arc::clone(&own.counters) };
         let pins = Arc::new(PinnedPeers::new());
         let port_failed =
@@ -411,8 +430,7 @@ impl Node {
             endpoint: figures::endpoint(&self.topology.limits),
             hops_max: self.topology.limits.hops_max,
         })?;
-        let own_files = self.credentials_dir(&spec, &dir);
-        let on_disk = renewal::OnDisk::new(&running, &credentials, &own_files);
+        let on_disk = renewal::OnDisk::new(&running, &credentials, sources);
         self.rules.add(running.clone(), on_disk.clone());
         actix_rt::spawn(on_disk.watch());
         let cell = NodeCell {

@@ -30,6 +30,7 @@ pub mod order;
 pub mod policy;
 pub mod proof;
 pub mod registry;
+pub mod renewal;
 pub mod route;
 pub mod sealing;
 pub mod status;

@@ -16,12 +16,13 @@ pub use self::replays::{Proved, Replay, Replays};
 
 /// The topics on which a message without a good proof of its origin is refused: those that make the
 /// destination act.
-pub const SIGNED: [SystemTopic; 9] = [
+pub const SIGNED: [SystemTopic; 10] = [
     well_known::REGISTER_CHILD,
     well_known::RENEW_CHILD,
     well_known::DETACH_CHILD,
     well_known::QUIT,
     well_known::RENEW_CERTIFICATE,
+    well_known::ISSUE_CERTIFICATE,
     well_known::JOB_START,
     well_known::JOB_STOP,
     well_known::JOB_ENDED,

@@ -44,6 +44,8 @@ pub enum Purpose {
     RenewLink,
     /// A registered cell goes on with another certificate.
     RenewCertificate,
+    /// A registered cell has the key that is to be certified next.
+    IssueCertificate,
 }
 
 /// Collects the fields of one signature.
@@ -58,7 +60,7 @@ pub type Signable = Vec<u8>;
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Register,
         Self::RegisterAck,
         Self::RegisterEndToEnd,
@@ -77,6 +79,7 @@ impl Purpose {
         Self::SealedTransfer,
         Self::RenewLink,
         Self::RenewCertificate,
+        Self::IssueCertificate,
     ];
 
     /// The label on the wire.
@@ -101,6 +104,7 @@ impl Purpose {
             Self::SealedTransfer => "cellbus/v1/sealed-transfer",
             Self::RenewLink => "cellbus/v1/renew-link",
             Self::RenewCertificate => "cellbus/v1/renew-certificate",
+            Self::IssueCertificate => "cellbus/v1/issue-certificate",
         }
     }
 }
@@ -273,6 +277,35 @@ impl RenewCertificateFacts<'_> {
             .field(self.server.as_bytes())
             .field(self.old_leaf)
             .field(self.new_leaf)
+            .finish()
+    }
+}
+
+/// What a cell signs with a new key, for the server to certify that key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssueCertificateFacts<'a> {
+    /// The project.
+    pub project: &'a str,
+    /// Full name of the cell.
+    pub cell: &'a str,
+    /// Full name of the server.
+    pub server: &'a str,
+    /// SHA-256 of the leaf certificate that the cell is registered with.
+    pub held: &'a [u8; 32],
+    /// What holds the new key, as it is sent.
+    pub request: &'a [u8],
+}
+
+impl IssueCertificateFacts<'_> {
+    /// What the cell signs.
+    #[must_use]
+    pub fn signable(&self) -> Signable {
+        Transcript::new(Purpose::IssueCertificate)
+            .field(self.project.as_bytes())
+            .field(self.cell.as_bytes())
+            .field(self.server.as_bytes())
+            .field(self.held)
+            .field(self.request)
             .finish()
     }
 }

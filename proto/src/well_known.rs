@@ -54,6 +54,9 @@ pub const RENEW_LINK: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: 
 /// A registered cell tells the server that it goes on with another certificate.
 pub const RENEW_CERTIFICATE: SystemTopic =
     SystemTopic { channel: CHANNEL_CELL, topic: "renew_certificate" };
+/// A registered cell asks the server for another certificate of itself.
+pub const ISSUE_CERTIFICATE: SystemTopic =
+    SystemTopic { channel: CHANNEL_CELL, topic: "issue_certificate" };
 /// The server brings a site a piece of a file of a job.
 pub const JOB_FILE: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "job_file" };
 /// A site tells the server which jobs it has, and is told which of them to end.
@@ -65,7 +68,7 @@ pub const JOB_LOG: SystemTopic = SystemTopic { channel: CHANNEL_CELL, topic: "jo
 pub const EXEMPT: [SystemTopic; 3] = [CHALLENGE, REGISTER, BYE];
 
 /// Every topic of the system.
-pub const ALL: [SystemTopic; 21] = [
+pub const ALL: [SystemTopic; 22] = [
     CHALLENGE,
     REGISTER,
     BYE,
@@ -84,6 +87,7 @@ pub const ALL: [SystemTopic; 21] = [
     LISTS_HELD,
     RENEW_LINK,
     RENEW_CERTIFICATE,
+    ISSUE_CERTIFICATE,
     JOB_FILE,
     JOB_TABLE,
     JOB_LOG,

@@ -23,6 +23,10 @@ use zeroize::Zeroizing;
 pub use self::{
     credentials::{Credentials, CredentialsError, FileProblem},
     dev::{DevCredentialsError, cell_dir, ensure_dev_credentials},
+    issuer::{
+        ISSUER_CERTIFICATE, ISSUER_KEY, ISSUER_TERMS, IssuerError, IssuingAuthority, Reissue,
+        ReissueError, issuer_terms, reissue,
+    },
     own_certificate::{OwnCertificate, OwnCertificateError, Presented},
     project::{Certified, self_sign, verify_by_root},
 };
@@ -30,8 +34,10 @@ use crate::certificate::{CertDates, CertificateError, LeafHash, leaf_hash, read_
 
 mod credentials;
 mod dev;
+mod issuer;
 mod own_certificate;
 mod project;
+pub mod renewed;
 #[cfg(test)]
 mod tests;
 
@@ -100,6 +106,9 @@ pub enum AuthorityError {
     /// The root certificate of an authority cannot be read.
     #[error("root certificate")]
     Root(#[source] CertificateError),
+    /// The authority may have no issuing authority below it.
+    #[error("the authority may have no other authority below it; only a new one can")]
+    NoIssuers,
     /// The certificate may sign no others.
     #[error("not the certificate of an authority")]
     NoAuthority,

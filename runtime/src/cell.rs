@@ -45,6 +45,7 @@ mod registrar;
 mod renewal;
 mod root;
 
+pub(crate) use self::renewal::note_issued;
 pub use self::{
     ask::{
         Answer, Ask, AskMany, Below, FailOwn, GRACE, GiveUp, GiveUpMany, LeaseFor, SubmitMany,
@@ -420,6 +421,7 @@ impl Cell {
                 | well_known::RENEW_CHILD
                 | well_known::DETACH_CHILD
                 | well_known::RENEW_CERTIFICATE
+                | well_known::ISSUE_CERTIFICATE
                 | well_known::QUIT),
             ) => self.take_registration(system, admitted, ctx),
             Some(_) | None => self.dispatch(admitted, budget_ms, ctx),

@@ -19,6 +19,7 @@ pub struct Counters {
     refused: [AtomicU64; 256],
     dead: [AtomicU64; 256],
     late_replies: AtomicU64,
+    certificates_issued: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
 }
@@ -34,6 +35,7 @@ impl Default for Counters {
             refused: std::array::from_fn(|_| AtomicU64::new(0)),
             dead: std::array::from_fn(|_| AtomicU64::new(0)),
             late_replies: AtomicU64::new(0),
+            certificates_issued: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
         }
@@ -59,6 +61,8 @@ pub struct CounterReport {
     pub refused: BTreeMap<&'static str, u64>,
     /// Replies that came after their request had ended.
     pub late_replies: u64,
+    /// Certificates that this cell has issued to cells that had one.
+    pub certificates_issued: u64,
     /// Bytes read from links.
     pub bytes_in: u64,
     /// Bytes written to links.
@@ -114,6 +118,10 @@ impl Counters {
         self.refused[status as usize].fetch_add(messages, Ordering::Relaxed) + messages
     }
 
+    pub(crate) fn issue_certificate(&self) {
+        self.certificates_issued.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn late_reply(&self) {
         self.late_replies.fetch_add(1, Ordering::Relaxed);
     }
@@ -151,6 +159,7 @@ impl Counters {
             queued: self.queued.load(Ordering::Relaxed),
             refused: by_code(&self.refused),
             late_replies: self.late_replies.load(Ordering::Relaxed),
+            certificates_issued: self.certificates_issued.load(Ordering::Relaxed),
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
         }

@@ -43,8 +43,12 @@ use crate::{
 };
 
 use self::listed_roster::ListedRoster;
-pub use self::renewal::{RenewError, Renewal};
+pub use self::{
+    issued::{AskError, Renewing},
+    renewal::{RenewError, Renewal},
+};
 
+mod issued;
 mod listed_roster;
 mod renewal;
 

@@ -16,7 +16,7 @@ use cellbus_proto::{
 
 use self::commons::Commons;
 use crate::{
-    authority::OwnCertificate,
+    authority::{IssuingAuthority, OwnCertificate},
     cell::Ask,
     cell::Notices,
     certificate::LeafHash,
@@ -87,6 +87,8 @@ pub struct Own {
     shown: RwLock<Shown>,
     /// The certificate that the cell is about to go on with.
     next: Mutex<Option<LeafHash>>,
+    /// What certifies cells again; only a server has one.
+    issuer: RwLock<Option<Arc<IssuingAuthority>>>,
     commons: Commons,
 }
 
@@ -142,6 +144,7 @@ impl Own {
             token: Mutex::new(None),
             shown: RwLock::new(Shown::new(certificate)),
             next: Mutex::default(),
+            issuer: RwLock::default(),
             name,
             server,
             parent,
@@ -183,6 +186,17 @@ impl Own {
     pub(crate) fn is_shown_or_next(&self, leaf: &LeafHash) -> bool {
         let next = *self.next.lock().unwrap_or_else(PoisonError::into_inner);
         self.certificate().hash() == *leaf || next == Some(*leaf)
+    }
+
+    /// What certifies cells again, if this one does.
+    #[must_use]
+    pub fn issuer(&self) -> Option<Arc<IssuingAuthority>> {
+        self.issuer.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Certifies cells again from now on, by this authority. Only the server is asked.
+    pub fn set_issuer(&self, issuer: IssuingAuthority) {
+        *self.issuer.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(issuer));
     }
 
     /// The kind of this cell.

@@ -8,6 +8,10 @@ use std::{
     time::Duration,
 };
 
+use cellbus_kits::{
+    passphrase::Passphrase,
+    provision::{Order, provision},
+};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -50,6 +54,12 @@ topics = ["report"]
     )
 }
 
+/// Seconds since 1970.
+pub fn now_unix() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.expect("after 1970").as_secs()
+}
+
 /// A passphrase file as people make one.
 pub fn passphrase(place: &Place) -> String {
     let path = place.write("passphrase", "correct horse battery staple\n");
@@ -79,6 +89,38 @@ impl Sites {
             sites.hand_over("kits-0001", name);
         }
         sites
+    }
+
+    /// The same with an issuing authority, as it was done `age` ago.
+    pub fn provisioned_ago(age: Duration) -> Self {
+        let place = Place::new();
+        let text = project(&own_address(), &own_address());
+        let text = format!("{text}[certificates]\nissuer_days = 180\n");
+        let (project, passphrase) = (place.write("project.toml", &text), passphrase(&place));
+        let parsed = cellbus_proto::topology::project::parse(&text).expect("a good project");
+        let order = Order {
+            project: &parsed.project,
+            out: &place.dir().join("fed"),
+            only: None,
+            key: None,
+            now_unix: now_unix() - age.as_secs(),
+            work_factor: 2,
+        };
+        let secret = || Passphrase::new("correct horse battery staple".to_owned().into());
+        provision(&order, &mut |_| secret()).expect("the place is ours");
+        let sites = Self { place, project, passphrase, running: BTreeMap::new() };
+        for name in ["server", "relay-a", "site-1", "site-2"] {
+            sites.hand_over("kits-0001", name);
+        }
+        sites
+    }
+
+    /// Kills the process of a participant and starts it again.
+    pub fn kill_and_start(&mut self, name: &'static str) {
+        let running = self.running.remove(name).expect("it runs");
+        running.signal(Signal::KILL);
+        running.exit(SOON);
+        self.start(name);
     }
 
     /// Provisions what the project file says now.

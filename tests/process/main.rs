@@ -10,6 +10,7 @@ mod jobs_faults;
 mod jobs_many;
 mod jobs_run;
 mod kits;
+mod kits_renewed;
 mod kits_written;
 mod modes;
 mod overload;

@@ -20,7 +20,7 @@ pub use self::{
 };
 use crate::{
     check::{Check, Finding, Outcome},
-    kit::{self, Kit, chain},
+    kit::{self, Kit, StateOf, chain},
 };
 
 /// What is examined.
@@ -66,7 +66,7 @@ struct Ready {
 /// Examines, and yields one finding for each check, in their order.
 pub async fn examine(how: &Examine<'_>) -> Vec<Finding> {
     let (mut findings, ready) = match &how.subject {
-        Subject::Kit { dir, root } => of_kit(dir, *root, how.now_unix),
+        Subject::Kit { dir, root } => of_kit(dir, *root, how.state, how.now_unix),
         Subject::Files { topology, cell, credentials } => {
             of_files(topology, cell, credentials, how.now_unix)
         }
@@ -102,8 +102,13 @@ pub fn is_good(findings: &[Finding]) -> bool {
     findings.iter().all(|finding| finding.outcome != Outcome::Fail)
 }
 
-fn of_kit(dir: &Path, root: Option<&str>, now_unix: u64) -> (Vec<Finding>, Option<Ready>) {
-    let examined = kit::examine(dir, root, now_unix);
+fn of_kit(
+    dir: &Path,
+    root: Option<&str>,
+    state: StateOf<'_>,
+    now_unix: u64,
+) -> (Vec<Finding>, Option<Ready>) {
+    let examined = kit::examine_with(dir, root, state, now_unix);
     let ready = examined.kit.map(|kit: Kit| Ready {
         name: kit.manifest.name.to_string(),
         topology: kit.topology,
@@ -141,7 +146,7 @@ fn of_files(
         Ok(credentials) => {
             let together = "key, certificate and authority belong together";
             findings.push(Finding::ok(Check::Credentials, together));
-            findings.push(kit::dates(credentials.certificate().dates(), now_unix));
+            findings.push(kit::dates(&credentials.certificate(), now_unix));
             kit::profile(&credentials, &mut findings);
             let wanted = Identity {
                 project: topology.project.clone(),

@@ -1,6 +1,9 @@
 //! A kit on disk: everything about it is examined before anything of it is used.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use cellbus_proto::{
     identity::CellKind,
@@ -8,8 +11,8 @@ use cellbus_proto::{
     transcript::sha256,
 };
 use cellbus_runtime::{
-    authority::{Credentials, CredentialsError},
-    certificate::{CertDates, certificates_in_pem, leaf_hash, profile::CertProfile},
+    authority::{Credentials, ISSUER_CERTIFICATE, IssuingAuthority, OwnCertificate, renewed},
+    certificate::{certificates_in_pem, leaf_hash, profile::CertProfile},
     secret_file::{
         Entry, EntryKind, SecretFileError, check_private, list_private_tree, read_secret_file,
         read_trusted_file,
@@ -19,13 +22,16 @@ use cellbus_runtime::{
 use crate::{
     check::{Check, Finding, Outcome},
     layout::{
-        ENTRIES_MAX, FILE_MAX_BYTES, LIMITS, LOCAL, MANIFEST, POLICY, ROOT, ROSTER, SIGNATURE,
-        STARTUP, TOPOLOGY,
+        CERTIFICATE, ENTRIES_MAX, FILE_MAX_BYTES, LIMITS, LOCAL, MANIFEST, POLICY, ROOT, ROSTER,
+        SIGNATURE, STARTUP, TOPOLOGY,
     },
     local::{self, Merged, Placed},
     manifest::{FORMAT, Manifest, Roster, is_signed_by},
     text::hex,
 };
+
+/// Where the cell of this base name keeps its state, as far as is known.
+pub type StateOf<'a> = &'a dyn Fn(&Topology, &str) -> Option<PathBuf>;
 
 /// Days before its end from which a certificate is warned about.
 pub const WARN_DAYS: u64 = 30;
@@ -68,7 +74,23 @@ impl Kit {
     /// # Errors
     /// [`Refused`] with everything that failed.
     pub fn open(dir: &Path, root: Option<&str>, now_unix: u64) -> Result<Self, Refused> {
-        let Examination { findings, kit } = examine(dir, root, now_unix);
+        Self::open_with(dir, root, &|_, _| None, now_unix)
+    }
+
+    /// As [`Self::open`], for a cell that may have renewed its certificate: that of the kit may have ended then.
+    ///
+    /// # Arguments
+    /// `state`: the state directory of the cell, where it is known.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(
+        dir: &Path,
+        root: Option<&str>,
+        state: StateOf<'_>,
+        now_unix: u64,
+    ) -> Result<Self, Refused> {
+        let Examination { findings, kit } = examine_with(dir, root, state, now_unix);
         let failed = |finding: &Finding| finding.outcome == Outcome::Fail;
         kit.ok_or_else(|| Refused(findings.into_iter().filter(failed).collect()))
     }
@@ -92,8 +114,22 @@ impl Kit {
 /// `root`: the fingerprint that the authority must have, 64 hexadecimal digits, where it is known from elsewhere.
 #[must_use]
 pub fn examine(dir: &Path, root: Option<&str>, now_unix: u64) -> Examination {
+    examine_with(dir, root, &|_, _| None, now_unix)
+}
+
+/// As [`examine`], for a cell that may have renewed its certificate.
+///
+/// # Arguments
+/// As for [`Kit::open_with`].
+#[must_use]
+pub fn examine_with(
+    dir: &Path,
+    root: Option<&str>,
+    state: StateOf<'_>,
+    now_unix: u64,
+) -> Examination {
     let mut findings = Vec::new();
-    let kit = examine_all(dir, root, now_unix, &mut findings);
+    let kit = examine_all(dir, root, state, now_unix, &mut findings);
     let good = findings.iter().all(|finding| finding.outcome != Outcome::Fail);
     for check in Check::ALL.iter().take_while(|check| **check <= Check::Local) {
         if !findings.iter().any(|finding| finding.code == check.code()) {
@@ -109,6 +145,7 @@ pub fn examine(dir: &Path, root: Option<&str>, now_unix: u64) -> Examination {
 fn examine_all(
     dir: &Path,
     root: Option<&str>,
+    state: StateOf<'_>,
     now_unix: u64,
     findings: &mut Vec<Finding>,
 ) -> Option<Kit> {
@@ -117,12 +154,18 @@ fn examine_all(
     modes(&entries, findings)?;
     let manifest = signed(&startup, root, findings)?;
     files(&startup, &entries, &manifest, findings)?;
-    let credentials = credentials(&startup, now_unix, findings);
-    if let Some(credentials) = &credentials {
-        names(credentials, &manifest, findings);
-        profile(credentials, findings);
+    let given = given(&startup, findings);
+    if let Some(given) = &given {
+        names(given, &manifest, findings);
+        profile(given, findings);
     }
+    let issuer = issuer(&startup, &manifest, findings);
     let merged = configuration(dir, &manifest, findings)?;
+    issuer?;
+    let state = state(&merged.topology, manifest.name.as_str());
+    let renewed =
+        state.and_then(|state| renewed::latest(&state, &startup, &manifest.identity(), now_unix));
+    let credentials = given.and_then(|given| count(given, renewed, now_unix, findings));
     Some(Kit {
         dir: dir.to_owned(),
         manifest,
@@ -297,19 +340,19 @@ fn files(
     report(Check::Files, bad, || format!("{count} files as they were signed"), findings)
 }
 
-fn credentials(startup: &Path, now_unix: u64, findings: &mut Vec<Finding>) -> Option<Credentials> {
-    match Credentials::load(startup, now_unix) {
+/// The credentials of the kit itself, whether or not they count today.
+fn given(startup: &Path, findings: &mut Vec<Finding>) -> Option<Credentials> {
+    // Whether they count is asked when it is known whether something newer does.
+    let leaf = read_secret_file(&startup.join(CERTIFICATE), FILE_MAX_BYTES).ok();
+    let leaf = leaf.and_then(|pem| certificates_in_pem(&pem).into_iter().next());
+    let dates = leaf.and_then(|leaf| CertProfile::read(&leaf).ok()).map(|leaf| leaf.dates);
+    match Credentials::load(startup, dates.map_or(0, |dates| dates.not_after)) {
         Ok(credentials) => {
             findings.push(Finding::ok(
                 Check::Credentials,
                 "key, certificate and authority belong together",
             ));
-            findings.push(dates(credentials.certificate().dates(), now_unix));
             Some(credentials)
-        }
-        Err(error @ CredentialsError::OutOfDate { .. }) => {
-            findings.push(Finding::fail(Check::Dates, chain(&error)));
-            None
         }
         Err(error) => {
             findings.push(Finding::fail(Check::Credentials, chain(&error)));
@@ -318,10 +361,53 @@ fn credentials(startup: &Path, now_unix: u64, findings: &mut Vec<Finding>) -> Op
     }
 }
 
-pub(crate) fn dates(dates: CertDates, now_unix: u64) -> Finding {
-    let days = dates.not_after.saturating_sub(now_unix) / DAY;
+/// What counts today: what the cell has renewed, or else what the kit has.
+fn count(
+    given: Credentials,
+    renewed: Option<Credentials>,
+    now_unix: u64,
+    findings: &mut Vec<Finding>,
+) -> Option<Credentials> {
+    let credentials = renewed.unwrap_or(given);
+    let certificate = credentials.certificate();
+    match certificate.dates().check(now_unix) {
+        Ok(()) => {
+            findings.push(dates(&certificate, now_unix));
+            Some(credentials)
+        }
+        Err(problem) => {
+            let found = format!("{STARTUP}/{CERTIFICATE} does not count today: {problem}");
+            findings.push(Finding::fail(Check::Dates, found));
+            None
+        }
+    }
+}
+
+/// The issuing authority, where the kit is that of a server that has one.
+fn issuer(startup: &Path, manifest: &Manifest, findings: &mut Vec<Finding>) -> Option<()> {
+    if manifest.kind != CellKind::Server && manifest.file(ISSUER_CERTIFICATE).is_some() {
+        let found = format!("{STARTUP}/{ISSUER_CERTIFICATE} belongs to a server only");
+        findings.push(Finding::fail(Check::Credentials, found));
+        return None;
+    }
+    match IssuingAuthority::load(startup, &manifest.project, BTreeMap::new()) {
+        Ok(_) => Some(()),
+        Err(error) => {
+            findings.push(Finding::fail(Check::Credentials, chain(&error)));
+            None
+        }
+    }
+}
+
+pub(crate) fn dates(certificate: &OwnCertificate, now_unix: u64) -> Finding {
+    let dates = certificate.dates();
+    let in_days = |unix: u64| unix.saturating_sub(now_unix) / DAY;
+    let days = in_days(dates.not_after);
     let life = (dates.not_after.saturating_sub(dates.not_before)) / DAY;
-    let found = format!("the certificate ends in {days} days");
+    let renewal = in_days(dates.life().due(&certificate.hash()));
+    let found = format!(
+        "the certificate ends in {days} days; a running cell asks for the next one in {renewal} days"
+    );
     // One that was made for a short time is not warned about all its life.
     if days < WARN_DAYS.min(life / 3 + 1) {
         Finding::warn(Check::Dates, found)

@@ -3,6 +3,7 @@
 //! ```text
 //! <kit>/startup/   what provisioning signed; a cell does not start when a byte of it differs
 //! <kit>/local/     what the site decides for itself
+//!                  a server may have an issuing authority: `issuer.crt`, `issuer.key`, `issuer.json` in `startup/`
 //!
 //! <project>/authority/root.crt, root.key.age
 //! <project>/kits-0001/records.json, <name>/, updates/<name>/

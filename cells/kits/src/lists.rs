@@ -2,8 +2,9 @@
 
 use cellbus_proto::{
     codec::{Octets, body},
-    topology::Topology,
-    trust::{Bundle, List, ListKind, Reason, RevocationList, RevokedLeaf, RosterList},
+    name::Segment,
+    topology::project::Project,
+    trust::{Bundle, List, ListKind, Reason, RevocationList, RevokedLeaf, RevokedName, RosterList},
 };
 use cellbus_runtime::{
     authority::Authority,
@@ -30,7 +31,7 @@ pub fn file_names() -> [String; 2] {
 /// before, whoever signed those.
 pub(crate) fn sign(
     records: &mut Records,
-    topology: &Topology,
+    project: &Project,
     authority: &Authority,
     now_unix: u64,
 ) -> Result<[ListFile; 2], SignListError> {
@@ -47,8 +48,16 @@ pub(crate) fn sign(
         .collect();
     leaves.sort_by_key(|entry| entry.leaf.0);
     leaves.dedup_by_key(|entry| entry.leaf.0);
-    let (project, issued) = (topology.project.clone(), now_unix);
-    let revocations = RevocationList { project, version, issued, names: Vec::new(), leaves };
+    let (topology, issued) = (&project.topology, now_unix);
+    let (name, names) = (topology.project.clone(), Vec::new());
+    let mut revocations = RevocationList { project: name, version, issued, names, leaves };
+    // Who is gone and could renew its certificate may hold one that nobody here has seen.
+    let is_gone = |name: &Segment| !project.participants().any(|one| one.name == name);
+    let gone = records.revoked.iter().filter(|_| project.issuer_days.is_some());
+    for gone in gone.filter(|one| is_gone(&one.name)) {
+        let (name, until) = (gone.name.clone(), Some(gone.not_after));
+        revocations.revoke_name(RevokedName { name, reason: Reason::Ceased, until });
+    }
     let roster = RosterList::of(topology, version, issued);
     Ok([file(&signer, &revocations)?, file(&signer, &roster)?])
 }

@@ -14,7 +14,9 @@ use cellbus_proto::{
     topology::project::{Participant, Project, Role},
 };
 use cellbus_runtime::{
-    authority::{Authority, AuthorityError},
+    authority::{
+        Authority, AuthorityError, ISSUER_CERTIFICATE, ISSUER_KEY, ISSUER_TERMS, issuer_terms,
+    },
     certificate::{CertDates, certificates_in_pem, leaf_hash, profile::CertProfile},
     lists::SignListError,
     secret_file::{SecretFileError, Staging, read_secret_file},
@@ -30,7 +32,7 @@ use crate::{
     local::{NEW_LIMITS, NEW_POLICY},
     manifest::{self, FileEntry, Manifest, Roster},
     passphrase::{Passphrase, PassphraseError},
-    records::{Issued, Records, RecordsError, Revoked, latest},
+    records::{Issued, IssuerRecord, Records, RecordsError, Revoked, latest},
     seal::{OpenWith, SealError, SealWith, seal, unseal},
     text::hex,
 };
@@ -178,6 +180,11 @@ pub enum ProvisionError {
     /// The key of the authority cannot be sealed or opened.
     #[error("the key of the authority")]
     Seal(#[from] SealError),
+    /// The authority was made without room for an issuing authority.
+    #[error(
+        "`issuer_days` asks for an issuing authority, and the authority of this project was made without room for one"
+    )]
+    NoIssuers,
     /// The lists cannot be signed.
     #[error("signed lists")]
     Lists(#[from] SignListError),
@@ -249,7 +256,10 @@ pub fn provision(
     let (authority, sealed) = if is_first {
         let passphrase = passphrase(Wanted::New)?;
         let life = Duration::from_secs(u64::from(project.authority_days) * DAY);
-        let authority = Authority::create_for_project(name.clone(), now_unix, life)?;
+        let authority = match project.issuer_days {
+            Some(_) => Authority::create_with_issuers(name.clone(), now_unix, life)?,
+            None => Authority::create_for_project(name.clone(), now_unix, life)?,
+        };
         let with = SealWith::Passphrase { passphrase, work_factor: order.work_factor };
         let sealed = seal(authority.key_pem().as_bytes(), &with)?;
         records.root_sha256 = hex(&authority.root_hash());
@@ -258,6 +268,9 @@ pub fn provision(
         (open_authority(out, name, &records, passphrase)?, None)
     };
 
+    if project.issuer_days.is_some() && !authority.may_have_issuers() {
+        return Err(ProvisionError::NoIssuers);
+    }
     let kits = kits_dir(number);
     let (staging, kits_inside) = if is_first {
         let staging = Staging::begin(out)?;
@@ -270,10 +283,10 @@ pub fn provision(
     } else {
         (Staging::begin(&out.join(&kits))?, PathBuf::new())
     };
-    let revoked = taken_back(&steps, &removed, &records, now_unix);
+    let revoked = taken_back(order, &steps, &removed, &records);
     records.revoked.retain(|one| one.not_after >= now_unix);
     records.revoked.extend(revoked.iter().cloned());
-    let lists = lists::sign(&mut records, &project.topology, &authority, now_unix)?;
+    let lists = lists::sign(&mut records, project, &authority, now_unix)?;
     let mut writer = Writer {
         order,
         authority: &authority,
@@ -357,8 +370,15 @@ fn judge(
     if let Some((what, was, is)) = changed.into_iter().find(|(_, was, is)| was != is) {
         return (Action::Replaced, format!("{what} was `{was}`, is `{is}`"));
     }
-    let life = old.not_after.saturating_sub(old.not_before);
-    if order.now_unix > old.not_before + life / 3 * 2 {
+    if who.kind == CellKind::Server
+        && let Some(change) = judge_issuer(order, old)
+    {
+        return change;
+    }
+    // Where cells renew their certificates themselves, only one that was away for long needs a kit.
+    let is_asked_for = order.only == Some(who.name);
+    let renews_itself = project_has_issuer(order) && who.kind != CellKind::Admin && !is_asked_for;
+    if !renews_itself && is_old(order.now_unix, old.not_before, old.not_after) {
         let days = old.not_after.saturating_sub(order.now_unix) / DAY;
         return (Action::Renewed, format!("the old certificate ends in {days} days"));
     }
@@ -373,6 +393,34 @@ fn judge(
         return (Action::Updated, "the children have changed".to_owned());
     }
     (Action::Kept, String::new())
+}
+
+fn project_has_issuer(order: &Order<'_>) -> bool {
+    order.project.issuer_days.is_some()
+}
+
+/// Whether two thirds of a life are over.
+fn is_old(now_unix: u64, not_before: u64, not_after: u64) -> bool {
+    now_unix > not_before + not_after.saturating_sub(not_before) / 3 * 2
+}
+
+/// Whether the server needs another kit for the sake of its issuing authority.
+fn judge_issuer(order: &Order<'_>, old: &Issued) -> Option<(Action, String)> {
+    let wanted = project_has_issuer(order);
+    match &old.issuer {
+        // A server that keeps its key to itself is sent none with another one.
+        None if wanted && !old.own_key => {
+            Some((Action::Renewed, "it has no issuing authority yet".to_owned()))
+        }
+        Some(issuer) if wanted && is_old(order.now_unix, issuer.not_before, issuer.not_after) => {
+            let days = issuer.not_after.saturating_sub(order.now_unix) / DAY;
+            Some((Action::Renewed, format!("its issuing authority ends in {days} days")))
+        }
+        Some(_) if !wanted => {
+            Some((Action::Replaced, "it is to have no issuing authority any more".to_owned()))
+        }
+        None | Some(_) => None,
+    }
 }
 
 /// Leaves only what concerns one participant: its kit, and updates for those who stay.
@@ -425,11 +473,23 @@ fn take_back(name: Segment, old: &Issued, now_unix: u64, reason: &str) -> Revoke
 
 /// The certificates that count no more once this run is done.
 fn taken_back(
+    order: &Order<'_>,
     steps: &[Step<'_>],
     removed: &[Segment],
     records: &Records,
-    now_unix: u64,
 ) -> Vec<Revoked> {
+    let now_unix = order.now_unix;
+    // What an issuing authority that nobody wants any more has issued ends with it.
+    let dropped = steps.iter().filter(|_| !project_has_issuer(order)).filter_map(|step| {
+        let issuer = step.old.as_ref()?.issuer.as_ref()?;
+        (step.action == Action::Replaced).then(|| Revoked {
+            name: step.who.name.clone(),
+            certificate_sha256: issuer.certificate_sha256.clone(),
+            not_after: issuer.not_after,
+            revoked_unix: now_unix,
+            reason: "the issuing authority is not wanted any more".to_owned(),
+        })
+    });
     let replaced = steps.iter().filter(|step| step.action == Action::Replaced);
     let replaced = replaced.filter_map(|step| {
         let old = step.old.as_ref()?;
@@ -437,9 +497,15 @@ fn taken_back(
     });
     let removed = removed.iter().filter_map(|name| {
         let old = records.participants.get(name)?;
-        Some(take_back(name.clone(), old, now_unix, "removed from the project"))
+        let mut gone = take_back(name.clone(), old, now_unix, "removed from the project");
+        if project_has_issuer(order) {
+            // It may have renewed its certificate a moment ago.
+            let life = u64::from(order.project.leaf_days) * DAY;
+            gone.not_after = gone.not_after.max(now_unix + life);
+        }
+        Some(gone)
     });
-    replaced.chain(removed).collect()
+    replaced.chain(removed).chain(dropped).collect()
 }
 
 fn open_authority(
@@ -558,6 +624,21 @@ impl Writer<'_> {
         if let Some(key) = key {
             write(KEY, key.as_bytes())?;
         }
+        let mut issuer = None;
+        if let Some(days) = project.issuer_days.filter(|_| self.has_issuer(kind)) {
+            let days = Duration::from_secs(u64::from(days) * DAY);
+            let made = self.authority.create_issuer(self.order.now_unix, days)?;
+            write(ISSUER_CERTIFICATE, made.chain_pem().as_bytes())?;
+            write(ISSUER_KEY, made.key_pem().as_bytes())?;
+            write(ISSUER_TERMS, &issuer_terms(life))?;
+            let der = made.chain().swap_remove(0);
+            let counts = CertProfile::read(&der).map_or(dates, |profile| profile.dates);
+            issuer = Some(IssuerRecord {
+                not_before: counts.not_before,
+                not_after: counts.not_after,
+                certificate_sha256: hex(&made.hash()),
+            });
+        }
         files.extend(self.order.key.map(|own| own.file.clone()));
         files.sort();
         self.sign(&startup, step, serial, &hash, files.clone())?;
@@ -576,7 +657,14 @@ impl Writer<'_> {
             not_after: dates.not_after,
             certificate_sha256: hash,
             files,
+            issuer,
+            own_key: self.order.key.is_some(),
         })
+    }
+
+    /// Whether whoever is of this kind is handed an issuing authority; never one whose kit travels without a key.
+    fn has_issuer(&self, kind: CellKind) -> bool {
+        kind == CellKind::Server && self.order.key.is_none()
     }
 
     /// Everything of a kit that can change while its key stays.

@@ -62,6 +62,24 @@ pub struct Issued {
     pub certificate_sha256: String,
     /// Everything in `startup/`, as the manifest has it.
     pub files: Vec<FileEntry>,
+    /// The issuing authority in the kit of a server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<IssuerRecord>,
+    /// Whether it has made its key itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_key: bool,
+}
+
+/// An issuing authority that was handed over to a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerRecord {
+    /// First second of its certificate.
+    pub not_before: u64,
+    /// Last second of its certificate.
+    pub not_after: u64,
+    /// SHA-256 of its certificate, in hexadecimal digits: what is taken back if the server's disk is lost.
+    pub certificate_sha256: String,
 }
 
 /// A certificate that counts no more.

@@ -6,6 +6,8 @@ mod again;
 mod certificates;
 #[path = "provision/figures.rs"]
 mod figures;
+#[path = "provision/issuing.rs"]
+mod issuing;
 #[path = "provision/place.rs"]
 mod place;
 #[path = "provision/sealed.rs"]

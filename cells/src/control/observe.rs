@@ -132,6 +132,9 @@ pub struct CounterRows {
     pub refused: BTreeMap<String, u64>,
     /// Replies that came after their request had ended.
     pub late_replies: u64,
+    /// Certificates that this cell has issued to cells that had one.
+    #[serde(default)]
+    pub certificates_issued: u64,
     /// Bytes read from links.
     pub bytes_in: u64,
     /// Bytes written to links.

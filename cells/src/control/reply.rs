@@ -93,6 +93,12 @@ pub struct StatusReport {
     pub uplink_state: Option<LinkState>,
     /// Direct children that are connected.
     pub children: u32,
+    /// When its own certificate ends, in seconds since 1970.
+    #[serde(default)]
+    pub cert_expires_unix: u64,
+    /// When it asks for another one, in seconds since 1970; none where development certificates are minted at start.
+    #[serde(default)]
+    pub cert_renewal_unix: Option<u64>,
     /// Counters by name, since it was started.
     pub counters: BTreeMap<String, u64>,
 }

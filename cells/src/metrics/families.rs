@@ -88,6 +88,12 @@ pub(super) const FAMILIES: &[Family] = &[
         values: Values::Counter(|of| only(of.counters.late_replies)),
     },
     Family {
+        name: "cellbus_certificates_issued",
+        labels: &[],
+        help: "Certificates that this cell has issued to cells that had one.",
+        values: Values::Counter(|of| only(of.counters.certificates_issued)),
+    },
+    Family {
         name: "cellbus_read_bytes",
         labels: &[],
         help: "Bytes read from links.",

@@ -96,6 +96,8 @@ impl ControlledCell {
         let report = self.report().await?;
         let own = self.running.own();
         let uplink = report.links.iter().any(|link| link.is_parent);
+        let (shown, renews) = (own.certificate(), !self.topology.dev);
+        let dates = shown.dates();
         let figures = [
             ("accepted", report.counters.accepted),
             ("delivered", report.counters.delivered),
@@ -103,6 +105,7 @@ impl ControlledCell {
             ("refused", report.counters.refused.values().sum()),
             ("dead", report.counters.dead.values().sum()),
             ("late_replies", report.counters.late_replies),
+            ("certificates_issued", report.counters.certificates_issued),
             ("bytes_in", report.counters.bytes_in),
             ("bytes_out", report.counters.bytes_out),
         ];
@@ -120,6 +123,8 @@ impl ControlledCell {
                 .map(|_| if uplink { LinkState::Active } else { LinkState::Connecting }),
             children: u32::try_from(report.links.iter().filter(|link| !link.is_parent).count())
                 .unwrap_or(u32::MAX),
+            cert_expires_unix: dates.not_after,
+            cert_renewal_unix: renews.then(|| dates.life().due(&shown.hash())),
             counters: figures.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
         }))
     }

@@ -263,6 +263,7 @@ fn counter_rows(report: CounterReport) -> CounterRows {
         dead: named(report.dead),
         refused: named(report.refused),
         late_replies: report.late_replies,
+        certificates_issued: report.certificates_issued,
         bytes_in: report.bytes_in,
         bytes_out: report.bytes_out,
     }

@@ -1,18 +1,17 @@
-//! Certificates and roots whose files were replaced while their cell runs.
+//! Certificates that are renewed while their cell runs: by itself when that is due, and by whoever replaces the files.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use cellbus_proto::{causes::with_sources, name::Fqcn};
 use cellbus_runtime::{
-    authority::{Credentials, CredentialsError},
+    authority::{Credentials, CredentialsError, renewed::NewPair},
     cell::CellState,
-    host::{RenewError, RunningCell},
+    host::{RenewError, Renewing, RunningCell},
+    secret_file::SecretFileError,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
+
+use super::sources::Sources;
 
 /// How often the files are looked at without anybody asking, and how much that varies.
 const LOOK: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(60));
@@ -22,7 +21,7 @@ const LOOK: (Duration, Duration) = (Duration::from_secs(300), Duration::from_sec
 pub(super) struct OnDisk {
     running: RunningCell,
     credentials: Credentials,
-    dir: PathBuf,
+    sources: Sources,
     /// Somebody wants the files looked at now.
     asked: Arc<Notify>,
 }
@@ -39,9 +38,9 @@ enum NotTaken {
 }
 
 impl OnDisk {
-    pub(super) fn new(running: &RunningCell, credentials: &Credentials, dir: &Path) -> Self {
+    pub(super) fn new(running: &RunningCell, credentials: &Credentials, sources: Sources) -> Self {
         let (running, credentials) = (running.clone(), credentials.clone());
-        Self { running, credentials, dir: dir.to_owned(), asked: Arc::default() }
+        Self { running, credentials, sources, asked: Arc::default() }
     }
 
     /// Has the files looked at now. It takes longer than whoever asks waits: the log has what comes of it.
@@ -53,18 +52,23 @@ impl OnDisk {
         &self.running.own().name
     }
 
-    /// Looks at the files now and then until the cell ends, and says when the certificate should be renewed.
+    /// Renews the certificate whenever that is due, and looks at the files now and then, until the cell ends.
     pub(super) async fn watch(self) {
+        let mut renewing = Renewing::new(&self.running);
+        let mut look = next_look();
         loop {
-            let (every, spread) = LOOK;
-            // Without randomness all cells of a machine look at once, which harms nobody.
-            let share = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
+            let due = renewing.wait();
             tokio::select! {
                 biased;
                 () = self.running.wait_for(CellState::Stopped) => return,
                 () = self.asked.notified() => {}
-                () = tokio::time::sleep(every + spread.mul_f64(share)) => {}
+                () = self.is_due(due), if self.sources.renews() => {
+                    self.renew(&mut renewing).await;
+                    continue;
+                }
+                () = tokio::time::sleep_until(look) => {}
             }
+            look = next_look();
             for change in self.take_up().await {
                 tracing::info!(target: "audit", change, "credentials read again");
             }
@@ -72,14 +76,46 @@ impl OnDisk {
         }
     }
 
+    /// Waits until the certificate is to be renewed, and somebody can be asked.
+    async fn is_due(&self, wait: Duration) {
+        tokio::time::sleep(wait).await;
+        self.running.wait_for(CellState::Ready).await;
+    }
+
+    async fn renew(&self, renewing: &mut Renewing) {
+        let keep = async |pair: Arc<NewPair>| {
+            let sources = self.sources.clone();
+            let kept = tokio::task::spawn_blocking(move || sources.keep(&pair)).await;
+            kept.unwrap_or_else(|error| {
+                let (path, source) = (self.sources.given().to_owned(), error.into());
+                Err(SecretFileError::Io { action: "renew what is in", path, source })
+            })
+        };
+        let Some((certificate, renewal)) = renewing.attempt(keep).await else { return };
+        self.credentials.presented().show(certificate);
+        let (cell, again) = (self.cell(), renewal.again.len());
+        tracing::info!(%cell, again, "the certificate is renewed");
+        let sources = self.sources.clone();
+        // Fails only when the process ends; what is left is removed the next time.
+        let _ = tokio::task::spawn_blocking(move || sources.prune()).await;
+    }
+
     fn warn_if_old(&self) {
         let (own, dates) = (self.running.own(), self.running.own().certificate().dates());
-        let life = dates.not_after.saturating_sub(dates.not_before);
-        let left = dates.not_after.saturating_sub(own.wall.unix());
-        if left < life / 4 {
+        let (life, now) = (dates.life(), own.wall.unix());
+        let hours_left = |not_after: u64| not_after.saturating_sub(now) / 3600;
+        if life.is_late(now) {
             tracing::warn!(
-                cell = %own.name, hours_left = left / 3600,
+                cell = %own.name, hours_left = hours_left(dates.not_after),
                 "the certificate has used up three quarters of its life; put a new one into its place"
+            );
+        }
+        if let Some(issuer) = own.issuer()
+            && issuer.dates().life().is_late(now)
+        {
+            tracing::warn!(
+                cell = %own.name, hours_left = hours_left(issuer.dates().not_after),
+                "the issuing authority has used up three quarters of its life; give the server a new kit"
             );
         }
     }
@@ -98,8 +134,8 @@ impl OnDisk {
 
     async fn try_take_up(&self) -> Result<Vec<String>, NotTaken> {
         let own = self.running.own();
-        let (dir, now) = (self.dir.clone(), own.wall.unix());
-        let loaded = tokio::task::spawn_blocking(move || Credentials::load(&dir, now)).await;
+        let (sources, now) = (self.sources.clone(), own.wall.unix());
+        let loaded = tokio::task::spawn_blocking(move || sources.best(now)).await;
         let Ok(loaded) = loaded else { return Ok(Vec::new()) };
         let loaded = loaded?;
         let mut changes = Vec::new();
@@ -123,4 +159,11 @@ impl OnDisk {
         }
         Ok(changes)
     }
+}
+
+fn next_look() -> Instant {
+    let (every, spread) = LOOK;
+    // Without randomness all cells of a machine look at once, which harms nobody.
+    let share = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
+    Instant::now() + every + spread.mul_f64(share)
 }

@@ -212,7 +212,8 @@ fn system_rule(system: SystemTopic, asks: Party<'_>, answers: Party<'_>) -> bool
         | well_known::REGISTER_CHILD
         | well_known::RENEW_CHILD
         | well_known::DETACH_CHILD
-        | well_known::RENEW_CERTIFICATE => to_server && by_parent,
+        | well_known::RENEW_CERTIFICATE
+        | well_known::ISSUE_CERTIFICATE => to_server && by_parent,
         well_known::QUIT => to_server && !asks.is(CellKind::Job),
         well_known::JOB_START | well_known::JOB_STOP | well_known::JOB_FILE => {
             asks.is(CellKind::Server) && answers.is(CellKind::Client)

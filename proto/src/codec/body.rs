@@ -339,6 +339,23 @@ pub struct NewCertificate {
     pub signature: Blob,
 }
 
+/// Body of the request of a cell for another certificate of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssueCertificate {
+    /// A certificate that the cell has signed itself with a new key, DER. Of it nothing but the key counts.
+    pub request: Blob,
+    /// By the new key.
+    pub signature: Blob,
+}
+
+/// Body of the reply.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedCertificate {
+    /// The chain, leaf first, DER. At most [`CHAIN_MAX`].
+    #[serde(deserialize_with = "at_most::<CHAIN_MAX, _, _>")]
+    pub chain: Vec<Blob>,
+}
+
 /// A list of at most `MAX` elements. The length that stands in front of it sizes nothing: a list
 /// that claims more is refused before its elements are read, and no more memory is taken than they need.
 pub(crate) fn at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>

@@ -39,6 +39,8 @@ pub const LEAF_DAYS_MAX: u32 = 360;
 pub const AUTHORITY_DAYS: u32 = 3650;
 /// Most days that the project's authority may count.
 pub const AUTHORITY_DAYS_MAX: u32 = 7300;
+/// Most days that the server's issuing authority may count.
+pub const ISSUER_DAYS_MAX: u32 = 720;
 /// Levels that the path of a provisioned cell has at most, so that a job fits below it.
 pub const LEVELS_MAX: usize = 7;
 /// Bytes in the longest description.
@@ -64,6 +66,9 @@ pub struct Project {
     pub leaf_days: u32,
     /// Days that the authority counts, when one is made.
     pub authority_days: u32,
+    /// Days that the issuing authority of the server counts, by which cells renew their certificates while they run;
+    /// `None` for none.
+    pub issuer_days: Option<u32>,
 }
 
 /// A person with a certificate.
@@ -260,8 +265,14 @@ struct Rest {
     description: String,
     admins: Vec<AdminSpec>,
     studies: Vec<StudySpec>,
-    leaf_days: u32,
-    authority_days: u32,
+    lives: Lives,
+}
+
+/// For how many days what is issued counts.
+struct Lives {
+    leaf: u32,
+    authority: u32,
+    issuer: Option<u32>,
 }
 
 fn rest(
@@ -289,13 +300,13 @@ fn rest(
         own.admins.iter().map(|table| admin(table, &fallback, &mut names, problems)).collect();
     check_one_project_admin(&own.admins, complete, top, problems);
     let studies = studies(&own.studies, topology, &own.admins, complete, problems);
-    let (leaf_days, authority_days) = lives(own.certificates.as_ref(), problems);
+    let lives = lives(own.certificates.as_ref(), problems);
     let admins: Vec<AdminSpec> = drafts.into_iter().collect::<Option<_>>()?;
     let description = description.map(Spanned::into_inner).unwrap_or_default();
-    Some(Rest { description, admins, studies: studies?, leaf_days, authority_days })
+    Some(Rest { description, admins, studies: studies?, lives })
 }
 
-fn lives(table: Option<&Table<RawCertificates>>, problems: &mut Problems) -> (u32, u32) {
+fn lives(table: Option<&Table<RawCertificates>>, problems: &mut Problems) -> Lives {
     let mut days = |written: Option<&Spanned<u64>>, key: &str, default: u32, max: u32| {
         let Some(written) = written else { return default };
         match u32::try_from(*written.get_ref()) {
@@ -316,6 +327,20 @@ fn lives(table: Option<&Table<RawCertificates>>, problems: &mut Problems) -> (u3
     let authority = raw.and_then(|raw| raw.authority_days.as_ref());
     let leaf_days = days(leaf, "leaf_days", LEAF_DAYS, LEAF_DAYS_MAX);
     let authority_days = days(authority, "authority_days", AUTHORITY_DAYS, AUTHORITY_DAYS_MAX);
+    let issuer = raw.and_then(|raw| raw.issuer_days.as_ref());
+    let fallback = leaf_days.saturating_mul(2).min(authority_days);
+    let issuer_days = issuer
+        .map(|days_written| days(Some(days_written), "issuer_days", fallback, ISSUER_DAYS_MAX));
+    if let (Some(days), Some(written)) = (issuer_days, issuer)
+        && !(leaf_days..=authority_days).contains(&days)
+    {
+        let message = "an issuing authority counts no shorter than what it issues, and no longer than its own authority";
+        let label = "not between `leaf_days` and `authority_days`";
+        problems.add(
+            Problem::new(Code::LimitOrder, written.span(), message, label)
+                .help("twice `leaf_days` leaves time to make the next one"),
+        );
+    }
     if leaf_days > authority_days {
         let span = leaf.or(authority).map_or(0..0, Spanned::span);
         let message = "a certificate cannot outlive the authority that issues it";
@@ -324,7 +349,7 @@ fn lives(table: Option<&Table<RawCertificates>>, problems: &mut Problems) -> (u3
                 .help("make `authority_days` larger, or `leaf_days` smaller"),
         );
     }
-    (leaf_days, authority_days)
+    Lives { leaf: leaf_days, authority: authority_days, issuer: issuer_days }
 }
 
 /// A job cell needs a level below the cell that runs it.
@@ -369,7 +394,7 @@ fn finish(text: &str, org: &Segment, rest: Rest) -> Result<Project, Box<Problem>
         let first = problems.first().map(|problem| problem.message.clone()).unwrap_or_default();
         failed(format!("the topology of the project is no topology file: {first}"))
     })?;
-    let Rest { description, admins, studies, leaf_days, authority_days } = rest;
+    let Rest { description, admins, studies, lives } = rest;
     Ok(Project {
         topology,
         topology_text,
@@ -377,8 +402,9 @@ fn finish(text: &str, org: &Segment, rest: Rest) -> Result<Project, Box<Problem>
         description,
         admins,
         studies,
-        leaf_days,
-        authority_days,
+        leaf_days: lives.leaf,
+        authority_days: lives.authority,
+        issuer_days: lives.issuer,
     })
 }
 

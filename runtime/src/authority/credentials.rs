@@ -25,9 +25,9 @@ use crate::{
     tls::{ChainError, Direction, Roots, verify_chain},
 };
 
-const ROOT: &str = "root.crt";
-const CHAIN: &str = "cell.crt";
-const KEY: &str = "cell.key";
+pub(super) const ROOT: &str = "root.crt";
+pub(super) const CHAIN: &str = "cell.crt";
+pub(super) const KEY: &str = "cell.key";
 /// Bytes in the largest of these files.
 const MAX_LEN: usize = 64 * 1024;
 
@@ -129,18 +129,11 @@ impl Credentials {
     pub fn load(dir: &Path, now_unix: u64) -> Result<Self, CredentialsError> {
         let (root, chain, key) = (dir.join(ROOT), dir.join(CHAIN), dir.join(KEY));
         let roots = read_certificates(&root)?;
-        let own = read_certificates(&chain)?;
-        let own_key = read_key(&key)?;
-        let content =
-            |path: &PathBuf, problem| CredentialsError::Content { path: path.clone(), problem };
-        let roots = Roots::new(roots).map_err(|error| content(&root, FileProblem::Root(error)))?;
-        let certificate = OwnCertificate::new(own, &own_key).map_err(|error| {
-            let path = match error {
-                OwnCertificateError::Key | OwnCertificateError::Mismatch => &key,
-                OwnCertificateError::Empty | OwnCertificateError::Certificate(_) => &chain,
-            };
-            content(path, error.into())
+        let roots = Roots::new(roots).map_err(|error| {
+            let problem = FileProblem::Root(error);
+            CredentialsError::Content { path: root.clone(), problem }
         })?;
+        let certificate = read_own(&chain, &key)?;
         Self::new(certificate, Arc::new(roots), now_unix).map_err(|problem| match problem {
             ChainError::OutOfDate(problem) => CredentialsError::OutOfDate { chain, problem },
             problem @ (ChainError::Empty
@@ -149,6 +142,7 @@ impl Credentials {
             | ChainError::Untrusted { .. }
             | ChainError::Certificate(_)
             | ChainError::NameConstraint { .. }
+            | ChainError::Person
             | ChainError::Job
             | ChainError::Listed(_)) => CredentialsError::Chain { chain, root, problem },
         })
@@ -229,6 +223,18 @@ impl Credentials {
     pub(super) fn are_in(dir: &Path) -> bool {
         dir.join(CHAIN).symlink_metadata().is_ok()
     }
+}
+
+/// Reads a certificate, with what leads to the root, and its key.
+pub(super) fn read_own(chain: &Path, key: &Path) -> Result<OwnCertificate, CredentialsError> {
+    let (own, own_key) = (read_certificates(chain)?, read_key(key)?);
+    OwnCertificate::new(own, &own_key).map_err(|error| {
+        let path = match error {
+            OwnCertificateError::Key | OwnCertificateError::Mismatch => key,
+            OwnCertificateError::Empty | OwnCertificateError::Certificate(_) => chain,
+        };
+        CredentialsError::Content { path: path.to_owned(), problem: error.into() }
+    })
 }
 
 /// Reads every certificate in a PEM file.

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use cellbus_proto::{identity::Identity, name::Segment, transcript::Signable};
 use rcgen::{
-    BasicConstraints, CustomExtension, IsCa, Issuer, KeyPair, KeyUsagePurpose, SigningKey,
-    SubjectPublicKeyInfo,
+    BasicConstraints, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SigningKey, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Authority, AuthorityError, Issued, leaf_params, params};
 use crate::{
-    certificate::{CertDates, CertificateError, LeafHash, leaf_hash},
+    certificate::{CertDates, CertificateError, LeafHash, leaf_hash, profile::CertProfile},
     tls::verify_leaf_signature,
 };
 
@@ -41,10 +41,31 @@ impl Authority {
         now_unix: u64,
         life: Duration,
     ) -> Result<Self, AuthorityError> {
+        Self::create_of_depth(project, now_unix, life, 0)
+    }
+
+    /// As [`Self::create_for_project`], and issuing authorities may stand below it, one below the other never.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Make`] when no key can be made.
+    pub fn create_with_issuers(
+        project: Segment,
+        now_unix: u64,
+        life: Duration,
+    ) -> Result<Self, AuthorityError> {
+        Self::create_of_depth(project, now_unix, life, 1)
+    }
+
+    fn create_of_depth(
+        project: Segment,
+        now_unix: u64,
+        life: Duration,
+        depth: u8,
+    ) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate()?;
         let dates = CertDates::lasting(now_unix, life);
         let mut params = params(&format!("cellbus authority of {project}"), dates)?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(depth));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let mut names =
             CustomExtension::from_oid_content(NAME_CONSTRAINTS, permitted_uri_host(&project));
@@ -53,6 +74,34 @@ impl Authority {
         let root = params.self_signed(&key)?;
         let (root, root_pem) = (root.der().clone(), root.pem());
         Ok(Self { project, dates, root, root_pem, issuer: Issuer::new(params, key) })
+    }
+
+    /// Whether issuing authorities may stand below it.
+    #[must_use]
+    pub fn may_have_issuers(&self) -> bool {
+        let profile = CertProfile::read(&self.root);
+        profile.is_ok_and(|profile| profile.path_length.is_none_or(|depth| depth > 0))
+    }
+
+    /// Makes an issuing authority below this one, with a new key: it signs certificates, no lists, and nothing that
+    /// it signs may sign in turn. That it vouches for one project only is what this one is bound to.
+    ///
+    /// # Errors
+    /// [`AuthorityError::NoIssuers`], [`AuthorityError::Dates`], [`AuthorityError::Make`].
+    pub fn create_issuer(&self, now_unix: u64, life: Duration) -> Result<Issued, AuthorityError> {
+        if !self.may_have_issuers() {
+            return Err(AuthorityError::NoIssuers);
+        }
+        let mut dates = CertDates::lasting(now_unix, life);
+        dates.not_before = dates.not_before.max(self.dates.not_before);
+        dates.not_after = dates.not_after.min(self.dates.not_after);
+        let mut params = params(&format!("cellbus issuer of {}", self.project), dates)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        self.sign(&params)
     }
 
     /// Signs a transcript: ECDSA with SHA-256, DER form. The purpose of the transcript keeps it from being

@@ -17,21 +17,23 @@ use actix::{Addr, AsyncContext, Context, Handler, Message, MessageResult};
 use bytes::Bytes;
 use cellbus_proto::{
     admission::Admitted,
-    codec::body::{self, NewCertificate},
+    codec::body::{self, Blob, IssueCertificate, IssuedCertificate, NewCertificate},
     envelope::Header,
     identity::CellKind,
     name::Fqcn,
     status::Status,
     token::Claims,
     transcript::RenewCertificateFacts,
+    trust::Subject,
 };
 use rustls_pki_types::CertificateDer;
 
 use super::{Cell, RootError};
 use crate::{
-    certificate::LeafHash,
+    authority::Reissue,
+    certificate::{LeafHash, leaf_hash},
     link::{Link, NeighbourRenews},
-    own::Shown,
+    own::{Own, Shown},
     seal::Leaf,
     seam::post,
     tls::{ChainError, Direction, verify_chain, verify_leaf_signature},
@@ -140,6 +142,64 @@ impl Cell {
         );
         self.renew_record(&claims.subject, &record).map(|blob| blob.0.into())
     }
+}
+
+impl Cell {
+    /// At the server: the holder of a record asks for another certificate. What is certified is what the certificate
+    /// says that it is registered with; the request has been proven with the key of that one.
+    pub(super) fn issue_certificate(
+        &self,
+        claims: &Claims,
+        asked: &IssueCertificate,
+    ) -> Result<Bytes, Status> {
+        let (own, name) = (&self.own, &claims.subject);
+        let issuer = own.issuer().ok_or(Status::NoHandler)?;
+        let record = self.registry.record(name).ok_or(Status::PeerUnknown)?;
+        if record.leaf != claims.leaf.0 || record.kind == CellKind::Job {
+            return Err(Status::Forbidden);
+        }
+        // Whoever is no longer what its certificate says is not certified as that again.
+        let lists = own.lists.view();
+        let listed = lists.roster.as_deref().and_then(|roster| roster.directory().of(name)?.1);
+        if self.roster.kind_of(name) != Some(record.kind)
+            || listed.is_some_and(|org| *org != record.org)
+        {
+            return Err(Status::CertName);
+        }
+        let now = own.wall.unix();
+        let subject = Subject { kind: record.kind, name, leaf: &record.leaf };
+        if let Some(status) = lists.refuses(subject, now) {
+            return Err(status);
+        }
+        let held = own.protection.leaf(&record.leaf).ok_or(Status::BadSignature)?;
+        let reissue = Reissue {
+            cell: name,
+            server: &own.name,
+            identity: held.identity(),
+            held: held.der(),
+            dates: held.dates(),
+            request: &asked.request.0,
+            proof: &asked.signature.0,
+        };
+        let chain = issuer.renew(&reissue, now).map_err(|error| {
+            tracing::info!(target: "audit", cell = %own.name, peer = %name, %error, "no certificate is issued");
+            Status::from(&error)
+        })?;
+        note_issued(own, name, &chain);
+        let chain = chain.iter().map(|der| Blob(der.to_vec())).collect();
+        Ok(body::encode(&IssuedCertificate { chain }))
+    }
+}
+
+/// Counts a certificate that was issued, and says whose: its hash is what would be revoked.
+pub(crate) fn note_issued(own: &Own, name: &Fqcn, chain: &[CertificateDer<'_>]) {
+    own.counters.issue_certificate();
+    let hash = chain.first().map(|leaf| leaf_hash(leaf)).unwrap_or_default();
+    let sha256: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    tracing::info!(
+        target: "audit", cell = %own.name, peer = %name, certificate = sha256,
+        "a certificate is issued again"
+    );
 }
 
 impl Handler<LinkRenewed> for Cell {

@@ -89,6 +89,16 @@ impl Leaf {
         self.hash
     }
 
+    /// Its DER form.
+    pub(crate) fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// What it says of its holder.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     pub(crate) fn dates(&self) -> CertDates {
         self.dates
     }

@@ -94,6 +94,9 @@ pub enum ChainError {
     /// A job's certificate, which only a pin can make good.
     #[error("certificate of a job cell, which no authority issues")]
     Job,
+    /// A person whom an issuing authority has certified, which may certify cells only.
+    #[error("certificate of a person that the project's authority has not issued itself")]
+    Person,
     /// The root may vouch for other projects only.
     #[error("the authority that issued it may not vouch for project {project}")]
     NameConstraint {
@@ -289,6 +292,10 @@ pub(crate) fn verify_path(
     }
     if identity.kind == CellKind::Job {
         return Err(ChainError::Job);
+    }
+    // People have rights that no cell has: no key on a machine that is online makes them.
+    if identity.kind == CellKind::Admin && path.intermediate_certificates().next().is_some() {
+        return Err(ChainError::Person);
     }
     if direction == Direction::IsDialled && !identity.kind.accepts_cells() {
         return Err(ChainError::KeyUsage { direction });

@@ -60,7 +60,7 @@ impl PeerRefused {
             )))
             | Self::PinnedKind { .. } => Status::CertKind,
             Self::Chain(ChainError::Certificate(CertificateError::Identity(_)))
-            | Self::Chain(ChainError::NameConstraint { .. })
+            | Self::Chain(ChainError::NameConstraint { .. } | ChainError::Person)
             | Self::Project { .. }
             | Self::Name { .. } => Status::CertName,
             Self::Chain(

@@ -81,6 +81,8 @@ pub struct Settings {
     pub cell: CellSettings,
     /// Of every endpoint.
     pub endpoint: EndpointSettings,
+    /// How long the certificates of cells count; for years where nothing is said.
+    pub leaf_life: Option<Duration>,
 }
 
 /// One cell of the network.
@@ -155,9 +157,13 @@ impl Net {
     fn new(seed: u64, tree: &str, carriage: Carriage, settings: Settings) -> Self {
         let tree = Arc::new(Tree::parse(tree));
         let project: Segment = "harness".parse().expect("a project");
+        let mut authority = SimAuthority::new(&project, seed, NOW);
+        if let Some(life) = settings.leaf_life {
+            authority = authority.with_leaf_life(life);
+        }
         Self {
             seed,
-            authority: SimAuthority::new(&project, seed, NOW),
+            authority,
             directory: Arc::new(tree.directory()),
             policy: Arc::new(Policy::new(1, open_policy())),
             wall: WallClock::starting_at(NOW),

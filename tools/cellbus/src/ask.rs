@@ -24,7 +24,7 @@ use crate::{
     exit::Exit,
     observe::{hops, way},
     output::{Failure, Format, Human, Outcome, Success, printable},
-    table::{Table, bytes, or_dash, round_trip, time},
+    table::{Table, ahead, bytes, or_dash, round_trip, time},
     talk,
     target::{ask, full_name},
 };
@@ -44,6 +44,12 @@ pub async fn status(target: Target) -> Outcome {
     table.row(["uplink", &or_dash(report.uplink_state.as_ref().map(word))]);
     table.row(["children", &report.children.to_string()]);
     table.row(["incarnation", &report.incarnation]);
+    table.row(["certificate ends", &ahead(report.cert_expires_unix)]);
+    let renewal = report.cert_renewal_unix.map(|unix| match ahead(unix) {
+        when if when == "over" => "due".to_owned(),
+        when => when,
+    });
+    table.row(["next renewal", &or_dash(renewal.as_ref())]);
     for (name, count) in &report.counters {
         table.row([name, &count.to_string()]);
     }

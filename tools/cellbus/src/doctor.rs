@@ -6,11 +6,7 @@ use cellbus_kits::{
     check::{Finding, Outcome as Found},
     doctor::{self, Examine, Subject, read_bundle, write_bundle},
 };
-use cellbus_proto::{
-    causes::with_sources,
-    name::{Fqcn, Segment},
-    topology::Topology,
-};
+use cellbus_proto::{causes::with_sources, name::Segment, topology::Topology};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
@@ -79,9 +75,7 @@ pub fn run(args: Doctor) -> Outcome {
     let now_unix = table::now_unix();
     let given = args.state.clone();
     let state = move |topology: &Topology, cell: &str| -> Option<PathBuf> {
-        let root = up::state_root(given.clone(), topology).ok()?;
-        let fqcn: &Fqcn = &topology.cell(cell)?.fqcn;
-        Some(cellbus_cells::control::cell_dir(&root, fqcn))
+        up::state_of(given.clone(), topology, cell)
     };
     let (subject, findings) = match (&args.kit, &args.topology, &args.only) {
         (Some(dir), _, _) => {

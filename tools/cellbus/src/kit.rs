@@ -126,6 +126,19 @@ pub fn open(dir: &Path, root: Option<&str>) -> Result<kit::Kit, Box<Failure>> {
     kit::Kit::open(dir, root, table::now_unix()).map_err(|refused| refusal(dir, &refused))
 }
 
+/// As [`open`], for a cell whose state is known: it may have renewed the certificate of the kit.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(
+    dir: &Path,
+    root: Option<&str>,
+    state: kit::StateOf<'_>,
+) -> Result<kit::Kit, Box<Failure>> {
+    kit::Kit::open_with(dir, root, state, table::now_unix())
+        .map_err(|refused| refusal(dir, &refused))
+}
+
 /// The file of the topology that was signed.
 pub fn topology_file(dir: &Path) -> PathBuf {
     dir.join(STARTUP).join(TOPOLOGY)
@@ -135,8 +148,12 @@ pub fn topology_file(dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// What is wrong with the kit.
-pub fn load_again(dir: &Path, root: Option<&str>) -> Result<Loaded, ConfigReport> {
-    match kit::Kit::open(dir, root, table::now_unix()) {
+pub fn load_again(
+    dir: &Path,
+    root: Option<&str>,
+    state: kit::StateOf<'_>,
+) -> Result<Loaded, ConfigReport> {
+    match kit::Kit::open_with(dir, root, state, table::now_unix()) {
         Ok(kit) => Ok(Loaded { topology: kit.topology, warnings: None }),
         Err(refused) => {
             let name = topology_file(dir).display().to_string();

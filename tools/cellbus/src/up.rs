@@ -6,7 +6,7 @@ use std::{
 };
 
 use cellbus_cells::{
-    control::{default_root, project_root},
+    control::{cell_dir, default_root, project_root},
     node::{Node, RulesSource, UpError},
     up::{self, Given, SecondSignal, UpEnd, UpEvent, processes},
 };
@@ -74,7 +74,9 @@ pub fn run(global: &Global, args: &Up) -> Outcome {
 /// Runs the cell of a kit, which has been examined from its first byte to its last.
 fn run_kit(global: &Global, args: &Up, dir: &Path) -> Outcome {
     let dir = std::path::absolute(dir).map_err(|error| input(&error))?;
-    let kit = kit::open(&dir, args.root.as_deref())?;
+    let given = args.state.clone();
+    let state = move |topology: &Topology, cell: &str| state_of(given.clone(), topology, cell);
+    let kit = kit::open_with(&dir, args.root.as_deref(), &state)?;
     let Some(cell) = kit.cell().cloned() else {
         let text = format!("{} is the kit of a person, {}", dir.display(), kit.manifest.name);
         return Err(Failure::new(CliCode::Kit, text).hint("name the kit of a cell"));
@@ -84,7 +86,7 @@ fn run_kit(global: &Global, args: &Up, dir: &Path) -> Outcome {
     let again = (dir.clone(), args.root.clone());
     let given = Given {
         credentials: kit.startup(),
-        rules: RulesSource::new(move || kit::load_again(&again.0, again.1.as_deref())),
+        rules: RulesSource::new(move || kit::load_again(&again.0, again.1.as_deref(), &state)),
     };
     let file = kit::topology_file(&dir);
     let tell = move |event: UpEvent| show(format, &event);
@@ -131,6 +133,12 @@ pub fn state_root(given: Option<PathBuf>, topology: &Topology) -> Result<PathBuf
         Failure::new(CliCode::Input, text).hint("say where with --state DIR")
     })?;
     Ok(project_root(&root, &topology.project))
+}
+
+/// Where one cell keeps its state, whether or not it is there.
+pub fn state_of(given: Option<PathBuf>, topology: &Topology, cell: &str) -> Option<PathBuf> {
+    let root = state_root(given, topology).ok()?;
+    Some(cell_dir(&root, &topology.cell(cell)?.fqcn))
 }
 
 /// Logging is chosen once, for all processes.

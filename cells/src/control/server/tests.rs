@@ -143,6 +143,8 @@ fn status() -> StatusReport {
         parent: None,
         uplink_state: None,
         children: 2,
+        cert_expires_unix: 1_800_000_000,
+        cert_renewal_unix: Some(1_790_000_000),
         counters: BTreeMap::from([("admitted".to_owned(), 7)]),
     }
 }

@@ -78,6 +78,7 @@ fn the_list_of_labels_is_that_of_the_code() {
             }
             Purpose::RenewLink => "a neighbour goes on with another certificate",
             Purpose::RenewCertificate => "a registered cell goes on with another certificate",
+            Purpose::IssueCertificate => "a registered cell has the key that is to be certified",
         };
         writeln!(table, "| {words} | `{}` |", purpose.label()).unwrap();
     }

@@ -55,4 +55,5 @@ pub(super) struct RawStudy {
 pub(super) struct RawCertificates {
     pub leaf_days: Option<Spanned<u64>>,
     pub authority_days: Option<Spanned<u64>>,
+    pub issuer_days: Option<Spanned<u64>>,
 }

@@ -144,6 +144,23 @@ fn a_good_project_is_read_whole() {
 }
 
 #[test]
+fn v_10_an_issuing_authority_counts_longer_than_what_it_issues_and_no_longer_than_its_own() {
+    let with = |days: &str| parse(&GOOD.replace("leaf_days = 30\n", days));
+    let days = |text: &str| with(text).unwrap().project.issuer_days;
+    assert_eq!(days("leaf_days = 30\n"), None);
+    assert_eq!(days("leaf_days = 30\nissuer_days = 60\n"), Some(60));
+    for (text, code) in [
+        ("leaf_days = 30\nissuer_days = 29\n", Code::LimitOrder),
+        ("authority_days = 100\nissuer_days = 101\n", Code::LimitOrder),
+        ("issuer_days = 0\n", Code::LimitRange),
+        ("issuer_days = 721\n", Code::LimitRange),
+    ] {
+        let problems = with(text).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.code == code), "{text}: {problems:?}");
+    }
+}
+
+#[test]
 fn v_17_hostile_texts_survive_as_they_are() {
     let project = parse(GOOD).unwrap().project;
     assert_eq!(project.description, "lungs; \"$(reboot)\" `x`\nand more");

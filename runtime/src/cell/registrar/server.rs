@@ -129,6 +129,9 @@ impl Cell {
             well_known::RENEW_CERTIFICATE => {
                 decode(payload).and_then(|b| self.renew_certificate(&claims, &b)).map(Some)
             }
+            well_known::ISSUE_CERTIFICATE => {
+                decode(payload).and_then(|b| self.issue_certificate(&claims, &b)).map(Some)
+            }
             _ => Ok(Some(self.quit(sender))),
         };
         match outcome {

@@ -1,5 +1,7 @@
 //! Signed lists for a network of cells.
 
+use std::time::Duration;
+
 use cellbus_proto::{
     identity::CellKind,
     name::Fqcn,
@@ -81,6 +83,15 @@ impl Net {
         let running = self.cell(cell).running.clone();
         let next = self.authority.another(&running.own().identity, number);
         running.renew(next).await
+    }
+
+    /// Gives the server an issuing authority.
+    ///
+    /// # Arguments
+    /// `life`: how long it counts. `leaf_life`: how long what it issues counts.
+    pub fn issues(&self, life: Duration, leaf_life: Duration) {
+        let own = self.cell(self.tree.root().as_str()).running.own().clone();
+        own.set_issuer(self.authority.issuing(life, leaf_life));
     }
 
     /// Has the server change whom it lets in.

@@ -1,13 +1,13 @@
 //! Certificates that come from a seed, keys included.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use cellbus_proto::{
     identity::{CellKind, Identity},
     name::Segment,
 };
 use cellbus_runtime::{
-    authority::{Credentials, OwnCertificate},
+    authority::{Authority, Credentials, IssuingAuthority, OwnCertificate},
     certificate::CertDates,
     lists::ListSigner,
     tls::Roots,
@@ -33,6 +33,7 @@ const ED25519_PKCS8: [u8; 16] =
 ///
 /// The keys are no secrets, so it is no authority for anything else.
 pub struct SimAuthority {
+    project: Segment,
     seed: u64,
     dates: CertDates,
     now_unix: u64,
@@ -48,12 +49,40 @@ impl SimAuthority {
         let dates = CertDates::lasting(now_unix, LIFE);
         let key = key_from(seed, "");
         let mut params = params(&format!("simulated authority of {project}"), dates);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let root = params.self_signed(&key).expect("the parameters are complete");
         let (root_pem, root) = (root.pem(), root.der().clone());
         let roots = Arc::new(Roots::new(vec![root]).expect("it may sign others"));
-        Self { seed, dates, now_unix, roots, root_pem, issuer: Issuer::new(params, key) }
+        let (issuer, project) = (Issuer::new(params, key), project.clone());
+        Self { project, seed, dates, now_unix, roots, root_pem, issuer }
+    }
+
+    /// Certificates of cells count this long from now on, not for years.
+    #[must_use]
+    pub fn with_leaf_life(self, life: Duration) -> Self {
+        Self { dates: CertDates::lasting(self.now_unix, life), ..self }
+    }
+
+    /// An issuing authority of the project, for its server.
+    ///
+    /// # Arguments
+    /// `life`: how long it counts. `leaf_life`: how long what it issues counts.
+    ///
+    /// # Panics
+    /// When the library does not sign.
+    #[must_use]
+    pub fn issuing(&self, life: Duration, leaf_life: Duration) -> IssuingAuthority {
+        let key = key_from(self.seed, "issuer");
+        let dates = CertDates::lasting(self.now_unix, life);
+        let mut params = params(&format!("simulated issuer of {}", self.project), dates);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let made = params.signed_by(&key, &self.issuer).expect("the parameters are complete");
+        let (pem, key) = (made.pem(), key.serialize_pem());
+        let authority = Authority::restore(self.project.clone(), &pem, &key);
+        let authority = authority.expect("they belong together");
+        IssuingAuthority::new(authority, leaf_life, BTreeMap::new())
     }
 
     /// What the project's cells trust.

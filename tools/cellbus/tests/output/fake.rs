@@ -101,6 +101,8 @@ fn status(cell: &str, kind: CellKind) -> StatusReport {
         parent: None,
         uplink_state: None,
         children: 1,
+        cert_expires_unix: 1_800_000_000,
+        cert_renewal_unix: Some(1_790_000_000),
         counters: BTreeMap::from([("admitted".to_owned(), 12)]),
     }
 }

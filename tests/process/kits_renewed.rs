@@ -1,0 +1,64 @@
+//! Kits whose certificates are old: their cells renew them, and are started again with what they have renewed.
+
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+
+use crate::{
+    driver::{SOON, until},
+    kits::{Sites, now_unix},
+};
+
+const DAY: u64 = 24 * 3600;
+const CELLS: [(&str, &str); 4] = [
+    ("server", "server"),
+    ("relay-a", "relay-a"),
+    ("site-1", "relay-a.site-1"),
+    ("site-2", "site-2"),
+];
+
+/// When the certificate ends that a cell shows.
+fn ends(net: &Sites, name: &str) -> u64 {
+    let status = net.ask(name, &["status"]).data();
+    status["cert_expires_unix"].as_u64().expect("a time")
+}
+
+#[test]
+fn g_52_v_19_cells_renew_old_certificates_and_start_again_with_the_new_ones() {
+    // Of 90 days 68 are over: whatever its share of the jitter is, each is due.
+    let mut net = Sites::provisioned_ago(Duration::from_secs(68 * DAY)).started();
+    let fresh = now_unix() + 80 * DAY;
+    for (name, _) in CELLS {
+        until("another certificate", 4 * SOON, || (ends(&net, name) > fresh).then_some(()));
+        let renewed = net.dir(name).join("state").join(name).join("renewed");
+        until("one pair on disk", SOON, || {
+            let pairs: Vec<_> = fs::read_dir(&renewed).ok()?.filter_map(Result::ok).collect();
+            let [pair] = pairs.as_slice() else { return None };
+            let key = fs::metadata(pair.path().join("cell.key")).ok()?;
+            assert_eq!(key.permissions().mode() & 0o777, 0o600);
+            Some(())
+        });
+    }
+    let issued = |net: &Sites| {
+        let status = net.ask("server", &["status"]).data();
+        status["counters"]["certificates_issued"].as_u64().expect("a number")
+    };
+    assert_eq!(issued(&net), 4);
+    let ping = |net: &Sites| net.ask("site-1", &["ping", "server", "--count", "1"]).exit;
+    assert_eq!(ping(&net), 0);
+
+    // A kill at any moment leaves a pair that works, and nothing is asked for again.
+    let before = ends(&net, "site-1");
+    net.kill_and_start("site-1");
+    net.wait_ready("site-1", "relay-a.site-1");
+    assert_eq!(ends(&net, "site-1"), before);
+    until("a ping", SOON, || (ping(&net) == 0).then_some(()));
+    assert_eq!(issued(&net), 4);
+    let due = net.ask("site-1", &["status"]).data()["cert_renewal_unix"].as_u64();
+    assert!(due.is_some_and(|due| due > now_unix() + 50 * DAY), "{due:?}");
+
+    let kit = net.kit("site-1").display().to_string();
+    let said = net.ask("site-1", &["doctor", "--kit", &kit, "--offline"]).data();
+    let findings = said["findings"].as_array().expect("findings");
+    let dates = findings.iter().find(|one| one["code"] == "KIT_DATES").expect("it is examined");
+    assert_eq!(dates["outcome"], "ok", "{dates}");
+    assert!(dates["found"].to_string().contains("asks for the next one in"), "{dates}");
+}
