@@ -9,6 +9,7 @@ mod client;
 mod code;
 mod error;
 mod jobs;
+mod join;
 mod line;
 mod lists;
 mod message;
@@ -30,6 +31,7 @@ pub use self::{
     code::LocalCode,
     error::{ControlError, ErrorClass},
     jobs::{JobAsk, JobLogsAsk, JobRunAsk},
+    join::{JoinAsk, JoinReply, JoinRow, JoinVerb},
     lists::{BanAsk, BanRow, BanVerb, ListChange, ListRow, ListsAsk, ListsReply, RevokedRow},
     message::{
         Controlled, ExplainAsk, MAX_BUDGET_MS, MAX_PINGS, Payload, PayloadError, PingAsk, Request,

@@ -4,6 +4,7 @@
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod door;
 pub mod job;
 pub mod learning;
 pub mod list_files;

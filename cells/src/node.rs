@@ -22,6 +22,7 @@ use cellbus_runtime::{
     cell::{CellSettings, CellState, RootError, Roster},
     clock::WallClock,
     host::{CellStart, RunningCell},
+    joining::JoinDoor,
     lists::ListsError,
     own::Own,
     quic::{Admits, Checks, LateAccept, PortKeys, QuicPort, QuicPortError, SharedLateAccept},
@@ -35,6 +36,7 @@ use tokio::sync::Notify;
 use self::{all_figures::AllFigures, sources::Sources};
 use crate::{
     control::{self, ControlSocket},
+    door::{Desk, DoorOpenError, DoorSettings, Sign},
     job::JobHost,
     metrics::Figures,
 };
@@ -64,6 +66,8 @@ const ADDRESS_FILE: &str = "address";
 const DEV_PKI: &str = "pki";
 /// Directory below a cell's state in which it keeps the signed lists.
 const LISTS: &str = "lists";
+/// Directory below a server's state in which its join door keeps invitations and letters.
+const JOIN: &str = "join";
 /// Directory below a cell's state in which its own credentials lie, and signed lists that came with them.
 const CREDENTIALS: &str = "credentials";
 
@@ -151,6 +155,15 @@ pub enum UpError {
         #[source]
         source: ListsError,
     },
+    /// The join door cannot be opened.
+    #[error("join door of cell `{cell}`")]
+    Door {
+        /// The cell.
+        cell: Fqcn,
+        /// What is wrong.
+        #[source]
+        source: DoorOpenError,
+    },
     /// The server cannot issue tokens.
     #[error(transparent)]
     Root(#[from] RootError),
@@ -171,6 +184,8 @@ pub struct Node {
     dev: Vec<Credentials>,
     /// Where credentials lie that are not in the state directory.
     credentials_dir: Option<PathBuf>,
+    /// Whether its one cell has a join door, and where.
+    door: Option<DoorSettings>,
 }
 
 /// One cell of this process.
@@ -182,6 +197,8 @@ pub struct NodeCell {
     jobs: Arc<JobDoor>,
     host: Arc<OnceLock<JobHost>>,
     leave: Arc<Notify>,
+    door: Option<Desk>,
+    door_address: Option<SocketAddr>,
     _state: Arc<StateDir>,
 }
 
@@ -270,6 +287,7 @@ impl Node {
             dialler: None,
             dev,
             credentials_dir: None,
+            door: None,
         })
     }
 
@@ -287,6 +305,11 @@ impl Node {
     /// newer, as they are once a certificate has been renewed.
     pub fn takes_credentials_from(&mut self, dir: &Path) {
         self.credentials_dir = Some(dir.to_owned());
+    }
+
+    /// Opens a join door beside the one cell of this process, which must be a server.
+    pub fn opens_door(&mut self, settings: DoorSettings) {
+        self.door = Some(settings);
     }
 
     /// The figures of the cells of this process.
@@ -401,6 +424,9 @@ impl Node {
         if let Some(address) = ports.listening.as_ref().and_then(QuicPort::address) {
             write_secret_file(&dir.join(ADDRESS_FILE), address.to_string().as_bytes())?;
         }
+        let opened = self
+            .open_door(&spec, &dir, &credentials)
+            .map_err(|source| UpError::Door { cell: spec.fqcn.clone(), source })?;
         let dial = match parent {
             None => None,
             Some(parent) => {
@@ -433,12 +459,19 @@ impl Node {
         let on_disk = renewal::OnDisk::new(&running, &credentials, sources);
         self.rules.add(running.clone(), on_disk.clone());
         actix_rt::spawn(on_disk.watch());
+        let door_address = opened.as_ref().and_then(|(door, _)| door.address());
+        let door = opened.map(|(door, desk)| {
+            actix_rt::spawn(door.serve(Arc::new(desk.clone())));
+            desk
+        });
         let cell = NodeCell {
             running,
             spec: spec.clone(),
             jobs: Arc::new(JobDoor { pins, open: ports.job_door }),
             host: Arc::default(),
             leave: Arc::new(Notify::new()),
+            door,
+            door_address,
             _state: Arc::new(state),
             dir,
         };
@@ -527,6 +560,36 @@ impl Node {
         Ports { accept: Some(accept), listening: None, job_door: Box::new(open) }
     }
 
+    /// Opens the join door, where there is to be one. Nobody is heard yet.
+    fn open_door(
+        &self,
+        spec: &CellSpec,
+        dir: &Path,
+        credentials: &Credentials,
+    ) -> Result<Option<(JoinDoor, Desk)>, DoorOpenError> {
+        let Some(settings) = &self.door else { return Ok(None) };
+        if spec.kind != CellKind::Server {
+            return Err(DoorOpenError::Kind(spec.kind));
+        }
+        let door = JoinDoor::open(settings.listen, credentials, self.wall)?;
+        let bound = door.address().unwrap_or(settings.listen);
+        let found = match spec.dial_target() {
+            // By the name that its children know it by, where it listens on every address.
+            Some(known) if bound.ip().is_unspecified() => match known.rsplit_once(':') {
+                Some((host, _)) => format!("{host}:{}", bound.port()),
+                None => bound.to_string(),
+            },
+            Some(_) | None => bound.to_string(),
+        };
+        let sign = Sign {
+            cell: spec.name.clone(),
+            project: self.topology.project.clone(),
+            address: settings.address.clone().unwrap_or(found),
+        };
+        let desk = Desk::open(&dir.join(JOIN), sign, self.wall)?;
+        Ok(Some((door, desk)))
+    }
+
     /// Waits until the port from which sites dial has said everything. An attempt to reach a parent that
     /// is not there has nothing to say, and would be waited for as long as it lasts.
     pub async fn finish(&self) {
@@ -579,6 +642,18 @@ impl NodeCell {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Its join door, where it has one.
+    #[must_use]
+    pub fn door(&self) -> Option<&Desk> {
+        self.door.as_ref()
+    }
+
+    /// Where its join door listens.
+    #[must_use]
+    pub fn door_address(&self) -> Option<SocketAddr> {
+        self.door_address
     }
 
     /// How its job cells come in.

@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::{
     control::{ProblemRow, ReloadOutcome, ReloadReply},
+    door::DoorSettings,
     job::JobHost,
     metrics::MetricsListener,
     node::{Node, NodeCell, Reload, RulesSource, UpError},
@@ -34,6 +35,13 @@ pub enum UpEvent {
         cell: Fqcn,
         /// Where it listens.
         address: Option<String>,
+    },
+    /// Whoever is invited may ask to join from now on.
+    JoinDoor {
+        /// Full name of the cell that has the door.
+        cell: Fqcn,
+        /// Where it listens, UDP.
+        address: String,
     },
     /// Figures are given from now on.
     Metrics {
@@ -158,6 +166,8 @@ pub struct Given {
     pub credentials: PathBuf,
     /// How its topology is read again.
     pub rules: RulesSource,
+    /// Whether it has a join door, and where.
+    pub door: Option<DoorSettings>,
 }
 
 /// As [`run`], for one cell that was given its credentials: a kit.
@@ -176,6 +186,9 @@ pub async fn run_given(
     node.reads_rules_from(file);
     node.reads_rules_by(given.rules);
     node.takes_credentials_from(&given.credentials);
+    if let Some(door) = given.door {
+        node.opens_door(door);
+    }
     run_node(node, vec![cell.to_owned()], SecondSignal::Ends, tell).await
 }
 
@@ -223,6 +236,10 @@ async fn run_node(
         let address = cell.running().address().filter(|_| cell.spec().listen.is_some());
         let address = address.map(|address| address.to_string());
         tell(UpEvent::Started { cell: cell.name().clone(), address });
+        if let Some(address) = cell.door_address() {
+            let (cell, address) = (cell.name().clone(), address.to_string());
+            tell(UpEvent::JoinDoor { cell, address });
+        }
         cells.push(cell);
     }
     let mut ready: FuturesUnordered<_> = cells

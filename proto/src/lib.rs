@@ -22,6 +22,7 @@ pub mod identity;
 pub mod idle;
 pub mod inflight;
 pub mod job;
+pub mod joining;
 pub mod link;
 pub mod load;
 pub mod local;

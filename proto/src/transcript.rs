@@ -28,6 +28,10 @@ pub enum Purpose {
     KitManifest,
     /// Who wants to join a project has the key that is to be certified.
     JoinRequest,
+    /// What the secret of an invitation gives access to at a join door. Nothing is signed for it: it is derived.
+    JoinAccess,
+    /// Who comes to a join door has the key of its request.
+    JoinKnock,
     /// The holder of a transfer vouches for a reference to it.
     TransferReference,
     /// The receiver of a transfer vouches for what has become of it there.
@@ -60,7 +64,7 @@ pub type Signable = Vec<u8>;
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Register,
         Self::RegisterAck,
         Self::RegisterEndToEnd,
@@ -71,6 +75,8 @@ impl Purpose {
         Self::SealedHeader,
         Self::KitManifest,
         Self::JoinRequest,
+        Self::JoinAccess,
+        Self::JoinKnock,
         Self::TransferReference,
         Self::TransferReceipt,
         Self::Revocations,
@@ -96,6 +102,8 @@ impl Purpose {
             Self::SealedHeader => "cellbus/v1/sealed-header",
             Self::KitManifest => "cellbus/v1/kit-manifest",
             Self::JoinRequest => "cellbus/v1/join-request",
+            Self::JoinAccess => "cellbus/v1/join-access",
+            Self::JoinKnock => "cellbus/v1/join-knock",
             Self::TransferReference => "cellbus/v1/transfer",
             Self::TransferReceipt => "cellbus/v1/receipt",
             Self::Revocations => "cellbus/v1/revocations",

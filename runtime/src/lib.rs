@@ -17,6 +17,7 @@ pub mod endpoint;
 pub mod filter;
 pub mod host;
 pub mod ingress;
+pub mod joining;
 pub mod link;
 pub mod lists;
 pub mod local_socket;

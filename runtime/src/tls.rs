@@ -27,13 +27,17 @@ use rustls::{
 };
 use rustls_pki_types::UnixTime;
 
-pub(crate) use self::chain::verify_path;
 use self::{
     accept::{AcceptJobs, AcceptProject},
     dial::{DialPinned, DialProject},
 };
+pub(crate) use self::{
+    chain::verify_path,
+    join::{door_config, knock_config},
+};
 pub use self::{
     chain::{ChainError, Direction, MAX_CHAIN, Roots, VerifiedPeer, verify_chain},
+    join::DoorPin,
     pins::PinnedPeers,
     refusal::PeerRefused,
     signer::{LeafSigner, SignError, verify_leaf_signature},
@@ -46,6 +50,7 @@ use crate::{
 mod accept;
 mod chain;
 mod dial;
+mod join;
 mod pins;
 mod refusal;
 mod signer;

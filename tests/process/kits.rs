@@ -73,8 +73,10 @@ pub struct Sites {
     pub place: Place,
     /// The project file.
     pub project: PathBuf,
-    passphrase: String,
-    running: BTreeMap<&'static str, Running>,
+    /// The file of the passphrase of the authority's key.
+    pub passphrase: String,
+    /// Those that were started.
+    pub running: BTreeMap<&'static str, Running>,
 }
 
 impl Sites {

@@ -9,6 +9,7 @@ mod jobs;
 mod jobs_faults;
 mod jobs_many;
 mod jobs_run;
+mod joining;
 mod kits;
 mod kits_renewed;
 mod kits_written;

@@ -1,4 +1,4 @@
-//! Joining a project with a key that never leaves the participant's machine, by files that anybody may carry.
+//! Joining a project with a key that never leaves the participant's machine: two sealed letters, which anybody may carry.
 //!
 //! ```text
 //! who provisions                           who joins
@@ -7,7 +7,7 @@
 //!         ─── reply, under the secret ───▶ finish: a kit like any other
 //! ```
 //!
-//! What is certified is what the project file says of the participant. Of a request nothing counts but its key.
+//! [`online`] hands them over at a join door. What is certified is what the project file says of the participant. Of a request nothing counts but its key.
 
 use std::{
     collections::BTreeMap,
@@ -22,10 +22,10 @@ use cellbus_proto::{
     identity::{CellKind, Identity},
     name::Segment,
     topology::project::{Project, Role},
-    transcript::{Purpose, Signable, Transcript},
+    transcript::{Purpose, Signable, Transcript, sha256},
 };
 use cellbus_runtime::{
-    authority::{AuthorityError, self_sign, verify_by_root},
+    authority::{AuthorityError, OwnCertificateError, self_sign, verify_by_root},
     certificate::{CertificateError, certificates_in_pem, leaf_hash, profile::CertProfile},
     secret_file::{
         SecretFileError, Staging, create_private_dir, read_secret_file, write_secret_file,
@@ -50,12 +50,18 @@ use crate::{
     text::hex,
 };
 
+pub mod online;
+
+pub use self::online::DoorPlace;
+
 /// First characters of the line that invites; the number is the version of its format.
 pub const LINE_PREFIX: &str = "cellbus-join-1.";
 /// Directory of invitations, in that of the project.
 const INVITATIONS: &str = "invitations";
 /// What a kit remembers until it is whole.
 const PENDING: &str = "join.json";
+/// The request that was made, beside it: a second one would not be taken.
+const MADE_REQUEST: &str = "join.request";
 /// Bytes in the largest request or reply.
 pub const LETTER_MAX_BYTES: usize = 16 << 20;
 /// The secret is random, so that guessing it needs no cost.
@@ -85,6 +91,9 @@ pub struct Invitation {
     pub root_sha256: String,
     /// After this second it is worth nothing.
     pub expires_unix: u64,
+    /// Where the request can be left; by file alone where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub door: Option<DoorPlace>,
     /// Known to both and to nobody else.
     secret: Secret,
 }
@@ -125,6 +134,9 @@ pub enum State {
 struct Kept {
     invitation: Invitation,
     state: State,
+    /// SHA-256 of the request that was approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request_sha256: Option<String>,
 }
 
 /// One invitation, without its secret.
@@ -213,6 +225,12 @@ pub enum JoinError {
     /// The key cannot be made or used.
     #[error("key")]
     Key(#[from] AuthorityError),
+    /// The invitation names no join door.
+    #[error("the invitation names no join door")]
+    NoDoor,
+    /// The key and the request that were made do not belong together.
+    #[error("the key is not that of the request")]
+    OwnKey(#[from] OwnCertificateError),
     /// No kit was made.
     #[error(transparent)]
     Provision(#[from] ProvisionError),
@@ -322,6 +340,7 @@ pub fn invite(
     name: &Segment,
     now_unix: u64,
     life_s: u64,
+    door: Option<DoorPlace>,
 ) -> Result<Invitation, JoinError> {
     let (_, records) = latest(out)?.ok_or_else(|| JoinError::NothingYet(out.to_owned()))?;
     let identity = identity_of(project, name)?;
@@ -342,10 +361,12 @@ pub fn invite(
         role: identity.role,
         root_sha256: records.root_sha256,
         expires_unix: now_unix.saturating_add(life_s),
+        door,
         secret: Secret(Zeroizing::new(URL_SAFE_NO_PAD.encode(*secret))),
     };
     create_private_dir(&out.join(INVITATIONS))?;
-    keep(out, &Kept { invitation: invitation.clone(), state: State::Open })?;
+    let kept = Kept { invitation: invitation.clone(), state: State::Open, request_sha256: None };
+    keep(out, &kept)?;
     Ok(invitation)
 }
 
@@ -386,7 +407,7 @@ pub fn invitations(out: &Path, now_unix: u64) -> Result<Vec<InvitationRow>, Join
         let file = entry.file_name();
         let name = file.to_str().and_then(|file| file.strip_suffix(".json"));
         let Some(name) = name.and_then(|name| name.parse().ok()) else { continue };
-        let Kept { invitation, state } = kept(out, &name)?;
+        let Kept { invitation, state, .. } = kept(out, &name)?;
         let is_over = state == State::Open && now_unix > invitation.expires_unix;
         rows.push(InvitationRow {
             name,
@@ -438,6 +459,7 @@ pub fn begin(invitation: &Invitation, dir: &Path, now_unix: u64) -> Result<Vec<u
     let staging = Staging::begin(dir)?;
     let pending = Zeroizing::new(serde_json::to_vec(invitation).expect("its keys are strings"));
     staging.write(Path::new(PENDING), &pending)?;
+    staging.write(Path::new(MADE_REQUEST), &letter)?;
     let (startup, local) = (Path::new(STARTUP), Path::new(LOCAL));
     staging.create_dir(startup)?;
     staging.write(&startup.join(KEY), key.as_bytes())?;
@@ -459,7 +481,7 @@ pub fn approve(
     now_unix: u64,
     passphrase: &mut dyn FnMut(Wanted) -> Result<Passphrase, PassphraseError>,
 ) -> Result<(Report, Vec<u8>), JoinError> {
-    let letter = letter(request, REQUEST)?;
+    let (request_sha256, letter) = (hex(&sha256(request)), letter(request, REQUEST)?);
     let mut kept = kept(out, &letter.name)?;
     let invitation = &kept.invitation;
     match kept.state {
@@ -488,7 +510,10 @@ pub fn approve(
         files.insert(file, STANDARD.encode(&*bytes));
     }
     let reply = invitation.put(REPLY, &Reply { name, files })?;
+    // First the reply: whoever dies here has it, for the same request.
+    write_secret_file(&online::reply_place(out, &kept.invitation.name), &reply)?;
     kept.state = State::Used;
+    kept.request_sha256 = Some(request_sha256);
     keep(out, &kept)?;
     Ok((report, reply))
 }
@@ -558,11 +583,17 @@ pub fn finish(dir: &Path, reply: &[u8], now_unix: u64) -> Result<Kit, JoinError>
     }
     let kit = Kit::open(dir, Some(&invitation.root_sha256), now_unix)?;
     // The secret is spent.
-    let path = dir.join(PENDING);
-    match std::fs::remove_file(&path) {
-        Ok(()) => Ok(kit),
-        Err(source) => Err(SecretFileError::Io { action: "remove", path, source }.into()),
+    for file in [PENDING, MADE_REQUEST] {
+        let path = dir.join(file);
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => {
+                return Err(SecretFileError::Io { action: "remove", path, source }.into());
+            }
+        }
     }
+    Ok(kit)
 }
 
 impl std::fmt::Debug for Invitation {

@@ -22,10 +22,10 @@ use cellbus_runtime::{
 use crate::{
     check::{Check, Finding, Outcome},
     layout::{
-        CERTIFICATE, ENTRIES_MAX, FILE_MAX_BYTES, LIMITS, LOCAL, MANIFEST, POLICY, ROOT, ROSTER,
+        CERTIFICATE, ENTRIES_MAX, FILE_MAX_BYTES, JOIN, LIMITS, LOCAL, MANIFEST, POLICY, ROOT, ROSTER,
         SIGNATURE, STARTUP, TOPOLOGY,
     },
-    local::{self, Merged, Placed},
+    local::{self, JoinDoor, Merged, Placed},
     manifest::{FORMAT, Manifest, Roster, is_signed_by},
     text::hex,
 };
@@ -48,6 +48,8 @@ pub struct Kit {
     pub topology: Topology,
     /// The text of that topology.
     pub text: String,
+    /// Where whoever is invited may ask to join, where the site has a door.
+    pub door: Option<JoinDoor>,
     /// What is odd about the topology.
     pub warnings: Vec<Placed>,
     /// Certificate, key and authority.
@@ -160,7 +162,7 @@ fn examine_all(
         profile(given, findings);
     }
     let issuer = issuer(&startup, &manifest, findings);
-    let merged = configuration(dir, &manifest, findings)?;
+    let (merged, door) = configuration(dir, &manifest, findings)?;
     issuer?;
     let state = state(&merged.topology, manifest.name.as_str());
     let renewed =
@@ -171,6 +173,7 @@ fn examine_all(
         manifest,
         topology: merged.topology,
         text: merged.text,
+        door,
         warnings: merged.warnings,
         credentials: credentials?,
     })
@@ -441,7 +444,25 @@ pub(crate) fn profile(credentials: &Credentials, findings: &mut Vec<Finding>) {
     let _ = report(Check::Profile, bad, || "as cells need it".to_owned(), findings);
 }
 
-fn configuration(dir: &Path, manifest: &Manifest, findings: &mut Vec<Finding>) -> Option<Merged> {
+/// What `local/join.toml` says; nothing where it is not there or empty.
+fn door_of(text: &str, kind: CellKind) -> Result<Option<JoinDoor>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if kind != CellKind::Server {
+        return Err(format!("{LOCAL}/{JOIN}: a {kind} has no join door, a server may"));
+    }
+    let all = |problems: Vec<Placed>| {
+        problems.iter().map(Placed::to_string).collect::<Vec<_>>().join("; ")
+    };
+    local::join_door(text).map(Some).map_err(all)
+}
+
+fn configuration(
+    dir: &Path,
+    manifest: &Manifest,
+    findings: &mut Vec<Finding>,
+) -> Option<(Merged, Option<JoinDoor>)> {
     let startup = dir.join(STARTUP);
     let text = read_text(&startup.join(TOPOLOGY), findings)?;
     let plain = match local::merge(&text, "", "") {
@@ -472,12 +493,13 @@ fn configuration(dir: &Path, manifest: &Manifest, findings: &mut Vec<Finding>) -
                 problems.iter().map(Placed::to_string).collect::<Vec<_>>().join("; ")
             })
         });
-    match merged {
-        Ok(merged) => {
+    let door = own(JOIN).and_then(|text| door_of(&text, manifest.kind));
+    match merged.and_then(|merged| Ok((merged, door?))) {
+        Ok((merged, door)) => {
             let rules = merged.topology.rules.len();
             findings
                 .push(Finding::ok(Check::Local, format!("{rules} rules with those of the site")));
-            Some(merged)
+            Some((merged, door))
         }
         Err(found) => {
             findings.push(Finding::fail(Check::Local, found));

@@ -31,6 +31,8 @@ pub const KEY: &str = "cell.key";
 pub const POLICY: &str = "policy.toml";
 /// Limits of the site, in [`LOCAL`].
 pub const LIMITS: &str = "limits.toml";
+/// Whether the server has a join door, in [`LOCAL`]; need not be there.
+pub const JOIN: &str = "join.toml";
 
 /// Directory of the authority, in the directory of a project.
 pub const AUTHORITY: &str = "authority";

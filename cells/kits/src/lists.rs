@@ -68,7 +68,7 @@ fn file<L: List>(signer: &ListSigner, list: &L) -> Result<ListFile, SignListErro
 }
 
 /// The bytes that hexadecimal digits stand for.
-fn bytes_of(hex: &str) -> Option<[u8; 32]> {
+pub(crate) fn bytes_of(hex: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     if hex.len() != 2 * bytes.len() || !hex.is_ascii() {
         return None;

@@ -1,12 +1,12 @@
 //! What a site decides for itself: rules that refuse more, and limits. It can never allow more than the project.
 
-use std::fmt;
+use std::{fmt, net::SocketAddr};
 
 use cellbus_proto::topology::{self, Parsed, Problem, Severity, Topology};
 use toml::{Table, Value};
 
 use crate::{
-    layout::{LIMITS, POLICY, TOPOLOGY},
+    layout::{JOIN, LIMITS, POLICY, TOPOLOGY},
     text::position,
 };
 
@@ -38,6 +38,15 @@ pub struct Merged {
     pub text: String,
     /// What is odd about it.
     pub warnings: Vec<Placed>,
+}
+
+/// Where whoever is invited may ask to join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinDoor {
+    /// Where the door listens, UDP.
+    pub listen: SocketAddr,
+    /// Where others reach it, host and port, where that is somewhere else.
+    pub address: Option<String>,
 }
 
 /// A problem, with the file and place that it is about.
@@ -114,6 +123,58 @@ pub fn merge(topology: &str, policy: &str, limits: &str) -> Result<Merged, Vec<P
             Err(errors.map(place).collect())
         }
     }
+}
+
+/// Reads `local/join.toml`.
+///
+/// # Errors
+/// Everything that is wrong, each with its place.
+pub fn join_door(text: &str) -> Result<JoinDoor, Vec<Placed>> {
+    const KEYS: [&str; 2] = ["listen", "address"];
+    let whole = table(JOIN, text)?;
+    only(JOIN, &whole, "join", "[join]")?;
+    let line = |key: &str| {
+        let is_it = |line: &str| {
+            let rest = line.trim_start().strip_prefix(key);
+            rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+        };
+        text.lines().position(is_it).map_or(1, |at| at + 1)
+    };
+    let wrong = |key: &str, message: String, help: &str| {
+        vec![Placed { help: Some(help.to_owned()), ..placed(JOIN, line(key), message) }]
+    };
+    let Some(Value::Table(join)) = whole.get("join") else {
+        return Err(wrong("join", "no table `[join]`".to_owned(), "write `[join]` and `listen`"));
+    };
+    if let Some(key) = join.keys().find(|key| !KEYS.contains(&key.as_str())) {
+        let message = format!("unknown key `{}`", key.escape_default());
+        return Err(wrong(key, message, "`[join]` has `listen` and `address`"));
+    }
+    let text_of = |key: &str| match join.get(key) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(wrong(key, format!("`{key}` is no text"), "put it in quotes")),
+    };
+    let help = "an address of this machine and a port of its own, as in \"0.0.0.0:8444\"";
+    let listen = text_of("listen")?
+        .ok_or_else(|| wrong("listen", "`listen` is missing".to_owned(), help))?;
+    let listen: SocketAddr = listen.parse().map_err(|_| {
+        wrong("listen", format!("`{}` is no address and port", listen.escape_default()), help)
+    })?;
+    let address = text_of("address")?;
+    let is_one = |address: &String| {
+        let Some((host, port)) = address.rsplit_once(':') else { return false };
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || "-._:[]".contains(letter);
+        (1..=255).contains(&host.len())
+            && host.chars().all(plain)
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    if let Some(bad) = address.as_ref().filter(|address| !is_one(address)) {
+        let message = format!("`{}` is no host and port", bad.escape_default());
+        let help = "what others dial, as in \"server.example.org:8444\"";
+        return Err(wrong("address", message, help));
+    }
+    Ok(JoinDoor { listen, address })
 }
 
 fn table(file: &str, text: &str) -> Result<Table, Vec<Placed>> {
@@ -225,5 +286,35 @@ parent = "server"
         assert_eq!(places, ["local/limits.toml:2:CBT050", "local/policy.toml:3:CBT041"]);
         let refused = merge(TOPOLOGY, "[[deny]\n", "").unwrap_err();
         assert_eq!((refused[0].file.as_str(), refused[0].line), ("local/policy.toml", 1));
+    }
+
+    #[test]
+    fn v_22_a_join_door_is_read_strictly() {
+        let door = join_door("[join]\nlisten = \"0.0.0.0:8444\"\n").unwrap();
+        assert_eq!((door.listen, door.address), (([0, 0, 0, 0], 8444).into(), None));
+        let named = "[join]\nlisten = \"[::]:8444\"\naddress = \"server.example.org:443\"\n";
+        assert_eq!(join_door(named).unwrap().address.unwrap(), "server.example.org:443");
+        for (bad, said) in [
+            ("", "local/join.toml:1:1: CBT002: no table `[join]`"),
+            ("[join]\n", "local/join.toml:1:1: CBT002: `listen` is missing"),
+            ("[join]\nlisten = 8444\n", "local/join.toml:2:1: CBT002: `listen` is no text"),
+            (
+                "[join]\nlisten = \"server:1\"\n",
+                "local/join.toml:2:1: CBT002: `server:1` is no address",
+            ),
+            (
+                "[join]\nlisten = \"0.0.0.0:1\"\nopen = true\n",
+                "local/join.toml:3:1: CBT002: unknown key `open`",
+            ),
+            (
+                "[join]\nlisten = \"0.0.0.0:1\"\naddress = \"a b:1\"\n",
+                "local/join.toml:3:1: CBT002: `a b:1` is no host",
+            ),
+            ("[limits]\n", "local/join.toml:1:1: CBT002: unknown key `limits`"),
+            ("[join\n", "local/join.toml:1:"),
+        ] {
+            let refused = join_door(bad).unwrap_err();
+            assert!(refused[0].to_string().starts_with(said), "{}", refused[0]);
+        }
     }
 }

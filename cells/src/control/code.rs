@@ -54,6 +54,10 @@ local_codes! {
     JobRunning = "JOB_RUNNING";
     /// A cell does not let jobs run what the job asks for.
     JobNotAllowed = "COMPONENT_NOT_ALLOWED";
+    /// This cell has no join door.
+    JoinClosed = "JOIN_CLOSED";
+    /// The join door does not do what was asked of it.
+    JoinRefused = "JOIN_REFUSED";
     /// What answered on the control socket did not answer as a cell does; the work may have been done.
     ControlBadReply = "CONTROL_BAD_REPLY";
 }

@@ -60,6 +60,8 @@ impl ControlError {
             | LocalCode::JobOver
             | LocalCode::JobRunning
             | LocalCode::JobNotAllowed
+            | LocalCode::JoinClosed
+            | LocalCode::JoinRefused
             | LocalCode::ControlSlow => Some(ErrorClass::Refused),
             LocalCode::ControlBadReply | LocalCode::ControlIo => Some(ErrorClass::Unknown),
         };

@@ -12,9 +12,9 @@ use cellbus_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BanAsk, ControlError, DeadLettersAsk, JobAsk, JobLogsAsk, JobRunAsk, ListsAsk, LocalCode,
-    MAX_DEAD_LETTERS, MAX_SAMPLE, MAX_SERVED, ReloadAsk, Reply, SendAsk, ServeAsk, Talk, TapAsk,
-    TraceAsk, TransferAsk, selector, transfer,
+    BanAsk, ControlError, DeadLettersAsk, JobAsk, JobLogsAsk, JobRunAsk, JoinAsk, ListsAsk,
+    LocalCode, MAX_DEAD_LETTERS, MAX_SAMPLE, MAX_SERVED, ReloadAsk, Reply, SendAsk, ServeAsk, Talk,
+    TapAsk, TraceAsk, TransferAsk, selector, transfer,
 };
 
 /// Version of these messages. Another version is refused with `VERSION`.
@@ -91,6 +91,8 @@ pub enum Request {
     TakeLists(ListsAsk),
     /// Changes whom the server lets in.
     Ban(BanAsk),
+    /// Asks about the join door of this server, or changes who is let in there.
+    Join(JoinAsk),
     /// Starts a job, and tells what becomes of it until its end.
     JobRun(JobRunAsk),
     /// The jobs of this server.
@@ -227,6 +229,7 @@ impl Request {
             | Self::Lists
             | Self::TakeLists(_)
             | Self::Ban(_)
+            | Self::Join(_)
             | Self::Inspect
             | Self::Drain
             | Self::Stop => Ok(()),
@@ -268,6 +271,7 @@ impl Request {
             | Self::Lists
             | Self::TakeLists(_)
             | Self::Ban(_)
+            | Self::Join(_)
             | Self::Tap(_)
             | Self::Serve(_)
             | Self::Transfer(_)

@@ -3,7 +3,7 @@
 use cellbus_proto::name::Fqcn;
 use serde::{Deserialize, Serialize};
 
-use super::{BanAsk, ListsAsk, Request};
+use super::{BanAsk, JoinAsk, ListsAsk, Request};
 
 /// Whether the cells of this process are to decide by the rules that their file has now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +79,7 @@ impl Request {
         let mut asked = self;
         if let Self::Reload(ReloadAsk { by: asker, .. })
         | Self::TakeLists(ListsAsk { by: asker, .. })
+        | Self::Join(JoinAsk { by: asker, .. })
         | Self::Ban(BanAsk { by: asker, .. }) = &mut asked
         {
             *asker = by();

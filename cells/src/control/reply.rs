@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::job::JobReport;
 
 use super::{
-    DeadLettersReply, Ended, HopRow, LinkRow, ListsReply, MetricsReply, Payload, PolicyReply,
-    ReloadReply, RouteRow, SendReply, StatsReply, TraceReply, TransferCancelled, TransferEnds,
-    TransferRows,
+    DeadLettersReply, Ended, HopRow, JoinReply, LinkRow, ListsReply, MetricsReply, Payload,
+    PolicyReply, ReloadReply, RouteRow, SendReply, StatsReply, TraceReply, TransferCancelled,
+    TransferEnds, TransferRows,
 };
 
 /// One answer; the variant is that of the request.
@@ -70,6 +70,8 @@ pub enum Reply {
     /// To [`Request::Lists`](super::Request::Lists), [`Request::TakeLists`](super::Request::TakeLists) and
     /// [`Request::Ban`](super::Request::Ban).
     Lists(Box<ListsReply>),
+    /// To [`Request::Join`](super::Request::Join).
+    Join(Box<JoinReply>),
 }
 
 /// Who and how a cell is.
@@ -299,6 +301,7 @@ answers!(
     Links(Vec<LinkRow>),
     Routes(Vec<RouteRow>),
     Stats(Box<StatsReply>),
+    Join(Box<JoinReply>),
     DeadLetters(DeadLettersReply),
     Metrics(MetricsReply),
     Trace(TraceReply),

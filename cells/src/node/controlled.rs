@@ -18,6 +18,7 @@ use cellbus_proto::{
 };
 use cellbus_runtime::{
     cell::{CellState as Running, InspectReport},
+    certificate::leaf_hash,
     clock,
     host::RunningCell,
     stats::LoopDelay,
@@ -25,12 +26,15 @@ use cellbus_runtime::{
 use tokio::sync::Notify;
 
 use super::{LiveRules, Node, NodeCell, observed::bad, rules::explained};
-use crate::job::JobHost;
+use crate::{
+    door::{Desk, hex},
+    job::JobHost,
+};
 
 use crate::control::{
     Accepted, CellRow, CellState, ControlError, Controlled, Direction, ExplainAsk, ExplainReply,
-    LinkState, LocalCode, Payload, PeerRow, PingAsk, PingReply, PingRow, PolicyReply, Reply,
-    Request, RequestAsk, RequestReply, StatusReport, Talk, Verdict,
+    JoinAsk, LinkState, LocalCode, Payload, PeerRow, PingAsk, PingReply, PingRow, PolicyReply,
+    Reply, Request, RequestAsk, RequestReply, StatusReport, Talk, Verdict,
 };
 
 /// A cell of this process, for its control socket.
@@ -43,6 +47,7 @@ pub(super) struct ControlledCell {
     configured: Arc<Directory>,
     pub(super) event_loop: Arc<LoopDelay>,
     pub(super) jobs: Arc<OnceLock<JobHost>>,
+    door: Option<Desk>,
     rules: Arc<LiveRules>,
     leave: Arc<Notify>,
     started: std::time::Instant,
@@ -56,6 +61,7 @@ impl ControlledCell {
             topology: Arc::clone(&node.topology),
             configured: Arc::clone(&node.directory),
             jobs: Arc::clone(&cell.host),
+            door: cell.door.clone(),
             rules: Arc::clone(&node.rules),
             event_loop: LoopDelay::of_this_thread(),
             leave: Arc::clone(&cell.leave),
@@ -336,6 +342,24 @@ impl ControlledCell {
         }))
     }
 
+    /// What somebody who decides about requests to join asks.
+    async fn join(&self, ask: JoinAsk) -> Result<Reply, ControlError> {
+        let Some(desk) = self.door.clone() else {
+            let text = format!("{} has no join door", self.name());
+            let hint = "ask the server; one that is run from a kit opens a door where local/join.toml \
+                        in its kit says so";
+            return Err(ControlError::local(LocalCode::JoinClosed, text).hint(hint));
+        };
+        // It writes to the disk.
+        let asked = tokio::task::spawn_blocking(move || desk.control(&ask)).await;
+        let failed = |_| ControlError::status(Status::ShuttingDown, "the cell is stopping");
+        let mut reply = asked.map_err(failed)??;
+        // Those that are trusted now: another generation may have come since the start.
+        let roots = self.running.own().roots.ders();
+        reply.roots = roots.iter().map(|der| hex(&leaf_hash(der))).collect();
+        Ok(Reply::Join(Box::new(reply)))
+    }
+
     pub(super) async fn answer(self, request: Request) -> Result<Reply, ControlError> {
         match request {
             Request::Status => self.status().await,
@@ -358,6 +382,7 @@ impl ControlledCell {
             Request::Lists => Ok(Reply::Lists(Box::new(self.lists()))),
             Request::TakeLists(ask) => self.take_lists(ask).await,
             Request::Ban(ask) => self.change_bans(ask).await,
+            Request::Join(ask) => self.join(ask).await,
             Request::Request(ask) => self.request(ask).await,
             Request::Inspect => {
                 let report = self.report().await?;

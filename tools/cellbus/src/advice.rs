@@ -164,6 +164,10 @@ pub fn of_local(code: LocalCode) -> &'static str {
         LocalCode::JobNotAllowed => {
             "Ask who runs the cell to offer it under [[program]] in the topology, or name what is offered."
         }
+        LocalCode::JoinClosed => {
+            "Ask the server, after its kit has local/join.toml and it was started again."
+        }
+        LocalCode::JoinRefused => "Read the reason; `cellbus requests ls` shows who is invited.",
         LocalCode::ControlBadReply => {
             "Look whether the cell still runs and is of the same version; then try again."
         }
@@ -189,6 +193,16 @@ pub fn of_command(code: CliCode) -> &'static str {
         CliCode::JobLate => "Give it more time under [budget] of its job.toml, or less to do.",
         CliCode::JobDenied => {
             "Ask who runs the cell to offer what the job needs under [[program]]."
+        }
+        CliCode::NotInvited => "Ask who invited for a new line.",
+        CliCode::JoinWaiting => {
+            "Ask who invited to approve the request, then run `cellbus join --kit DIR` again."
+        }
+        CliCode::NotTheDoor => {
+            "Compare the fingerprint of the authority with who invited; somebody else may be answering."
+        }
+        CliCode::DoorUnreachable => {
+            "Look whether the server runs and UDP gets through to its join door, then run it again."
         }
         CliCode::Bug => "Report it with everything that was printed.",
     }

@@ -48,6 +48,14 @@ pub enum CliCode {
     JobLate,
     /// A job that asked for what a cell does not offer.
     JobDenied,
+    /// An invitation that counts for nothing.
+    NotInvited,
+    /// A request to join that nobody has decided about.
+    JoinWaiting,
+    /// Somebody else at the join door.
+    NotTheDoor,
+    /// Nobody at the join door.
+    DoorUnreachable,
     /// A defect.
     Bug,
 }
@@ -71,7 +79,7 @@ pub struct CodeRow {
 }
 
 impl CliCode {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 20] = [
         Self::Usage,
         Self::Config,
         Self::Input,
@@ -87,6 +95,10 @@ impl CliCode {
         Self::JobLost,
         Self::JobLate,
         Self::JobDenied,
+        Self::NotInvited,
+        Self::JoinWaiting,
+        Self::NotTheDoor,
+        Self::DoorUnreachable,
         Self::Bug,
     ];
 
@@ -108,6 +120,10 @@ impl CliCode {
             Self::JobLost => "JOB_LOST",
             Self::JobLate => "JOB_LATE",
             Self::JobDenied => "JOB_DENIED",
+            Self::NotInvited => "NOT_INVITED",
+            Self::JoinWaiting => "JOIN_WAITING",
+            Self::NotTheDoor => "NOT_THE_DOOR",
+            Self::DoorUnreachable => "DOOR_UNREACHABLE",
             Self::Bug => "BUG",
         }
     }
@@ -127,8 +143,10 @@ impl CliCode {
             | Self::Unfinished
             | Self::JobFailed
             | Self::JobAborted
-            | Self::JobLost => Exit::No,
-            Self::JobLate => Exit::Deadline,
+            | Self::JobLost
+            | Self::NotInvited => Exit::No,
+            Self::NotTheDoor | Self::DoorUnreachable => Exit::Unreachable,
+            Self::JobLate | Self::JoinWaiting => Exit::Deadline,
             Self::JobDenied => Exit::Denied,
             Self::Bug => Exit::Bug,
         }
@@ -155,6 +173,14 @@ impl CliCode {
             Self::JobLost => "What ran the job went away, and nobody knows what it has done.",
             Self::JobLate => "The job was ended because its time was up.",
             Self::JobDenied => "A site does not let jobs run what the job asks for.",
+            Self::NotInvited => {
+                "The join door does not take the request: the invitation is unknown, used, withdrawn or over."
+            }
+            Self::JoinWaiting => "The request to join is kept, and nobody has approved it yet.",
+            Self::NotTheDoor => {
+                "Who answers is not the server of the invitation; nothing was said to them."
+            }
+            Self::DoorUnreachable => "Nobody answers at the join door of the invitation.",
             Self::Bug => "This program has a defect; please report it with what was printed.",
         }
     }

@@ -58,14 +58,17 @@ fn of_local(code: LocalCode) -> Exit {
         LocalCode::CellNotRunning | LocalCode::ControlDenied | LocalCode::ControlIo => {
             Exit::Unreachable
         }
-        LocalCode::ControlBadRequest | LocalCode::JobInvalid => Exit::Invalid,
+        LocalCode::ControlBadRequest | LocalCode::JobInvalid | LocalCode::JoinClosed => {
+            Exit::Invalid
+        }
         LocalCode::JobNotAllowed => Exit::Denied,
         LocalCode::ControlSlow => Exit::Deadline,
         LocalCode::ControlBadReply
         | LocalCode::ControlTaken
         | LocalCode::JobUnknown
         | LocalCode::JobOver
-        | LocalCode::JobRunning => Exit::No,
+        | LocalCode::JobRunning
+        | LocalCode::JoinRefused => Exit::No,
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use cellbus_cells::{
     control::{cell_dir, default_root, project_root},
+    door::DoorSettings,
     node::{Node, RulesSource, UpError},
     up::{self, Given, SecondSignal, UpEnd, UpEvent, processes},
 };
@@ -87,6 +88,7 @@ fn run_kit(global: &Global, args: &Up, dir: &Path) -> Outcome {
     let given = Given {
         credentials: kit.startup(),
         rules: RulesSource::new(move || kit::load_again(&again.0, again.1.as_deref(), &state)),
+        door: kit.door.map(|door| DoorSettings { listen: door.listen, address: door.address }),
     };
     let file = kit::topology_file(&dir);
     let tell = move |event: UpEvent| show(format, &event);
@@ -163,6 +165,9 @@ fn show(format: Format, event: &UpEvent) {
     let line = match event {
         UpEvent::Started { cell, address: Some(address) } => format!("{cell} listens on {address}"),
         UpEvent::Started { cell, address: None } => format!("{cell} started"),
+        UpEvent::JoinDoor { cell, address } => {
+            format!("{cell} takes requests to join on {address}")
+        }
         UpEvent::Metrics { address } => format!("figures at http://{address}/metrics"),
         UpEvent::Ready { cell, after_ms } => format!("{cell} ready after {after_ms} ms"),
         UpEvent::Draining { cell } => format!("{cell} drains"),

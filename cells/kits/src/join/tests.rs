@@ -56,7 +56,7 @@ impl World {
         provision(&order, &mut passphrase).unwrap();
         let project = project(STUDY);
         let name = "site-9".parse().unwrap();
-        let invitation = invite(&project, &out, &name, NOW, HOUR).unwrap();
+        let invitation = invite(&project, &out, &name, NOW, HOUR, None).unwrap();
         Self { dir, project, invitation }
     }
 
@@ -213,7 +213,7 @@ fn v_22_atk_150_a_request_is_approved_once() {
     assert!(matches!(again, Err(JoinError::Spent("used already"))));
     // A new invitation does not help as long as there is a certificate that is good.
     let name = world.invitation.name.clone();
-    let second = invite(&world.project, &world.out(), &name, NOW, HOUR).unwrap();
+    let second = invite(&world.project, &world.out(), &name, NOW, HOUR, None).unwrap();
     let request = begin(&second, &world.dir.path().join("second"), NOW).unwrap();
     let again = world.approve(&request);
     assert!(matches!(again, Err(JoinError::Provision(ProvisionError::AlreadyThere(_)))));
@@ -250,6 +250,93 @@ fn an_invitation_does_not_print_its_secret_and_a_line_is_read_whole_or_not_at_al
         assert!(matches!(Invitation::parse(bad), Err(JoinError::Line)), "{bad}");
     }
     Invitation::parse(&format!("  {}\n", *line)).unwrap();
-    assert!(invite(&world.project, &world.out(), &"nobody".parse().unwrap(), NOW, 1).is_err());
-    assert!(invite(&world.project, &world.kit(), &world.invitation.name, NOW, 1).is_err());
+    assert!(
+        invite(&world.project, &world.out(), &"nobody".parse().unwrap(), NOW, 1, None).is_err()
+    );
+    assert!(invite(&world.project, &world.kit(), &world.invitation.name, NOW, 1, None).is_err());
+}
+
+fn door() -> DoorPlace {
+    DoorPlace { cell: "server".parse().unwrap(), address: "127.0.0.1:1".to_owned() }
+}
+
+#[test]
+fn v_22_joining_is_taken_up_again_with_the_same_key_and_request() {
+    let world = World::new();
+    let name = world.invitation.name.clone();
+    let invited = invite(&world.project, &world.out(), &name, NOW, HOUR, Some(door())).unwrap();
+    let line = Invitation::parse(&invited.line()).unwrap();
+    assert_eq!(line.door, Some(door()));
+    assert!(online::pending(&world.kit()).unwrap().is_none());
+    let request = begin(&line, &world.kit(), NOW).unwrap();
+    let one = online::pending(&world.kit()).unwrap().unwrap();
+    let two = online::pending(&world.kit()).unwrap().unwrap();
+    assert!(
+        one.is_by(&line) && !one.is_by(&world.invitation),
+        "another secret, another invitation"
+    );
+    let (one, two) = (one.knocker().unwrap(), two.knocker().unwrap());
+    assert_eq!((&one.request, &one.certificate), (&request, &two.certificate));
+    assert_eq!((&two.request, one.access), (&request, invited.access()));
+    assert!(begin(&line, &world.kit(), NOW).is_err(), "a second key is not made in its place");
+    let (_, reply) = world.approve(&request).unwrap();
+    finish(&world.kit(), &reply, NOW).unwrap();
+    assert!(online::pending(&world.kit()).unwrap().is_none());
+    assert!(!world.kit().join(MADE_REQUEST).exists());
+}
+
+#[test]
+fn v_22_atk_150_a_reply_that_was_made_is_given_again_for_its_own_request_only() {
+    let world = World::new();
+    let request = world.begin();
+    let name = world.invitation.name.clone();
+    assert!(online::kept_reply(&world.out(), &name, &request).unwrap().is_none());
+    let (_, reply) = world.approve(&request).unwrap();
+    assert_eq!(online::kept_reply(&world.out(), &name, &request).unwrap(), Some(reply));
+    assert!(online::kept_reply(&world.out(), &name, b"another").unwrap().is_none());
+    // Whoever is invited anew is not given it.
+    invite(&world.project, &world.out(), &name, NOW, HOUR, None).unwrap();
+    assert!(online::kept_reply(&world.out(), &name, &request).unwrap().is_none());
+}
+
+#[test]
+fn v_22_what_lies_in_the_way_of_joining_is_left_alone() {
+    let world = World::new();
+    let outside = world.dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, world.kit()).unwrap();
+    assert!(begin(&world.invitation, &world.kit(), NOW).is_err());
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    assert!(world.kit().symlink_metadata().unwrap().file_type().is_symlink());
+    // A link in a kit that has begun is replaced, and what it leads to stays.
+    fs::remove_file(world.kit()).unwrap();
+    let request = world.begin();
+    let (_, reply) = world.approve(&request).unwrap();
+    let target = outside.join("target");
+    fs::write(&target, "mine").unwrap();
+    std::os::unix::fs::symlink(&target, world.kit().join("startup/cell.crt")).unwrap();
+    finish(&world.kit(), &reply, NOW).unwrap();
+    assert_eq!(fs::read(&target).unwrap(), b"mine");
+    Kit::open(&world.kit(), None, NOW).unwrap();
+}
+
+#[test]
+fn v_22_a_kill_at_any_file_of_the_reply_leaves_no_kit_and_the_reply_is_taken_again() {
+    let world = World::new();
+    let request = world.begin();
+    let (_, reply) = world.approve(&request).unwrap();
+    finish(&world.kit(), &reply, NOW).unwrap();
+    let saved = |file: &str| fs::read(world.kit().join(STARTUP).join(file)).unwrap();
+    let whole: Vec<(String, Vec<u8>)> =
+        replied().into_iter().map(|file| (file.clone(), saved(&file))).collect();
+    let remembered = serde_json::to_vec(&world.invitation).unwrap();
+    for written in 0..whole.len() {
+        write_secret_file(&world.kit().join(PENDING), &remembered).unwrap();
+        for (file, _) in &whole[written..] {
+            fs::remove_file(world.kit().join(STARTUP).join(file)).unwrap();
+        }
+        assert!(Kit::open(&world.kit(), None, NOW).is_err(), "{written} of {}", whole.len());
+        finish(&world.kit(), &reply, NOW).unwrap();
+        Kit::open(&world.kit(), None, NOW).unwrap();
+    }
 }

@@ -69,6 +69,7 @@ impl Controlled for Shared {
                 | Request::Lists
                 | Request::TakeLists(_)
                 | Request::Ban(_)
+                | Request::Join(_)
                 | Request::JobRun(_)
                 | Request::JobLs
                 | Request::JobShow(_)

@@ -68,6 +68,10 @@ fn the_list_of_labels_is_that_of_the_code() {
             Purpose::SealedHeader => "what a sealed message is bound to; nothing is signed for it",
             Purpose::KitManifest => "the project's authority vouches for the files of a kit",
             Purpose::JoinRequest => "who wants to join has the key that is to be certified",
+            Purpose::JoinAccess => {
+                "what the secret of an invitation gives access to; nothing is signed for it"
+            }
+            Purpose::JoinKnock => "who comes to a join door has the key of its request",
             Purpose::TransferReference => "the holder of a transfer vouches for a reference to it",
             Purpose::TransferReceipt => "a receiver vouches for what became of a transfer there",
             Purpose::Revocations => "the authority takes certificates and identities back",

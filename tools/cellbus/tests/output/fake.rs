@@ -11,6 +11,8 @@ use cellbus_cells::control::{
 use cellbus_channels::{BoxFuture, CellKind, Fqcn, Status};
 use serde_json::json;
 
+#[path = "fake/join.rs"]
+mod join;
 #[path = "fake/observed.rs"]
 mod observed;
 #[path = "fake/talks.rs"]
@@ -68,6 +70,7 @@ impl Controlled for Fake {
             Request::Lists => Ok(Reply::Lists(Box::new(trust::lists(cell)))),
             Request::TakeLists(ask) => trust::take(cell, &ask),
             Request::Ban(ask) => trust::ban(cell, &ask),
+            Request::Join(ask) => join::answer(&ask),
             Request::JobLs => Ok(Reply::Jobs(vec![observed::job()])),
             Request::JobShow(_) | Request::JobCancel(_) => {
                 Ok(Reply::Job(Box::new(observed::job())))

@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
+use cellbus_cells::control::JoinRow;
 use cellbus_kits::{
     check::Finding,
     compare::Difference,
@@ -83,6 +84,15 @@ struct Invited {
     name: String,
     expires_unix: u64,
     line: String,
+    door: Option<String>,
+}
+
+/// One row of `requests ls` where a join door is asked, too.
+#[derive(Debug, Serialize, Deserialize)]
+struct Listed {
+    #[serde(flatten)]
+    invitation: InvitationRow,
+    at_door: Option<JoinRow>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -148,6 +158,18 @@ pub fn make_use_and_examine_kits(place: &Place) {
     assert_eq!((failed.exit_code, failed.error_code.as_str()), (4, "KIT"));
     let failed = place.failure("requests reject site-2 --out fed");
     assert_eq!((failed.exit_code, failed.error_code.as_str()), (4, "KIT"));
+
+    // At a join door.
+    let rows: Vec<Listed> = place.data("requests ls --out fed --at server");
+    assert_eq!(rows[0].invitation.state, State::Used);
+    assert_eq!(rows[0].at_door.as_ref().expect("it waits").stage, "waiting");
+    let failed = place.failure("invite site-2 more.toml --out fed --at server");
+    assert_eq!((failed.exit_code, failed.error_code.as_str()), (4, "CELL_AMBIGUOUS"));
+    let failed =
+        place.failure(&format!("requests approve site-2 more.toml --out fed --at server {secret}"));
+    assert_eq!((failed.exit_code, failed.error_code.as_str()), (1, "JOIN_REFUSED"));
+    let failed = place.failure("join --kit k9 --invitation line");
+    assert_eq!((failed.exit_code, failed.error_code.as_str()), (4, "USAGE"), "it names no door");
 
     let verified: Examined = place.data("kit verify k2");
     assert!(verified.ok);

@@ -84,6 +84,7 @@ pub async fn run(cell: Fqcn, request: Request, talk: Talk) -> Result<Reply, Cont
         | Request::Lists
         | Request::TakeLists(_)
         | Request::Ban(_)
+        | Request::Join(_)
         | Request::Status
         | Request::Cells
         | Request::Peers
