@@ -29,7 +29,7 @@ pub use self::{
     client::{ControlClient, Conversation, Next},
     code::LocalCode,
     error::{ControlError, ErrorClass},
-    jobs::{JobAsk, JobLogsAsk, JobRunAsk},
+    jobs::{JobAsk, JobAttachAsk, JobLogsAsk, JobMeeting, JobRunAsk},
     lists::{BanAsk, BanRow, BanVerb, ListChange, ListRow, ListsAsk, ListsReply, RevokedRow},
     message::{
         Controlled, ExplainAsk, MAX_BUDGET_MS, MAX_PINGS, Payload, PayloadError, PingAsk, Request,

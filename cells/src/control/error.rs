@@ -59,6 +59,8 @@ impl ControlError {
             | LocalCode::JobInvalid
             | LocalCode::JobOver
             | LocalCode::JobRunning
+            | LocalCode::JobNotAttachable
+            | LocalCode::JobAttached
             | LocalCode::JobNotAllowed
             | LocalCode::ControlSlow => Some(ErrorClass::Refused),
             LocalCode::ControlBadReply | LocalCode::ControlIo => Some(ErrorClass::Unknown),

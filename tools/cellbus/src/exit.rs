@@ -65,7 +65,9 @@ fn of_local(code: LocalCode) -> Exit {
         | LocalCode::ControlTaken
         | LocalCode::JobUnknown
         | LocalCode::JobOver
-        | LocalCode::JobRunning => Exit::No,
+        | LocalCode::JobRunning
+        | LocalCode::JobNotAttachable
+        | LocalCode::JobAttached => Exit::No,
     }
 }
 

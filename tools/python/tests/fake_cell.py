@@ -60,6 +60,7 @@ class FakeCell:
         self.outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.secrets: list[bytes] = []
         self.is_mute = False
+        self.surroundings: bytes | None = b'{"server_cell": "server.job-7", "sites": ["site-1.job-7"], "attempt": 2}'
         self.outstanding: dict[int, int] = {}
         self.most = 0
         self.most_bytes = 0
@@ -238,6 +239,11 @@ class FakeCell:
         number, to, channel, topic, budget, media, attached, options = frame.fields
         if (channel, topic, to) == ("job", "parameters", self.name):
             self.end(0x83, [number, "application/json", None], b'{"rounds": 5}')
+        elif (channel, topic, to) == ("job", "surroundings", self.name):
+            if self.surroundings is None:
+                self.end(0x84, [number, 3, self.name], b"")
+            else:
+                self.end(0x83, [number, "application/json", None], self.surroundings)
         elif channel == "echo":
             if options is not None and options[0] & 32:
                 for index in range(int(topic)):
