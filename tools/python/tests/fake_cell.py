@@ -161,6 +161,9 @@ class FakeCell:
                 self.outgoing.put(None)
                 return
             self.send(0x81, [1, self.name, "job-7", 2, "trainer", self.heartbeat, self.limits])
+            if self.heartbeat is not None:
+                # As a real cell does: the first sign of life is asked for at once.
+                self.send(0x91, [1])
         if frame.kind in (0x02, 0x03, 0x04, 0x08, 0x09, 0x0A, 0x0B):
             self.outstanding[frame.fields[0]] = len(frame.payload)
             self.most = max(self.most, len(self.outstanding))

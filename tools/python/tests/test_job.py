@@ -62,8 +62,9 @@ def test_an_example_runs_as_a_job_of_real_cells(example: str) -> None:
 def test_c_11_a_trainer_that_somebody_else_starts_takes_part(
     cellbus_topology: Callable[..., Topology], tmp_path: Path
 ) -> None:
+    (tmp_path / "server.py").write_text(SERVER)
     programs = [
-        Program("server", [sys.executable, "-c", SERVER], ["server"]),
+        Program("server", [sys.executable, str(tmp_path / "server.py")], ["server"]),
         Program("notebook", [], ["site-*"], attach=True),
     ]
     topology = cellbus_topology(sites=["site-1"], programs=programs)
