@@ -71,11 +71,11 @@ def test_c_11_a_trainer_that_somebody_else_starts_takes_part(
     described = '[job]\nname = "book"\n[server]\nprogram = "server"\n[site]\nprogram = "notebook"\n'
     (tmp_path / "job.toml").write_text(described)
     command = [topology.binary, "job", "run", str(tmp_path), "--state", str(topology.state)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:  # noqa: S603
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
         try:
             meeting = attach(topology)
             # As a person does, in a process that no cell knows.
-            trainer = subprocess.run(  # noqa: S603
+            trainer = subprocess.run(
                 [sys.executable, "-c", TRAINER, meeting], capture_output=True, text=True, timeout=100, check=False
             )
             assert trainer.returncode == 0, f"{trainer.stderr}\n{topology.log()}"
