@@ -30,7 +30,7 @@ pub use self::{
     client::{ControlClient, Conversation, Next},
     code::LocalCode,
     error::{ControlError, ErrorClass},
-    jobs::{JobAsk, JobLogsAsk, JobRunAsk},
+    jobs::{JobAsk, JobAttachAsk, JobLogsAsk, JobMeeting, JobRunAsk},
     join::{JoinAsk, JoinReply, JoinRow, JoinVerb},
     lists::{BanAsk, BanRow, BanVerb, ListChange, ListRow, ListsAsk, ListsReply, RevokedRow},
     message::{

@@ -187,6 +187,7 @@ pub async fn train(
             arguments: Default::default(),
             environment: Default::default(),
             memory_mib: None,
+            detach_s: 0,
             has_files: false,
             payload: parameters.clone().into(),
         })

@@ -17,7 +17,10 @@ use cellbus_proto::{
 };
 
 use self::{parts::Parts, runs::Runs};
-use crate::node::{Node, NodeCell};
+use crate::{
+    control::JobMeeting,
+    node::{Node, NodeCell},
+};
 
 mod bootstrap;
 mod child_log;
@@ -33,7 +36,7 @@ mod tests;
 pub use self::{
     bootstrap::{JobBootstrap, Limits, Work},
     files::{JOB_FILE, PackError, Package, pack},
-    parts::LaunchError,
+    parts::{AttachError, LaunchError},
     report::{JobReport, LogRow, PartReport},
     runs::{JobNews, Plan, PlanPart, SubmitError},
 };
@@ -104,6 +107,16 @@ impl JobHost {
     #[must_use]
     pub fn cancel(&self, job: &Segment) -> Option<(bool, JobReport)> {
         self.runs.as_ref()?.cancel(job)
+    }
+
+    /// Has the part of `job` that this cell runs let one process in that somebody else starts, for so many
+    /// seconds from now.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub async fn attach(&self, job: &Segment, lifetime_s: u32) -> Result<JobMeeting, AttachError> {
+        let parts = self.parts.as_ref().ok_or_else(|| AttachError::NotHere(job.clone()))?;
+        parts.attach(job, lifetime_s).await
     }
 
     /// Every job, the latest first.

@@ -2,23 +2,33 @@
 //!
 //! Which of them a job may ask for, the topology says; see `proto::job::resolve`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use cellbus_channels::{HandleError, RequestError};
 use cellbus_launch::{HandleError as LaunchHandleError, LaunchError, Output};
 use cellbus_proto::name::Segment;
-use cellbus_runtime::{host::RunningCell, local_socket::BindError, secret_file::SecretFileError};
+use cellbus_runtime::{
+    host::RunningCell,
+    local_socket::{BindError, Ended},
+    secret_file::SecretFileError,
+};
 
 use self::process::Command;
 use crate::job::{JobBootstrap, Work};
 
+pub(crate) mod attached;
 pub mod learn;
 mod process;
+mod topics;
 
 /// Channel on which a program asks its own job cell.
 pub const JOB_CHANNEL: &str = "job";
 /// Topic of the job's parameters: what the job gives the program, as JSON.
 pub const PARAMETERS: &str = "parameters";
+/// Topic of what a program that was launched finds in its environment, as JSON.
+pub const SURROUNDINGS: &str = "surroundings";
+/// Topic on which the cell that launched a job cell asks it to let a process in.
+pub(crate) const ATTACH: &str = "attach";
 
 /// A program of this binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +76,12 @@ pub enum ProgramError {
     /// Its process ended without success.
     #[error("the program's process ended: {0:?}")]
     Ended(cellbus_launch::Exit),
+    /// The process that was attached went away without saying goodbye, or broke the protocol.
+    #[error("the attached process is gone: {0:?}")]
+    Left(Ended),
+    /// The cell that launched this one was away for longer than its program goes on without it.
+    #[error("the parent was away for {0:?}")]
+    Forsaken(Duration),
     /// No message came or went for this long.
     #[error("nothing happened for {0:?}")]
     Idle(Duration),
@@ -115,20 +131,28 @@ pub(crate) async fn run(
                 }
             }
         }
+        Work::Attached { arguments } => {
+            topics::serve(&cell.bus(), bootstrap, object(arguments)).await?;
+            attached::run(cell, bootstrap, stop).await
+        }
         Work::Program { argv, environment, limits, arguments } => {
-            let plain: serde_json::Map<String, serde_json::Value> =
-                arguments.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
             let pairs = environment.iter().map(|(name, value)| (name.into(), value.into()));
             let command = Command {
                 argv: argv.iter().map(Into::into).collect(),
                 environment: pairs.collect(),
                 limits: (*limits).into(),
                 output: Output::Merged,
-                parameters: serde_json::Value::Object(plain).to_string().into(),
+                parameters: object(arguments),
             };
             process::run(cell, bootstrap, command, stop).await
         }
     }
+}
+
+/// The arguments of a job as a JSON object.
+fn object(arguments: &BTreeMap<String, cellbus_proto::job::Value>) -> bytes::Bytes {
+    let pairs = arguments.iter().map(|(name, value)| (name.clone(), plain(value)));
+    serde_json::Value::Object(pairs.collect()).to_string().into()
 }
 
 fn plain(value: &cellbus_proto::job::Value) -> serde_json::Value {
@@ -150,6 +174,8 @@ impl ProgramError {
             Self::Ended(Exit::Code(code)) => *code,
             Self::Ended(Exit::Signal(signal)) => Exit::SIGNALLED + signal,
             Self::Idle(_) => Exit::IDLE,
+            Self::Left(_) => Exit::LEFT,
+            Self::Forsaken(_) => Exit::FORSAKEN,
             Self::Stopped | Self::Ended(Exit::Scheduler(_) | Exit::Unknown) => 1,
             Self::Parameters(_)
             | Self::Handle(_)

@@ -130,6 +130,7 @@ impl QueueBuilder {
     #[must_use]
     pub fn open(self) -> Queue {
         let Self { bus, to, outgoing, settings } = self;
+        // Holds no more than there is room for: every item has its part of it, and flushes are its own user's.
         let (work, worker) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(settings.bytes_max));
         tokio::spawn(worker::run(bus.clone(), to.clone(), settings, worker));

@@ -9,6 +9,7 @@
 mod part;
 mod programs;
 mod reconcile;
+mod run_id;
 mod slurm;
 mod spec;
 mod value;
@@ -25,6 +26,7 @@ pub use self::{
         Resolved, ResolvedRun, is_word, resolve,
     },
     reconcile::{Reconciled, Reported, Wanted, reconcile},
+    run_id::{BadRunId, RunId},
     slurm::{SlurmAllowance, SlurmRefusal, SlurmRequest, SlurmSpec},
     spec::{
         FILE_BYTES_MAX, FILES_BYTES_MAX, FILES_MAX, FileChunk, FileEntry, LogBatch, LogLine,

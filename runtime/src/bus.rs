@@ -314,6 +314,7 @@ impl Transport for CellTransport {
         if self.protects(&to, &outgoing) {
             return self.each_protected(to, &outgoing);
         }
+        // One outcome comes for each cell that is named, and no more.
         let (sender, answers) = mpsc::unbounded_channel();
         let numbered: Vec<(u64, Fqcn)> =
             to.into_iter().map(|to| (self.own.next_sequence(), to)).collect();

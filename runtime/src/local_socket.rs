@@ -22,7 +22,17 @@ mod process;
 mod refusals;
 mod rendezvous;
 
-use std::{future::Future, os::fd::OwnedFd, path::Path, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    os::fd::OwnedFd,
+    path::Path,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use cellbus_channels::Bus;
 use cellbus_proto::{
@@ -68,6 +78,7 @@ pub struct Options {
     allowed_uids: Vec<u32>,
     expected: Option<Expected>,
     heartbeat: Option<Duration>,
+    claimed: Arc<AtomicBool>,
 }
 
 /// How the one connection of a launch ended.
@@ -117,6 +128,13 @@ impl Options {
     #[must_use]
     pub fn heartbeat(mut self, period: Duration) -> Self {
         self.heartbeat = Some(period.max(Duration::from_millis(1)));
+        self
+    }
+
+    /// Is set as soon as job code has been let in, before anything else is done for it. Default: nobody looks.
+    #[must_use]
+    pub fn claimed(mut self, claimed: Arc<AtomicBool>) -> Self {
+        self.claimed = claimed;
         self
     }
 
@@ -199,6 +217,7 @@ impl LocalSocket {
                     if let Some(applicant) = applicant {
                         match door.judge(applicant) {
                             Ok(admitted) => {
+                                options.claimed.store(true, Ordering::Release);
                                 let talk = bridge::converse(admitted, bus.clone(), options.clone());
                                 conversation = Some(Box::pin(talk));
                             }

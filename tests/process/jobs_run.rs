@@ -121,6 +121,7 @@ fn j_22_a_program_has_three_descriptors_the_variables_it_may_have_and_its_limits
             "CELLBUS_BOOTSTRAP_FD",
             "CELLBUS_CELL",
             "CELLBUS_JOB",
+            "CELLBUS_RUN",
             "CELLBUS_SERVER_CELL",
             "CELLBUS_SITES",
             "OMP_NUM_THREADS"

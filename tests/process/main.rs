@@ -6,6 +6,8 @@ mod drain;
 mod driver;
 mod faults;
 mod jobs;
+mod jobs_attach;
+mod jobs_detached;
 mod jobs_faults;
 mod jobs_many;
 mod jobs_run;

@@ -22,8 +22,8 @@ use cellbus_runtime::{
 use crate::{
     check::{Check, Finding, Outcome},
     layout::{
-        CERTIFICATE, ENTRIES_MAX, FILE_MAX_BYTES, JOIN, LIMITS, LOCAL, MANIFEST, POLICY, ROOT, ROSTER,
-        SIGNATURE, STARTUP, TOPOLOGY,
+        CERTIFICATE, ENTRIES_MAX, FILE_MAX_BYTES, JOIN, LIMITS, LOCAL, MANIFEST, POLICY, ROOT,
+        ROSTER, SIGNATURE, STARTUP, TOPOLOGY,
     },
     local::{self, JoinDoor, Merged, Placed},
     manifest::{FORMAT, Manifest, Roster, is_signed_by},

@@ -6,6 +6,7 @@
 
 mod family;
 mod log;
+mod pipes;
 mod running;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
     fs::File,
     io::{self, Seek, Write},
     os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -21,16 +23,18 @@ use std::{
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
-use self::{family::Family, log::Log, running::Running};
+use self::{family::Family, log::Log, pipes::Pipes, running::Running};
 use crate::{
-    BoxFuture, Exit, Handle, HandleError, LaunchError, Launcher, Order, Output, Printed, Progress,
-    Signal, Stream, shim,
+    BoxFuture, Exit, Handle, HandleError, LaunchError, Launcher, Lifetime, Order, Output, Printed,
+    Progress, Signal, Stream, shim,
 };
 
 /// Starts processes of this machine.
 pub struct ProcessLauncher {
     /// What runs before a program: this binary, as a shim.
     shim: Vec<OsString>,
+    /// Where named pipes lie.
+    pipes: Option<PathBuf>,
     running: Mutex<BTreeMap<String, Arc<Running>>>,
 }
 
@@ -42,7 +46,8 @@ impl ProcessLauncher {
     /// [`shim::VERB`].
     #[must_use]
     pub fn new(shim: impl Into<OsString>) -> Self {
-        Self { shim: vec![shim.into(), shim::VERB.into()], running: Mutex::default() }
+        let shim = vec![shim.into(), shim::VERB.into()];
+        Self { shim, pipes: None, running: Mutex::default() }
     }
 
     /// A launcher whose shim is this very program.
@@ -51,6 +56,39 @@ impl ProcessLauncher {
     /// When the system does not say which that is.
     pub fn of_this_program() -> io::Result<Self> {
         Ok(Self::new(std::env::current_exe()?))
+    }
+
+    /// Has programs that may outlive this process, and whose output is [kept](Output::Kept), print into named pipes
+    /// in `dir`, a directory of this user alone: a later life goes on reading there. While nobody reads, a program
+    /// that prints waits once 64 KiB are there; what comes on its standard error is dropped then. Default: they print
+    /// to nobody once this process has ended, which ends most.
+    #[must_use]
+    pub fn with_pipes_in(mut self, dir: &Path) -> Self {
+        self.pipes = Some(dir.to_owned());
+        self
+    }
+
+    /// The names of the pipes of what `handle` names, in the directory of pipes.
+    #[must_use]
+    pub fn pipes_of(handle: &Handle) -> Option<[String; 2]> {
+        Pipes::label_of(&handle.token).map(Pipes::names)
+    }
+
+    /// A token that stands for no process, and has the pipes of what `handle` names: for one of a machine that has been
+    /// started again since, where numbers of processes mean others.
+    #[must_use]
+    pub fn token_of_nobody(handle: &Handle) -> String {
+        match Pipes::label_of(&handle.token) {
+            Some(label) => format!("0-0-{label}"),
+            None => "0-0".to_owned(),
+        }
+    }
+
+    /// Ends every process whose environment has all of `marks`, each a name with its value, and gives their number.
+    /// For processes that nobody knows any longer; together they must be such as nobody else could have.
+    #[must_use]
+    pub fn end_marked(marks: &[(&str, &str)]) -> usize {
+        Family::end_marked(marks)
     }
 
     /// The number of the process that `handle` names, while it is known.
@@ -85,7 +123,8 @@ impl ProcessLauncher {
         if let Some(running) = self.running().get(&handle.token) {
             return Ok(Arc::clone(running));
         }
-        let adopted = Running::adopt(&handle.token).ok_or_else(unknown)?;
+        let pipes = self.pipes.as_deref().and_then(|dir| Pipes::again(dir, &handle.token));
+        let adopted = Running::adopt(&handle.token, pipes).ok_or_else(unknown)?;
         let adopted = Arc::new(adopted);
         self.running().insert(handle.token.clone(), Arc::clone(&adopted));
         Ok(adopted)
@@ -107,8 +146,20 @@ impl ProcessLauncher {
             .envs(order.environment)
             .current_dir(&order.dir)
             .stdin(memory_file(&order.bootstrap).map_err(failed)?);
+        let pipes = match (&self.pipes, order.lifetime, order.output) {
+            (Some(dir), Lifetime::Detached, Output::Kept) => {
+                Some(Pipes::make(dir, &order.label).map_err(failed)?)
+            }
+            _ => None,
+        };
         match order.output {
-            Output::Kept => command.stdout(Stdio::piped()).stderr(Stdio::piped()),
+            Output::Kept => match &pipes {
+                Some(pipes) => {
+                    let [out, err] = pipes.writers().map_err(failed)?;
+                    command.stdout(out).stderr(err)
+                }
+                None => command.stdout(Stdio::piped()).stderr(Stdio::piped()),
+            },
             Output::Passed => command.stdout(Stdio::inherit()).stderr(Stdio::inherit()),
             Output::Merged => {
                 let own = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
@@ -117,7 +168,7 @@ impl ProcessLauncher {
         };
         // What whoever started this process left open is not for programs; what this one opens never is.
         close_fds::set_fds_cloexec_threadsafe(3, &[]);
-        let running = Running::spawn(&mut command).map_err(failed)?;
+        let running = Running::spawn(&mut command, pipes).map_err(failed)?;
         let token = running.token();
         self.running().insert(token.clone(), Arc::new(running));
         tracing::debug!(label = order.label, token, "launched");

@@ -52,6 +52,10 @@ local_codes! {
     JobOver = "JOB_OVER";
     /// A job of this name runs already, or too many run.
     JobRunning = "JOB_RUNNING";
+    /// The part of the job at this cell waits for nobody to attach: its cell starts its program itself.
+    JobNotAttachable = "JOB_NOT_ATTACHABLE";
+    /// A process is attached to this part of the job already.
+    JobAttached = "JOB_ATTACHED";
     /// A cell does not let jobs run what the job asks for.
     JobNotAllowed = "COMPONENT_NOT_ALLOWED";
     /// This cell has no join door.

@@ -59,6 +59,8 @@ impl ControlError {
             | LocalCode::JobInvalid
             | LocalCode::JobOver
             | LocalCode::JobRunning
+            | LocalCode::JobNotAttachable
+            | LocalCode::JobAttached
             | LocalCode::JobNotAllowed
             | LocalCode::JoinClosed
             | LocalCode::JoinRefused

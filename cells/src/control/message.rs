@@ -12,9 +12,9 @@ use cellbus_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BanAsk, ControlError, DeadLettersAsk, JobAsk, JobLogsAsk, JobRunAsk, JoinAsk, ListsAsk,
-    LocalCode, MAX_DEAD_LETTERS, MAX_SAMPLE, MAX_SERVED, ReloadAsk, Reply, SendAsk, ServeAsk, Talk,
-    TapAsk, TraceAsk, TransferAsk, selector, transfer,
+    BanAsk, ControlError, DeadLettersAsk, JobAsk, JobAttachAsk, JobLogsAsk, JobRunAsk, JoinAsk,
+    ListsAsk, LocalCode, MAX_DEAD_LETTERS, MAX_SAMPLE, MAX_SERVED, ReloadAsk, Reply, SendAsk,
+    ServeAsk, Talk, TapAsk, TraceAsk, TransferAsk, selector, transfer,
 };
 
 /// Version of these messages. Another version is refused with `VERSION`.
@@ -103,6 +103,8 @@ pub enum Request {
     JobLogs(JobLogsAsk),
     /// Ends a job.
     JobCancel(JobAsk),
+    /// Opens the part of a job that this cell runs for one process that somebody else starts.
+    JobAttach(JobAttachAsk),
     /// Everything the cell knows about itself, for tools and tests.
     Inspect,
     /// Takes no new work, finishes what is there, then ends.
@@ -211,6 +213,9 @@ impl Request {
             Self::JobRun(ask) if !std::path::Path::new(&ask.dir).is_absolute() => {
                 Err(bad(format!("`dir` is {:?}, which is no absolute path", ask.dir)))
             }
+            Self::JobAttach(ask) => {
+                in_bounds("lifetime_s", u64::from(ask.lifetime_s), u64::from(JobAttachAsk::MAX_S))
+            }
             Self::Status
             | Self::Cells
             | Self::Peers
@@ -280,6 +285,7 @@ impl Request {
             | Self::JobShow(_)
             | Self::JobLogs(_)
             | Self::JobCancel(_)
+            | Self::JobAttach(_)
             | Self::Inspect
             | Self::Drain
             | Self::Stop => Duration::ZERO,

@@ -8,6 +8,7 @@ use cellbus_proto::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::JobMeeting;
 use crate::job::JobReport;
 
 use super::{
@@ -65,6 +66,8 @@ pub enum Reply {
     /// To [`Request::JobShow`](super::Request::JobShow) and [`Request::JobCancel`](super::Request::JobCancel), and the
     /// end of those that tell what becomes of a job.
     Job(Box<JobReport>),
+    /// To [`Request::JobAttach`](super::Request::JobAttach).
+    Meeting(JobMeeting),
     /// To [`Request::Drain`](super::Request::Drain) and [`Request::Stop`](super::Request::Stop): it has begun.
     Accepted(Accepted),
     /// To [`Request::Lists`](super::Request::Lists), [`Request::TakeLists`](super::Request::TakeLists) and
@@ -313,6 +316,7 @@ answers!(
     Inspect(serde_json::Value),
     Jobs(Vec<JobReport>),
     Job(Box<JobReport>),
+    Meeting(JobMeeting),
     Accepted(Accepted),
     Lists(Box<ListsReply>),
 );

@@ -11,7 +11,7 @@ use std::{
 use cellbus_proto::{
     codec::body::Blob,
     identity::CellKind,
-    job::{JobId, ProgramLimits, Value},
+    job::{JobId, ProgramLimits, RunId, Value},
     name::{Fqcn, Segment},
 };
 use cellbus_runtime::{authority::Issued, own::Own};
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 /// Form of the bootstrap.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// No bootstrap is larger.
 const MAX: u64 = 4 << 20;
 
@@ -58,9 +58,15 @@ pub struct JobBootstrap {
     pub site_cells: Vec<Fqcn>,
     /// Seconds without a message after which the program is ended; 0 for never.
     pub idle_s: u32,
+    /// Seconds that the program goes on while the parent is away; 0 where it ends with it.
+    pub detach_s: u32,
+    /// The file in which the parent writes where it lets job cells in, where it may come back elsewhere.
+    pub door: Option<PathBuf>,
+    /// Names this run of the job.
+    pub run: RunId,
     /// What to run.
     pub work: Work,
-    /// Process that launched this one; when it dies, so does this one.
+    /// Process that launched this one; when it dies, so does this one, unless `detach_s` says otherwise.
     pub launcher: u32,
 }
 
@@ -82,6 +88,11 @@ pub enum Work {
         environment: BTreeMap<String, String>,
         /// What it may use.
         limits: Limits,
+        /// The values that the job gives it.
+        arguments: BTreeMap<String, Value>,
+    },
+    /// Nothing: somebody else starts a process and attaches it.
+    Attached {
         /// The values that the job gives it.
         arguments: BTreeMap<String, Value>,
     },
@@ -122,6 +133,9 @@ pub(super) struct Birth {
     pub server_cell: Fqcn,
     pub site_cells: Vec<Fqcn>,
     pub idle_s: u32,
+    pub detach_s: u32,
+    pub door: Option<PathBuf>,
+    pub run: RunId,
     pub work: Work,
 }
 
@@ -129,7 +143,7 @@ impl JobBootstrap {
     /// The bootstrap of a job cell below `own`.
     pub(super) fn new(own: &Own, issued: &Issued, birth: Birth) -> Self {
         let Birth { id, name, address, cells, socket_dir, work_dir, .. } = birth;
-        let Birth { server_cell, site_cells, idle_s, work, .. } = birth;
+        let Birth { server_cell, site_cells, idle_s, detach_s, door, run, work, .. } = birth;
         Self {
             version: VERSION,
             id,
@@ -147,6 +161,9 @@ impl JobBootstrap {
             server_cell,
             site_cells,
             idle_s,
+            detach_s,
+            door,
+            run,
             work,
             launcher: std::process::id(),
         }

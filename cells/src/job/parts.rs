@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs,
+    net::SocketAddr,
     path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,7 +13,7 @@ use std::{
 
 use cellbus_channels::{Event, JobChange};
 use cellbus_launch::{
-    Handle, Launcher, Lifetime, Order, Output, ProcessLauncher, Progress, Signal,
+    Handle, HandleError, Launcher, Lifetime, Order, Output, ProcessLauncher, Progress, Signal,
 };
 use cellbus_proto::{
     causes::with_sources,
@@ -30,10 +31,11 @@ use cellbus_runtime::{
     authority::{AuthorityError, mint_job},
     clock,
     quic::QuicPortError,
-    secret_file::{SecretFileError, create_private_dir},
+    secret_file::{SecretFileError, create_private_dir, write_secret_file},
 };
 use tokio::{sync::watch, task::JoinHandle};
 
+use self::record::{PartRecord, PartRecords};
 use super::{
     bootstrap::{Birth, JobBootstrap, Work},
     child_log,
@@ -42,11 +44,19 @@ use super::{
 };
 use crate::node::{JobDoor, Node, NodeCell};
 
+mod adopt;
+mod attach;
+mod record;
+
+pub use self::attach::AttachError;
+
 /// Files of a job that arrive, and when the last of them came.
 type Staged = BTreeMap<JobId, (Staging, std::time::Instant)>;
 
 /// From being told to end until a job cell is made to.
 const GRACE: Duration = Duration::from_secs(5);
+/// File in the state directory of a cell that says where its job cells come back.
+const DOOR_FILE: &str = "job-door";
 /// Jobs whose files may arrive at a time.
 const STAGED_MAX: usize = 16;
 /// How long files wait for their job.
@@ -83,6 +93,9 @@ pub enum LaunchError {
     /// The system refuses something basic.
     #[error("process of the job cell")]
     Process(#[from] std::io::Error),
+    /// It cannot be written down, so that nobody would know it later.
+    #[error("record of the part")]
+    Record(#[source] SecretFileError),
     /// The process cannot be started.
     #[error(transparent)]
     Launch(#[from] cellbus_launch::LaunchError),
@@ -106,6 +119,9 @@ struct Inner {
     topology: Arc<Topology>,
     /// Where the directories of jobs are.
     dir: PathBuf,
+    /// The file that says where job cells come back.
+    door_file: PathBuf,
+    records: PartRecords,
     launcher: Arc<dyn Launcher>,
     table: Mutex<Table>,
     changed: watch::Sender<u64>,
@@ -124,18 +140,29 @@ struct Entry {
     id: JobId,
     state: JobState,
     end: Option<End>,
+    /// Whether its program is one that somebody else attaches.
+    is_attached_to: bool,
     stop: watch::Sender<Option<Why>>,
+}
+
+/// A part that is watched to its end.
+struct Watched {
+    record: PartRecord,
+    /// Whether an earlier life of this cell has started it.
+    is_adopted: bool,
 }
 
 impl Parts {
     pub(super) fn new(cell: &NodeCell, node: &Node) -> std::io::Result<Self> {
         ProcessLauncher::adopt_orphans()?;
         let dir = cell.dir().join("jobs");
-        // Job cells do not outlive this process, so nobody uses what is there.
-        if let Err(error) = remove_dir(&dir) {
+        let records = PartRecords::of(cell.dir());
+        let known = records.read();
+        if let Err(error) = adopt::clear(&dir, &known) {
             tracing::warn!(%error, dir = %dir.display(), "what old jobs left cannot be removed");
         }
-        Ok(Self {
+        let launcher = ProcessLauncher::of_this_program()?.with_pipes_in(&dir);
+        let parts = Self {
             inner: Arc::new(Inner {
                 own: Arc::clone(cell.running().own()),
                 running: cell.running().clone(),
@@ -143,13 +170,24 @@ impl Parts {
                 directory: Arc::clone(node.directory()),
                 topology: Arc::clone(node.topology()),
                 dir,
-                launcher: Arc::new(ProcessLauncher::of_this_program()?),
+                door_file: cell.dir().join(DOOR_FILE),
+                records,
+                launcher: Arc::new(launcher),
                 table: Mutex::default(),
                 changed: watch::Sender::default(),
                 sink: Mutex::default(),
                 staged: Mutex::default(),
             }),
-        })
+        };
+        parts.adopt(known);
+        Ok(parts)
+    }
+
+    /// Lets job cells in, writes down where, and says it.
+    fn open_door(&self) -> Result<SocketAddr, LaunchError> {
+        let address = self.inner.door.open()?;
+        write_secret_file(&self.inner.door_file, address.to_string().as_bytes())?;
+        Ok(address)
     }
 
     /// From now on `sink` is told what parts print.
@@ -184,7 +222,11 @@ impl Parts {
 
     /// Forgets parts that have ended.
     pub(super) fn forget(&self, known: &[JobId]) {
-        self.table().entries.retain(|_, entry| entry.end.is_none() || !known.contains(&entry.id));
+        let mut table = self.table();
+        let is_known = |entry: &mut Entry| entry.end.is_some() && known.contains(&entry.id);
+        for (job, _) in table.entries.extract_if(.., |_, entry| is_known(entry)) {
+            self.inner.records.remove(&job);
+        }
     }
 
     /// Has a part end. `false` where it is not here.
@@ -278,25 +320,29 @@ impl Parts {
                 return Err(LaunchError::Over(id));
             }
             table.last.insert(id.job.clone(), id.attempt);
-            let entry = Entry { id: id.clone(), state: JobState::Staged, end: None, stop };
+            let is_attached_to = resolved.run == ResolvedRun::Attached;
+            let entry =
+                Entry { id: id.clone(), state: JobState::Staged, end: None, is_attached_to, stop };
             table.entries.insert(id.job.clone(), entry);
         }
         let events = self.inner.running.bus().events();
         match self.launch(&id, &name, &spec, resolved).await {
-            Ok((handle, pin)) => {
+            Ok(record) => {
                 let times =
                     PartTimes { start: Duration::from_secs(u64::from(spec.start_s)), grace: GRACE };
                 let mut part = Part::new(times);
                 let _nothing_to_do = part.handle(clock::now(), Input::Launched);
                 self.show(&id, &part);
                 self.notice(&name, JobChange::Started);
-                let watched =
-                    self.clone().watch(id.clone(), name, handle.clone(), pin, part, stops, events);
-                tokio::spawn(self.clone().stand_by(id, handle, tokio::spawn(watched)));
+                let handle = record.handle.clone();
+                let watched = Watched { record, is_adopted: false };
+                let watched = tokio::spawn(self.clone().watch(watched, part, stops, events));
+                tokio::spawn(self.clone().stand_by(id, handle, watched));
                 Ok(())
             }
             Err(error) => {
                 self.table().entries.remove(&id.job);
+                self.inner.records.remove(&id.job);
                 // What was made for it is nobody's.
                 let _ = remove_dir(&self.inner.dir.join(id.job.as_str()));
                 Err(error)
@@ -310,8 +356,10 @@ impl Parts {
         name: &Fqcn,
         spec: &PartSpec,
         resolved: Resolved,
-    ) -> Result<(Handle, [u8; 32]), LaunchError> {
+    ) -> Result<PartRecord, LaunchError> {
         let inner = &self.inner;
+        let detach_s = resolved.detach_s;
+        let is_attached_to = resolved.run == ResolvedRun::Attached;
         let work_dir = self.prepare(id, spec).await?;
         let identity = Identity {
             project: inner.own.identity.project.clone(),
@@ -332,24 +380,32 @@ impl Parts {
                 limits: resolved.limits.into(),
                 arguments: spec.arguments.clone(),
             },
+            ResolvedRun::Attached => Work::Attached { arguments: spec.arguments.clone() },
         };
         let lists = inner.own.lists.view();
         let cells = lists.directory().unwrap_or(&inner.directory);
         let birth = Birth {
             id: id.clone(),
             name: name.clone(),
-            address: inner.door.open()?,
+            address: if detach_s > 0 { self.open_door()? } else { inner.door.open()? },
             cells: cells.iter().map(|(name, kind)| (name.clone(), kind)).collect(),
             socket_dir: inner.dir.join(id.job.as_str()),
             work_dir: work_dir.clone(),
             server_cell: spec.server.clone(),
             site_cells: spec.sites.iter().filter_map(below).collect(),
             idle_s: spec.idle_s,
+            detach_s,
+            door: (detach_s > 0).then(|| inner.door_file.clone()),
+            run: spec.run,
             work,
         };
         let bootstrap = JobBootstrap::new(&inner.own, &issued, birth).to_bytes()?;
         let pin = issued.hash();
-        inner.door.pins.add(pin);
+        // One that may outlive this process comes in only once it is written down: until then it follows its
+        // launcher.
+        if detach_s == 0 {
+            inner.door.pins.add(pin);
+        }
         let program = std::env::current_exe()?;
         let words = ["-o", "json", process::VERB].map(OsString::from);
         let order = Order {
@@ -360,15 +416,26 @@ impl Parts {
             bootstrap,
             output: Output::Kept,
             limits: cellbus_launch::ProgramLimits::default(),
-            lifetime: Lifetime::Bound,
+            lifetime: if detach_s > 0 { Lifetime::Detached } else { Lifetime::Bound },
         };
-        match inner.launcher.launch(order).await {
-            Ok(handle) => Ok((handle, pin)),
+        let handle = match inner.launcher.launch(order).await {
+            Ok(handle) => handle,
             Err(error) => {
                 inner.door.pins.remove(&pin);
-                Err(error.into())
+                return Err(error.into());
             }
+        };
+        let (id, name, at) = (id.clone(), name.clone(), handle.clone());
+        let record = PartRecord::new(id, spec.run, name, at, pin, detach_s, is_attached_to);
+        if let Err(error) = inner.records.write(&record) {
+            inner.door.pins.remove(&pin);
+            if let Err(error) = inner.launcher.reap(&handle).await {
+                tracing::warn!(id = %record.id, %error, "a job cell is not gone");
+            }
+            return Err(LaunchError::Record(error));
         }
+        inner.door.pins.add(pin);
+        Ok(record)
     }
 
     /// Makes the directory of a job, with its files.
@@ -391,7 +458,7 @@ impl Parts {
     async fn stand_by(self, id: JobId, handle: Handle, watched: JoinHandle<()>) {
         let Err(error) = watched.await else { return };
         tracing::error!(%id, %error, "nobody watches a part of a job any more");
-        let lost = End::new(Outcome::Lost, "nobody watched it to its end");
+        let lost = adopt::unwatched();
         if let Some(entry) = self.table().entries.get_mut(&id.job).filter(|entry| entry.id == id) {
             entry.state = JobState::Ended;
             entry.end.get_or_insert(lost);
@@ -403,13 +470,9 @@ impl Parts {
     }
 
     /// Watches a part until it has ended; ends it when it is to be stopped.
-    #[expect(clippy::too_many_arguments, reason = "one for each thing that a part is known by")]
     async fn watch(
         self,
-        id: JobId,
-        name: Fqcn,
-        handle: Handle,
-        pin: [u8; 32],
+        watched: Watched,
         mut part: Part,
         mut stops: watch::Receiver<Option<Why>>,
         mut events: cellbus_channels::Events,
@@ -418,6 +481,8 @@ impl Parts {
         const LOOK: Duration = Duration::from_secs(60);
         /// What it printed last may take so long to be read.
         const LAST_WORDS: Duration = Duration::from_secs(2);
+        let Watched { record, is_adopted } = watched;
+        let (id, name, handle) = (record.id.clone(), record.name.clone(), record.handle.clone());
         let launcher = Arc::clone(&self.inner.launcher);
         let log = child_log::relay(Arc::clone(&launcher), handle.clone(), id.job.clone());
         let log = tokio::spawn(log);
@@ -455,7 +520,10 @@ impl Parts {
                         Ok(Progress::Waiting | Progress::Running | Progress::Unknown) => None,
                         Err(_unknown) => Some(Exit::Unknown),
                     };
-                    if let Some(exit) = exit {
+                    if let Some(mut exit) = exit {
+                        if exit == Exit::Unknown {
+                            exit = self.last_word(&record);
+                        }
                         // Nothing that it started is left when its end is told.
                         let _ = tokio::time::timeout(LAST_WORDS, launcher.signal(&handle, Signal::Kill)).await;
                         part.handle(clock::now(), Input::Exited(exit))
@@ -482,11 +550,15 @@ impl Parts {
             let _ = log.await;
         };
         let _ = tokio::time::timeout(LAST_WORDS, words).await;
-        let reaped = launcher.reap(&handle).await;
-        if let Err(error) = reaped {
-            tracing::warn!(%id, %error, "a job cell is not gone");
+        match launcher.reap(&handle).await {
+            Ok(_) => {}
+            Err(HandleError::Unknown(_)) if is_adopted => {}
+            Err(error) => tracing::warn!(%id, %error, "a job cell is not gone"),
         }
-        self.inner.door.pins.remove(&pin);
+        if is_adopted {
+            self.sweep(&record);
+        }
+        self.inner.door.pins.remove(&record.pin);
         let dir = self.inner.dir.join(id.job.as_str());
         if let Err(error) = remove_dir(&dir) {
             tracing::warn!(%id, %error, "the directory of a job stays");
@@ -495,6 +567,7 @@ impl Parts {
         let _ = fs::remove_dir(&self.inner.dir);
         let end = part.end().cloned().unwrap_or_else(End::completed);
         tracing::info!(cell = %self.inner.own.name, %id, %end, "part of a job has ended");
+        self.note_end(record, &end);
         self.notice(&name, change_of(&end));
         self.show(&id, &part);
     }

@@ -22,6 +22,7 @@ use cellbus_runtime::{
     own::Own,
     quic::{Checks, QuicPort, QuicPortError},
     quic_settings::{QuicSettings, QuicSettingsError, QuicTransport},
+    secret_file::write_secret_file,
     tls::{ChainError, Roots},
 };
 use rustix::process::Signal;
@@ -38,6 +39,18 @@ pub const VERB: &str = "job-cell";
 
 /// Variables that a job cell, and what it starts, inherits.
 const ENVIRONMENT: [&str; 6] = ["PATH", "HOME", "TZ", "LANG", "LC_ALL", "TMPDIR"];
+
+/// Variable with what names the run of the job. Together with [`CELL_VARIABLE`] it finds the processes of a part when
+/// nobody else knows them.
+pub const RUN_VARIABLE: &str = "CELLBUS_RUN";
+/// Variable with the full name of the job cell.
+pub const CELL_VARIABLE: &str = "CELLBUS_CELL";
+
+/// File in which a job cell that may outlive its launcher says with which code it ends, as text.
+pub(super) const LAST_WORD: &str = "exit";
+
+/// Between two looks at whether the parent is there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Time that a job cell has to register.
 const REGISTER: Duration = Duration::from_secs(20);
@@ -121,10 +134,23 @@ impl Roster for NoChildren {
 pub async fn run() -> Result<(), JobCellError> {
     harden()?;
     let bootstrap = JobBootstrap::from_stdin()?;
-    follow_launcher(&bootstrap)?;
+    let outcome = live(&bootstrap).await;
+    if bootstrap.detach_s > 0 {
+        let code = outcome.as_ref().map_or_else(JobCellError::exit_code, |()| 0);
+        let path = bootstrap.socket_dir.join(LAST_WORD);
+        // Where it cannot be written, or nobody asks any longer, the part is lost.
+        if let Err(error) = write_secret_file(&path, code.to_string().as_bytes()) {
+            tracing::warn!(%error, "how this ended cannot be written down");
+        }
+    }
+    outcome
+}
+
+async fn live(bootstrap: &JobBootstrap) -> Result<(), JobCellError> {
+    follow_launcher(bootstrap)?;
     cellbus_launch::ProcessLauncher::adopt_orphans()?;
     let mut signals = StopSignals::listen()?;
-    let cell = start(&bootstrap)?;
+    let cell = start(bootstrap)?;
     let registered = tokio::select! {
         biased;
         () = signals.next() => return Err(ProgramError::Stopped.into()),
@@ -134,14 +160,45 @@ pub async fn run() -> Result<(), JobCellError> {
         cell.stop();
         return Err(JobCellError::NotRegistered);
     }
-    let outcome = programs::run(&cell, &bootstrap, signals.next()).await;
+    if bootstrap.detach_s > 0 {
+        // From here on its parent has it in its records, and will know it when it comes back.
+        rustix::process::set_parent_process_death_signal(None).map_err(io::Error::from)?;
+    }
+    let limit = Duration::from_secs(u64::from(bootstrap.detach_s));
+    let is_forsaken = std::cell::Cell::new(false);
+    let stop = async {
+        tokio::select! {
+            () = signals.next() => {}
+            () = away(&cell, limit) => is_forsaken.set(true),
+        }
+    };
+    let outcome = match programs::run(&cell, bootstrap, stop).await {
+        Err(ProgramError::Stopped) if is_forsaken.get() => Err(ProgramError::Forsaken(limit)),
+        outcome => outcome,
+    };
     let patience = match outcome {
         // Whoever ended it waits for it.
-        Err(ProgramError::Stopped) => Duration::from_millis(500),
+        Err(ProgramError::Stopped | ProgramError::Forsaken(_)) => Duration::from_millis(500),
         Ok(()) | Err(_) => Duration::from_secs(5),
     };
     cell.drain(patience).await;
     Ok(outcome?)
+}
+
+/// Ends when the parent was away for `limit`; never, where that is nothing: then this process dies with it.
+async fn away(cell: &RunningCell, limit: Duration) {
+    if limit.is_zero() {
+        return std::future::pending().await;
+    }
+    let mut since: Option<tokio::time::Instant> = None;
+    loop {
+        tokio::time::sleep(LOOK.min(limit)).await;
+        if cell.state() == CellState::Ready {
+            since = None;
+        } else if since.get_or_insert_with(tokio::time::Instant::now).elapsed() >= limit {
+            return;
+        }
+    }
 }
 
 /// Nothing of this process's memory is for others to see.
@@ -150,7 +207,7 @@ fn harden() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// A job cell does not outlive the cell that launched it.
+/// A job cell does not outlive the cell that launched it, unless it is let to later.
 fn follow_launcher(bootstrap: &JobBootstrap) -> Result<(), JobCellError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
         .map_err(io::Error::from)?;
@@ -187,7 +244,10 @@ fn start(bootstrap: &JobBootstrap) -> Result<RunningCell, JobCellError> {
     };
     let port = QuicPort::dialling(&transport, any)?;
     let checks = Checks { wall, counters: Arc::clone(&own.counters) };
-    let target = DialTarget::Host(bootstrap.address.to_string());
+    let target = bootstrap
+        .door
+        .clone()
+        .map_or_else(|| DialTarget::Host(bootstrap.address.to_string()), DialTarget::File);
     let dial = port.dial_pinned(&own.certificate(), parent_leaf, target, &checks)?;
     Ok(cellbus_runtime::host::start(CellStart {
         own,

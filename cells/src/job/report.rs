@@ -7,7 +7,7 @@ use std::{
 };
 
 use cellbus_proto::{
-    job::{JobState, LogLine, Outcome},
+    job::{JobState, LogLine, Outcome, RunId},
     name::{Fqcn, Segment},
 };
 use cellbus_runtime::secret_file::{
@@ -31,6 +31,9 @@ pub struct JobReport {
     pub job: Segment,
     /// Which run under this name it is.
     pub attempt: u32,
+    /// Names this run and no other; `None` for one that is older than such names.
+    #[serde(default)]
+    pub run: Option<RunId>,
     /// How far it is.
     pub state: JobState,
     /// How it has ended, once it has.
@@ -196,6 +199,7 @@ mod tests {
         let report = JobReport {
             job: "fold".parse().unwrap(),
             attempt: 3,
+            run: Some(RunId::from_random([3; 16])),
             state: JobState::Ended,
             outcome: Some(Outcome::Completed),
             detail: None,

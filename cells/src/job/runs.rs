@@ -12,8 +12,8 @@ use cellbus_proto::{
     codec::body::{self, Blob, JobStop},
     identity::CellKind,
     job::{
-        End, JobId, JobState, LogBatch, LogLine, Manifest, Outcome, PartSpec, Reported, Step,
-        Table, TableAnswer, TableRow, Wanted, Whole, WholeTimes, Why, reconcile, resolve,
+        End, JobId, JobState, LogBatch, LogLine, Manifest, Outcome, PartSpec, Reported, RunId,
+        Step, Table, TableAnswer, TableRow, Wanted, Whole, WholeTimes, Why, reconcile, resolve,
     },
     name::{Fqcn, Segment},
     topology::{Topology, job_file::JobFile},
@@ -346,10 +346,14 @@ impl Runs {
         let topology = &self.inner.topology;
         let last = self.jobs().get(&plan.name).map_or(0, |run| run.report.attempt);
         let id = JobId::next(plan.name.clone(), last);
+        let mut drawn = [0; 16];
+        getrandom::fill(&mut drawn)
+            .map_err(|error| SubmitError::Random(std::io::Error::other(error)))?;
+        let run = RunId::from_random(drawn);
         for (cell, part) in
             plan.sites.iter().map(|site| (site, &plan.site)).chain([(&own, &plan.server)])
         {
-            let spec = self.spec(&id, &plan, part)?;
+            let spec = self.spec(&id, &plan, part, run)?;
             let end = topology.end_of(cell.base());
             resolve(&topology.programs, end, part.program.as_str(), &spec)
                 .map_err(|source| SubmitError::Refused { cell: cell.clone(), source })?;
@@ -368,7 +372,7 @@ impl Runs {
                 start: seconds(plan.budget.start_s),
                 total: Some(seconds(plan.budget.total_s)).filter(|total| !total.is_zero()),
                 finish: seconds(plan.budget.finish_s),
-                silence: SILENCE,
+                silence: silence(&plan),
                 stop: STOP,
             };
             let whole =
@@ -376,6 +380,7 @@ impl Runs {
             let report = JobReport {
                 job: id.job.clone(),
                 attempt: id.attempt,
+                run: Some(run),
                 state: whole.state(),
                 outcome: None,
                 detail: None,
@@ -386,8 +391,9 @@ impl Runs {
                 started_unix: self.inner.running.own().wall.unix(),
                 ended_unix: None,
             };
-            let run = Run { report: report.clone(), whole: Some(whole), book: LogBook::default() };
-            jobs.insert(id.job.clone(), run);
+            let entry =
+                Run { report: report.clone(), whole: Some(whole), book: LogBook::default() };
+            jobs.insert(id.job.clone(), entry);
             report
         };
         if let Err(error) = self.inner.records.write(&report) {
@@ -396,11 +402,17 @@ impl Runs {
         }
         tracing::info!(%id, sites = plan.sites.len(), "job has been accepted");
         self.tell();
-        tokio::spawn(self.clone().conduct(id.clone(), plan));
+        tokio::spawn(self.clone().conduct(id.clone(), plan, run));
         Ok(id)
     }
 
-    fn spec(&self, id: &JobId, plan: &Plan, part: &PlanPart) -> Result<PartSpec, SubmitError> {
+    fn spec(
+        &self,
+        id: &JobId,
+        plan: &Plan,
+        part: &PlanPart,
+        run: RunId,
+    ) -> Result<PartSpec, SubmitError> {
         let files =
             if part.has_files { plan.package.manifest.clone() } else { Manifest::default() };
         Ok(PartSpec {
@@ -412,6 +424,8 @@ impl Runs {
             memory_mib: part.memory_mib,
             start_s: plan.budget.start_s,
             idle_s: plan.budget.idle_s,
+            detach_s: part.detach_s,
+            run,
             files,
             payload: Blob(part.payload.to_vec()),
         })
@@ -472,6 +486,11 @@ fn parts_of(whole: &Whole) -> Vec<PartReport> {
         detail: end.map(|end| end.detail.clone()).filter(|detail| !detail.is_empty()),
     };
     whole.parts().map(part).collect()
+}
+
+/// How long a site may be silent: longer where its part goes on without it, for it may come back.
+fn silence(plan: &Plan) -> Duration {
+    SILENCE + Duration::from_secs(u64::from(plan.site.detach_s))
 }
 
 /// The record of a job that ran when its server died.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use cellbus_channels::{Event, Events, JobChange};
 use cellbus_proto::{
     codec::body::{self, Blob, JobStart},
-    job::{JobState, Manifest, Outcome, PartSpec},
+    job::{JobState, Manifest, Outcome, PartSpec, RunId},
     name::{Fqcn, Segment},
     topology::job_file::JobBudget,
     well_known,
@@ -128,6 +128,8 @@ fn spec(attempt: u32) -> PartSpec {
         arguments: BTreeMap::new(),
         environment: BTreeMap::new(),
         memory_mib: None,
+        detach_s: 0,
+        run: RunId::from_random([7; 16]),
         start_s: 20,
         idle_s: 0,
         files: Manifest::default(),
@@ -141,6 +143,7 @@ fn plan(job: &Segment, program: &str) -> Plan {
         arguments: BTreeMap::new(),
         environment: BTreeMap::new(),
         memory_mib: None,
+        detach_s: 0,
         has_files: false,
         payload: Vec::new().into(),
     };

@@ -394,6 +394,7 @@ impl ControlledCell {
             Request::JobLs => self.jobs_here(),
             Request::JobShow(ask) => self.job(&ask),
             Request::JobCancel(ask) => self.cancel_job(&ask),
+            Request::JobAttach(ask) => self.attach_to_job(ask).await,
             Request::Replies(_)
             | Request::Tap(_)
             | Request::Serve(_)

@@ -6,8 +6,10 @@ use cellbus_proto::{causes::with_sources, job::JobState, name::Segment, status::
 
 use super::controlled::ControlledCell;
 use crate::{
-    control::{ControlError, Event, JobAsk, JobLogsAsk, JobRunAsk, LocalCode, Reply, Talk},
-    job::{JobHost, JobReport, LogRow, SubmitError},
+    control::{
+        ControlError, Event, JobAsk, JobAttachAsk, JobLogsAsk, JobRunAsk, LocalCode, Reply, Talk,
+    },
+    job::{AttachError, JobHost, JobReport, LogRow, SubmitError},
 };
 
 /// Lines that are told at a time.
@@ -102,11 +104,40 @@ impl ControlledCell {
         let text = format!("job `{}` has ended", ask.job);
         Err(ControlError::local(LocalCode::JobOver, text))
     }
+
+    /// Opens the part of a job that this very cell runs.
+    pub(super) async fn attach_to_job(&self, ask: JobAttachAsk) -> Result<Reply, ControlError> {
+        let job = &ask.job;
+        let host = self.jobs.get().ok_or_else(no_jobs)?;
+        let met = host.attach(job, ask.lifetime_s).await;
+        met.map(Reply::Meeting).map_err(|error| not_attached(job, &error))
+    }
 }
 
 fn unknown(job: &Segment) -> ControlError {
     ControlError::local(LocalCode::JobUnknown, format!("no job is called `{job}`"))
         .hint("`cellbus job ls` lists the jobs")
+}
+
+fn not_attached(job: &Segment, error: &AttachError) -> ControlError {
+    let code = match error {
+        AttachError::NotHere(_) => LocalCode::JobUnknown,
+        AttachError::NotWaiting(_) => LocalCode::JobNotAttachable,
+        AttachError::Taken(_) => LocalCode::JobAttached,
+        AttachError::Request(_) | AttachError::Answer | AttachError::Offer(_) => {
+            LocalCode::ControlBadReply
+        }
+    };
+    let hint = match error {
+        AttachError::NotHere(_) | AttachError::NotWaiting(_) => {
+            format!("name the site whose part waits: `cellbus job attach {job} --at SITE`")
+        }
+        AttachError::Taken(_) => "one process is let in for each part".to_owned(),
+        AttachError::Request(_) | AttachError::Answer | AttachError::Offer(_) => {
+            format!("`cellbus job show {job}` says whether the part still runs")
+        }
+    };
+    ControlError::local(code, with_sources(error)).hint(hint)
 }
 
 fn no_jobs() -> ControlError {
@@ -121,6 +152,7 @@ fn refused(error: &SubmitError) -> ControlError {
         | SubmitError::Pack(_)
         | SubmitError::NoSites(_)
         | SubmitError::Record(_)
+        | SubmitError::Random(_)
         | SubmitError::Name(_) => LocalCode::JobInvalid,
     };
     let refused = ControlError::local(code, with_sources(error));
@@ -138,6 +170,7 @@ fn refused(error: &SubmitError) -> ControlError {
         | SubmitError::Pack(_)
         | SubmitError::NoSites(_)
         | SubmitError::Record(_)
+        | SubmitError::Random(_)
         | SubmitError::Name(_) => refused,
     }
 }

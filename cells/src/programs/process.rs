@@ -2,13 +2,11 @@
 
 use std::{ffi::OsString, time::Duration};
 
-use cellbus_channels::{ChannelTopic, Reply, from_fn};
 use cellbus_launch::{
     Exit, Handle, Launcher, Lifetime, Order, Output, ProcessLauncher, ProgramLimits, Progress,
     Signal,
 };
 use cellbus_proto::{
-    idle::Idle,
     local::Bootstrap,
     name::{Fqcn, Segment},
 };
@@ -19,8 +17,11 @@ use cellbus_runtime::{
 };
 use zeroize::Zeroizing;
 
-use super::{JOB_CHANNEL, PARAMETERS, ProgramError};
-use crate::job::{JobBootstrap, process::allowed_environment};
+use super::{ProgramError, topics};
+use crate::job::{
+    JobBootstrap,
+    process::{CELL_VARIABLE, RUN_VARIABLE, allowed_environment},
+};
 
 /// The argument that makes this binary a trainer. Nobody types it.
 pub const VERB: &str = "trainer";
@@ -65,15 +66,7 @@ pub(super) async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ProgramError> {
     let bus = cell.bus();
-    let parameters = command.parameters.clone();
-    bus.handle(
-        ChannelTopic::parse(JOB_CHANNEL, PARAMETERS).expect("both are names"),
-        from_fn(move |_| {
-            let parameters = parameters.clone();
-            async move { Ok(Reply::from(parameters)) }
-        }),
-    )
-    .await?;
+    topics::serve(&bus, bootstrap, command.parameters.clone()).await?;
     // The directory is this job's own; what a killed predecessor left there is nobody's.
     let _ = std::fs::remove_file(bootstrap.socket_dir.join(SOCKET));
     create_private_dir(&bootstrap.socket_dir)?;
@@ -93,7 +86,7 @@ pub(super) async fn run(
     }
     let serving = socket.serve(bus, secret, options);
     tokio::pin!(serving, stop);
-    let idle = idle(cell, bootstrap.idle_s);
+    let idle = topics::idle(cell, bootstrap.idle_s);
     tokio::pin!(idle);
     let mut is_served = true;
     let outcome = loop {
@@ -130,7 +123,8 @@ fn order(bootstrap: &JobBootstrap, command: Command, born_with: Zeroizing<Vec<u8
         (Bootstrap::ENV, text("0")),
         ("CELLBUS_JOB", text(job.as_str())),
         ("CELLBUS_ATTEMPT", text(&bootstrap.id.attempt.to_string())),
-        ("CELLBUS_CELL", text(bootstrap.name.as_str())),
+        (RUN_VARIABLE, text(&bootstrap.run.to_string())),
+        (CELL_VARIABLE, text(bootstrap.name.as_str())),
         ("CELLBUS_SERVER_CELL", text(bootstrap.server_cell.as_str())),
         ("CELLBUS_SITES", text(&cells.join(","))),
     ];
@@ -152,27 +146,6 @@ async fn finish(launcher: &ProcessLauncher, handle: &Handle) {
     // Each fails only for one that has ended.
     let _ = launcher.signal(handle, Signal::Terminate).await;
     let _ = launcher.poll(handle, GRACE).await;
-}
-
-/// Ends when no message has come to or gone from this cell for so many seconds; never for 0.
-async fn idle(cell: &RunningCell, seconds: u32) -> Duration {
-    if seconds == 0 {
-        return std::future::pending().await;
-    }
-    let limit = Duration::from_secs(u64::from(seconds));
-    let mut seen = None;
-    let mut since = tokio::time::Instant::now();
-    loop {
-        let report = cell.own().counters.report();
-        let now = Some((report.delivered, report.forwarded));
-        if now != seen {
-            (seen, since) = (now, tokio::time::Instant::now());
-        }
-        if since.elapsed() >= limit {
-            return limit;
-        }
-        tokio::time::sleep(Idle::LOOK.min(limit / 4)).await;
-    }
 }
 
 fn ended(exit: Exit) -> Result<(), ProgramError> {

@@ -91,6 +91,8 @@ impl Outbox {
     /// An outbox that holds up to `bytes_max` bytes, besides frames that ask for no room.
     #[must_use]
     pub fn new(bytes_max: usize) -> (Self, Drain) {
+        // What is queued holds room, or is one of the few small frames that whoever queues them bounds: an end for each
+        // thing that is outstanding, a sign of life, a goodbye.
         let (sender, receiver) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(bytes_max));
         let drain = Drain { queue: receiver, room: Arc::clone(&room) };

@@ -10,14 +10,15 @@ use std::{
 use bytes::Bytes;
 use cellbus_proto::{
     name::Fqcn,
+    status::Status,
     task::{
         Board, Fetched, Missing, Posting, Standing, TaskId,
         wire::{self, Given, Task, Verdict},
     },
 };
 use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout_at},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{fetch, progress, submit};
@@ -27,6 +28,8 @@ use crate::{Bus, Delivery, Failure, HandleError, HandlerOptions, Reply, from_fn}
 const MARGIN: Duration = Duration::from_secs(1);
 /// Sites whose workers may wait for a task at once, each of them.
 const CONCURRENT: u32 = 4;
+/// Bytes in the longest text about the progress of a site that is kept.
+const TEXT_MAX: usize = 512;
 
 /// Hands out tasks at one cell. Cheap to clone; every clone is the same board.
 #[derive(Clone)]
@@ -34,10 +37,12 @@ pub struct Tasks {
     inner: Arc<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
     state: Mutex<State>,
     news: watch::Sender<u64>,
+    /// Bytes of results that may be accepted before one is taken.
+    room: Arc<Semaphore>,
+    bytes_max: usize,
 }
 
 #[derive(Default)]
@@ -50,7 +55,16 @@ struct Posted {
     told: Task,
     body: Bytes,
     check: Option<Arc<Check>>,
-    results: mpsc::UnboundedSender<Submitted>,
+    /// Has a place for the one result of each site.
+    results: mpsc::Sender<Waiting>,
+    /// What sites say about how far they are.
+    said: BTreeMap<Fqcn, String>,
+}
+
+/// A result that counts and that nobody has taken yet.
+struct Waiting {
+    submitted: Submitted,
+    _room: OwnedSemaphorePermit,
 }
 
 type Check = dyn Fn(&Submitted) -> Result<(), String> + Send + Sync;
@@ -85,7 +99,7 @@ pub struct Submitted {
 pub struct Running {
     tasks: Tasks,
     id: TaskId,
-    results: mpsc::UnboundedReceiver<Submitted>,
+    results: mpsc::Receiver<Waiting>,
     end: Option<TaskEnd>,
 }
 
@@ -156,18 +170,37 @@ impl Order {
 }
 
 impl Tasks {
+    /// Bytes of results that are held at a cell before they are taken, unless it says otherwise: 1 GiB.
+    pub const RESULTS_BYTES: usize = 1 << 30;
+
     /// Serves the exchange at the cell of `bus`.
     ///
     /// # Errors
     /// [`HandleError`] when somebody else serves it there.
     pub async fn serve(bus: &Bus) -> Result<Self, HandleError> {
-        let tasks = Self { inner: Arc::default() };
+        Self::serve_within(bus, Self::RESULTS_BYTES).await
+    }
+
+    /// As [`serve`](Self::serve). Results of all tasks that were accepted and that nobody has
+    /// [taken](Running::next) yet have at most `bytes_max` bytes together, or are one; who brings another waits,
+    /// and is refused with `OVERLOADED` when its budget is nearly spent. At most 4 GiB.
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub async fn serve_within(bus: &Bus, bytes_max: usize) -> Result<Self, HandleError> {
+        let bytes_max = bytes_max.clamp(1, u32::MAX as usize).min(Semaphore::MAX_PERMITS);
+        let inner = Inner {
+            state: Mutex::default(),
+            news: watch::Sender::default(),
+            room: Arc::new(Semaphore::new(bytes_max)),
+            bytes_max,
+        };
+        let tasks = Self { inner: Arc::new(inner) };
         let options = HandlerOptions::concurrent(CONCURRENT);
         let (fetching, submitting, advancing) = (tasks.clone(), tasks.clone(), tasks.clone());
         let handler = from_fn(move |delivery| fetching.clone().answer_fetch(delivery));
         bus.handle_with(fetch(), options, handler).await?;
-        let handler =
-            from_fn(move |delivery: Delivery| std::future::ready(submitting.take(&delivery)));
+        let handler = from_fn(move |delivery| submitting.clone().take(delivery));
         bus.handle_with(submit(), options, handler).await?;
         let handler =
             from_fn(move |delivery: Delivery| std::future::ready(advancing.advance(&delivery)));
@@ -177,7 +210,7 @@ impl Tasks {
 
     /// Hands out a task.
     pub fn post(&self, order: Order) -> Running {
-        let (sender, results) = mpsc::unbounded_channel();
+        let (sender, results) = mpsc::channel(order.posting.sites.len().max(1));
         let (round, rounds) = order.round.unzip();
         let mut state = self.state();
         let id = state.board.post(Instant::now().into_std(), order.posting);
@@ -189,7 +222,8 @@ impl Tasks {
             rounds: rounds.flatten(),
             content_type: order.content_type,
         };
-        let posted = Posted { told, body: order.body, check: order.check, results: sender };
+        let said = BTreeMap::new();
+        let posted = Posted { told, body: order.body, check: order.check, results: sender, said };
         state.posted.insert(id, posted);
         drop(state);
         self.tell();
@@ -237,8 +271,18 @@ impl Tasks {
         }
     }
 
-    fn take(&self, delivery: &Delivery) -> Result<Reply, Failure> {
-        let (submit, body) = decode::<wire::Submit>(delivery)?;
+    async fn take(self, delivery: Delivery) -> Result<Reply, Failure> {
+        let (submit, body) = decode::<wire::Submit>(&delivery)?;
+        let site = &delivery.origin.name;
+        let verdict = self.state().board.judge(site, submit.worker, submit.task, submit.attempt);
+        if let Err(verdict) = verdict {
+            return Ok(reply(wire::encode(&verdict, b"")));
+        }
+        let bytes = u32::try_from(body.len().clamp(1, self.inner.bytes_max)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.inner.room).acquire_many_owned(bytes);
+        let room = timeout(delivery.budget.saturating_sub(MARGIN), room).await;
+        // The semaphore is never closed.
+        let Ok(Ok(room)) = room else { return Err(Failure::Refused(Status::Overloaded)) };
         let submitted = Submitted {
             site: delivery.origin.name.clone(),
             weight: submit.weight,
@@ -246,7 +290,7 @@ impl Tasks {
             content_type: submit.content_type,
             body,
         };
-        let verdict = self.judge(submit.worker, submit.task, submit.attempt, submitted);
+        let verdict = self.judge(submit.worker, submit.task, submit.attempt, submitted, room);
         Ok(reply(wire::encode(&verdict, b"")))
     }
 
@@ -256,6 +300,7 @@ impl Tasks {
         task: TaskId,
         attempt: u32,
         submitted: Submitted,
+        room: OwnedSemaphorePermit,
     ) -> Verdict {
         let judge = |state: &State| state.board.judge(&submitted.site, worker, task, attempt);
         let check = {
@@ -278,7 +323,7 @@ impl Tasks {
             return Verdict::Late;
         };
         // Fails only when the task is being dropped, and its result with it.
-        let taken = posted.results.send(submitted);
+        let taken = posted.results.try_send(Waiting { submitted, _room: room });
         drop(state);
         self.tell();
         if taken.is_ok() { Verdict::Accepted } else { Verdict::Late }
@@ -287,9 +332,15 @@ impl Tasks {
     fn advance(&self, delivery: &Delivery) -> Result<Reply, Failure> {
         let (said, _) = decode::<wire::Progress>(delivery)?;
         let site = &delivery.origin.name;
-        let moved =
-            self.state().board.advance(site, said.worker, said.task, said.attempt, said.done);
+        let mut state = self.state();
+        let moved = state.board.advance(site, said.worker, said.task, said.attempt, said.done);
         if moved.is_some() {
+            // The board knows the site, so that there are no more texts than sites.
+            if let (Some(posted), Some(mut text)) = (state.posted.get_mut(&said.task), said.text) {
+                text.truncate(text.floor_char_boundary(TEXT_MAX));
+                posted.said.insert(site.clone(), text);
+            }
+            drop(state);
             self.tell();
         }
         Ok(Reply::default())
@@ -307,8 +358,8 @@ impl Running {
             news.mark_unchanged();
             let now = Instant::now();
             let standing = self.tasks.state().board.standing(now.into_std(), self.id);
-            if let Ok(result) = self.results.try_recv() {
-                return Some(result);
+            if let Ok(Waiting { submitted, .. }) = self.results.try_recv() {
+                return Some(submitted);
             }
             let until = match standing {
                 Ok(Standing::Waiting { until }) => Instant::from_std(until),
@@ -330,6 +381,14 @@ impl Running {
         self.tasks.state().board.progress(self.id).unwrap_or_default()
     }
 
+    /// What each site has last said about how far it is, for people, in at most 512 bytes; empty when the task has
+    /// ended. Nobody has to be believed: print it as what it is.
+    #[must_use]
+    pub fn said(&self) -> BTreeMap<Fqcn, String> {
+        let state = self.tasks.state();
+        state.posted.get(&self.id).map(|posted| posted.said.clone()).unwrap_or_default()
+    }
+
     /// Waits until something has changed: a result, a progress, another task.
     pub async fn changed(&self) {
         // The sender lives as long as `self` does.
@@ -347,7 +406,7 @@ impl Running {
         self.end = Some(TaskEnd { end, missing });
         self.over();
         // One may have been accepted between the look and the end.
-        self.results.try_recv().ok()
+        self.results.try_recv().ok().map(|waiting| waiting.submitted)
     }
 
     fn over(&self) {

@@ -245,6 +245,8 @@ fn end_of(exit: Exit) -> End {
 /// What the exit code of a job cell says. Most are those of its program.
 fn meaning(code: i32) -> String {
     match code {
+        Exit::LEFT => "the attached process went away without saying goodbye".to_owned(),
+        Exit::FORSAKEN => "its cell was away for too long".to_owned(),
         Exit::NOT_LET_IN => "its cell was not let in".to_owned(),
         Exit::IDLE => "no message came or went for its idle time".to_owned(),
         Exit::NOT_STARTED => "its cell could not start it".to_owned(),
@@ -255,6 +257,10 @@ fn meaning(code: i32) -> String {
 }
 
 impl Exit {
+    /// Exit code of a job cell whose attached process went away without a word.
+    pub const LEFT: i32 = 119;
+    /// Exit code of a job cell whose parent was away for longer than its program goes on without it.
+    pub const FORSAKEN: i32 = 120;
     /// Exit code of a job cell that its parent did not let in.
     pub const NOT_LET_IN: i32 = 121;
     /// Exit code of a job cell whose program neither sent nor received anything for too long.

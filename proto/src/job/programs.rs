@@ -31,6 +31,8 @@ pub struct ProgramSpec {
     pub custom_code: bool,
     /// What it may use.
     pub limits: ProgramLimits,
+    /// Seconds that a job may let it go on while its cell is away; `None` where it ends with its cell.
+    pub detach_s: Option<u32>,
 }
 
 /// What a program is.
@@ -40,6 +42,8 @@ pub enum ProgramRun {
     Builtin(Segment),
     /// Something that is executed, with these arguments.
     Argv(Vec<ArgvPart>),
+    /// Whatever somebody else starts and attaches: a notebook, a debugger, a step of a cluster job.
+    Attached,
 }
 
 /// One argument of a program.
@@ -100,6 +104,8 @@ pub struct Resolved {
     pub environment: BTreeMap<String, String>,
     /// What it may use.
     pub limits: ProgramLimits,
+    /// Seconds that it goes on while its cell is away; 0 where it ends with its cell.
+    pub detach_s: u32,
 }
 
 /// What is run.
@@ -109,6 +115,8 @@ pub enum ResolvedRun {
     Builtin(Segment),
     /// This program with these arguments; at least one.
     Argv(Vec<String>),
+    /// Nothing: somebody else starts it and attaches it.
+    Attached,
 }
 
 /// Why a cell does not run what a job asks for.
@@ -168,6 +176,23 @@ pub enum Refusal {
         limit: u64,
         /// What the job wants.
         wanted: u64,
+    },
+    /// The job wants a limit where the cell starts no process.
+    #[error(
+        "program `{0}` is started by somebody else, so that no memory_mib can be set for it here"
+    )]
+    Unlimited(Segment),
+    /// The job wants it to go on without its cell, for longer than it may.
+    #[error(
+        "program `{program}` may go on for {limit} s without its cell (detach_s), the job wants {wanted}"
+    )]
+    Detach {
+        /// The program.
+        program: Segment,
+        /// The limit; 0 where it ends with its cell.
+        limit: u32,
+        /// What the job wants.
+        wanted: u32,
     },
 }
 
@@ -268,7 +293,15 @@ pub fn resolve(
             Some(_) | None => limits.memory_mib = Some(wanted),
         }
     }
+    if found.run == ProgramRun::Attached && spec.memory_mib.is_some() {
+        return Err(Refusal::Unlimited(name()));
+    }
+    let (limit, wanted) = (found.detach_s.unwrap_or(0), spec.detach_s);
+    if wanted > limit {
+        return Err(Refusal::Detach { program: name(), limit, wanted });
+    }
     let run = match &found.run {
+        ProgramRun::Attached => ResolvedRun::Attached,
         ProgramRun::Builtin(builtin) => ResolvedRun::Builtin(builtin.clone()),
         ProgramRun::Argv(parts) => {
             let filled = parts.iter().map(|part| match part {
@@ -285,7 +318,7 @@ pub fn resolve(
         }
     };
     let environment = spec.environment.clone();
-    Ok(Resolved { run, launcher: found.launcher, environment, limits })
+    Ok(Resolved { run, launcher: found.launcher, environment, limits, detach_s: wanted })
 }
 
 /// A text of somebody else, for a message.
@@ -319,6 +352,7 @@ mod tests {
             environment: BTreeSet::new(),
             custom_code: false,
             limits: ProgramLimits::default(),
+            detach_s: None,
         };
         let train = ProgramSpec {
             parameters: [
@@ -343,6 +377,8 @@ mod tests {
             arguments: [("rounds".to_owned(), Value::Integer(3))].into(),
             environment: BTreeMap::new(),
             memory_mib: None,
+            detach_s: 0,
+            run: crate::job::RunId::from_random([7; 16]),
             start_s: 10,
             idle_s: 0,
             files: Manifest::default(),
@@ -393,6 +429,34 @@ mod tests {
             let refused = argument(unknown, Value::Integer(1));
             assert!(matches!(refused, Err(Refusal::Parameter { .. })), "{unknown}");
         }
+    }
+
+    #[test]
+    fn j_21_how_long_a_program_goes_on_without_its_cell_is_the_cells_to_say() {
+        let wants = |limit: Option<u32>, detach_s: u32| {
+            let mut offered = offered();
+            offered[0].detach_s = limit;
+            let resolved =
+                resolve(&offered, at("site-1"), "train", &PartSpec { detach_s, ..spec() });
+            resolved.map(|resolved| resolved.detach_s)
+        };
+        assert_eq!((wants(None, 0), wants(Some(60), 0)), (Ok(0), Ok(0)));
+        assert_eq!(wants(Some(60), 60), Ok(60));
+        for (limit, wanted) in [(None, 1), (Some(60), 61)] {
+            let refused = wants(limit, wanted);
+            assert!(matches!(refused, Err(Refusal::Detach { .. })), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn c_11_what_somebody_else_starts_is_told_no_limit_that_nobody_would_apply() {
+        let mut offered = offered();
+        offered[0].run = ProgramRun::Attached;
+        let resolved = resolve(&offered, at("site-1"), "train", &spec()).unwrap();
+        assert_eq!(resolved.run, ResolvedRun::Attached);
+        let limited = PartSpec { memory_mib: Some(1), ..spec() };
+        let refused = resolve(&offered, at("site-1"), "train", &limited);
+        assert!(matches!(refused, Err(Refusal::Unlimited(_))), "{refused:?}");
     }
 
     #[test]

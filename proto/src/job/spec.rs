@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{End, JobId, JobState, Value};
+use super::{End, JobId, JobState, RunId, Value};
 use crate::{
     codec::{Octets, body::Blob},
     name::{Fqcn, Segment},
@@ -41,6 +41,10 @@ pub struct PartSpec {
     pub start_s: u32,
     /// Seconds without any message of the program after which it is ended; 0 for never.
     pub idle_s: u32,
+    /// Seconds that the program goes on while its cell is away; 0 where it ends with its cell.
+    pub detach_s: u32,
+    /// Names this run of the job and no other, whoever counts attempts: drawn by the server.
+    pub run: RunId,
     /// The files of the job.
     pub files: Manifest,
     /// What a program of this binary is told, instead of arguments.

@@ -50,8 +50,15 @@ pub struct JobPart {
     pub environment: BTreeMap<String, String>,
     /// MiB of memory that it may use at most.
     pub memory_mib: Option<u64>,
+    /// Seconds that it goes on while its cell is away; 0 where it ends with its cell, as at the server.
+    pub detach_s: u32,
     /// Whether the files of the job go there.
     pub has_files: bool,
+}
+
+impl JobPart {
+    /// The longest time that a program goes on without its cell, in seconds.
+    pub const DETACH_MAX_S: u32 = 86_400;
 }
 
 /// How long a job may take, in seconds.
@@ -145,6 +152,9 @@ pub(super) struct RawSitePart {
     /// MiB of memory that it may use at most.
     #[schemars(with = "Option<u64>", range(min = 1))]
     pub memory_mib: Option<Spanned<u64>>,
+    /// Seconds that programs at sites go on while their cell is away; without it, they end with it.
+    #[schemars(with = "Option<u32>", range(min = 1, max = 86400))]
+    pub detach_s: Option<Spanned<u64>>,
     /// Whether the files of the job go there; they do, where there are any.
     #[schemars(with = "Option<bool>")]
     pub files: Option<Spanned<bool>>,
@@ -356,6 +366,8 @@ impl Tables {
             .site
             .as_ref()
             .and_then(|table| part(&part_of!(table, "site"), has_files, problems));
+        let detach = self.site.as_ref().and_then(|table| table.raw.detach_s.as_ref());
+        let site = site.map(|part| JobPart { detach_s: detach_s(detach, problems), ..part });
         let sites = self.site.as_ref().and_then(|table| table.raw.sites.as_ref());
         let sites = sites.map_or(Some(vec![Pattern::Any]), |sites| patterns(sites, problems));
         let budget = budget(self.budget.as_ref(), problems);
@@ -438,8 +450,21 @@ fn part(part: &PartOf<'_>, has_files: bool, problems: &mut Problems) -> Option<J
         arguments,
         environment,
         memory_mib: part.memory_mib.map(|memory| *memory.get_ref()),
+        detach_s: 0,
         has_files: has_files && part.files.is_none_or(|files| *files.get_ref()),
     })
+}
+
+/// Seconds that programs go on without their cell; 0 where they do not, or the number is bad.
+fn detach_s(given: Option<&Spanned<u64>>, problems: &mut Problems) -> u32 {
+    let Some(given) = given else { return 0 };
+    let most = JobPart::DETACH_MAX_S;
+    if !(1..=u64::from(most)).contains(given.get_ref()) {
+        let message = format!("`detach_s` is {}, it must be 1 to {most}", given.get_ref());
+        let problem = Problem::new(Code::LimitRange, given.span(), message, "out of range");
+        problems.add(problem.help("leave it out where programs are to end with their cell"));
+    }
+    u32::try_from(*given.get_ref()).unwrap_or(0)
 }
 
 fn patterns(

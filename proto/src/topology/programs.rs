@@ -8,6 +8,7 @@ use toml::Spanned;
 
 use super::{
     draft,
+    job_file::JobPart,
     parse::Table,
     problem::{Code, Problem, Problems},
     rules::{self, Cells},
@@ -36,6 +37,12 @@ pub struct RawProgram {
     /// The program of `cellbus` itself, where it is one.
     #[schemars(with = "Option<String>")]
     pub builtin: Option<Spanned<String>>,
+    /// Whether it is a process that somebody else starts, and attaches with `cellbus job attach`.
+    #[schemars(with = "Option<bool>", extend("default" = false))]
+    pub attach: Option<Spanned<bool>>,
+    /// Seconds that a job may let it go on while its cell is away; without it, it ends with its cell.
+    #[schemars(with = "Option<u32>", range(min = 1, max = 86400))]
+    pub detach_s: Option<Spanned<u64>>,
     /// How it is started.
     #[schemars(with = "Option<String>", extend("enum" = ["process"], "default" = "process"))]
     pub launcher: Option<Spanned<String>>,
@@ -168,6 +175,15 @@ fn program(
         processes: positive(&raw.processes, "processes"),
         file_mib: positive(&raw.file_mib, "file_mib"),
     };
+    let detach_s = raw.detach_s.as_ref().map(|detach| {
+        let most = u64::from(JobPart::DETACH_MAX_S);
+        if !(1..=most).contains(detach.get_ref()) {
+            let message = format!("`detach_s` is {}, it must be 1 to {most}", detach.get_ref());
+            let problem = Problem::new(Code::LimitRange, detach.span(), message, "out of range");
+            problems.add(problem.help("leave it out where the program is to end with its cell"));
+        }
+        u32::try_from(*detach.get_ref()).unwrap_or(JobPart::DETACH_MAX_S)
+    });
     Some(ProgramSpec {
         name: name?,
         cells: patterns??,
@@ -177,6 +193,7 @@ fn program(
         environment: environment?,
         custom_code,
         limits,
+        detach_s,
     })
 }
 
@@ -286,12 +303,25 @@ fn run(
     problems: &mut Problems,
 ) -> Option<ProgramRun> {
     let raw = &table.raw;
+    let attach = raw.attach.as_ref().filter(|attach| *attach.get_ref());
     match (&raw.argv, &raw.builtin) {
+        (None, None) if attach.is_some() => attached(table, problems),
+        (argv, builtin) if attach.is_some() && (argv.is_some() || builtin.is_some()) => {
+            let message = "a program that somebody else starts has `argv` or `builtin` as well";
+            let problem =
+                Problem::new(Code::BadProgram, table.span.clone(), message, "who starts it?");
+            problems.add(problem.help("leave out `attach`, or what the cell would start"));
+            None
+        }
         (Some(argv), None) => argv_of(argv, parameters, custom_code, problems),
         (None, Some(builtin)) => {
             draft::plain_name("builtin", builtin, problems).map(ProgramRun::Builtin)
         }
-        (None, None) if table.is_broken("argv") || table.is_broken("builtin") => None,
+        (None, None)
+            if ["argv", "builtin", "attach"].into_iter().any(|key| table.is_broken(key)) =>
+        {
+            None
+        }
         (given, _) => {
             let both = given.is_some();
             let message = if both {
@@ -307,6 +337,28 @@ fn run(
             None
         }
     }
+}
+
+/// What somebody else starts cannot be told what the cell tells its own processes.
+fn attached(table: &Table<RawProgram>, problems: &mut Problems) -> Option<ProgramRun> {
+    let raw = &table.raw;
+    let given = [
+        ("environment", raw.environment.as_ref().map(Spanned::span)),
+        ("cpu_s", raw.cpu_s.as_ref().map(Spanned::span)),
+        ("memory_mib", raw.memory_mib.as_ref().map(Spanned::span)),
+        ("open_files", raw.open_files.as_ref().map(Spanned::span)),
+        ("processes", raw.processes.as_ref().map(Spanned::span)),
+        ("file_mib", raw.file_mib.as_ref().map(Spanned::span)),
+    ];
+    let mut is_good = true;
+    for (key, span) in given {
+        let Some(span) = span else { continue };
+        let message = format!("`{key}` has no effect on a program that somebody else starts");
+        let problem = Problem::new(Code::BadProgram, span, message, "nobody would apply it");
+        problems.add(problem.help("leave it out, or `attach`"));
+        is_good = false;
+    }
+    is_good.then_some(ProgramRun::Attached)
 }
 
 fn argv_of(

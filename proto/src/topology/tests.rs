@@ -514,6 +514,11 @@ memory_mib = 512
         ("name = \"a\"\nargv = [\"a\"]", Code::Missing),
         ("name = \"a\"\ncells = [\"*\"]", Code::BadProgram),
         ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\nbuiltin = \"b\"", Code::BadProgram),
+        ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\nattach = true", Code::BadProgram),
+        ("name = \"a\"\ncells = [\"*\"]\nattach = false", Code::BadProgram),
+        ("name = \"a\"\ncells = [\"*\"]\nattach = true\nmemory_mib = 1", Code::BadProgram),
+        ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\ndetach_s = 0", Code::LimitRange),
+        ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\ndetach_s = 86401", Code::LimitRange),
         ("name = \"a\"\ncells = [\"*\"]\nargv = []", Code::BadArgument),
         ("name = \"a\"\ncells = [\"*\"]\nargv = [\"{x}\"]", Code::BadArgument),
         ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\", \"{x}\"]", Code::BadParameter),
@@ -543,6 +548,10 @@ memory_mib = 512
         let problems = parse(&text).expect_err(table);
         assert!(problems.iter().any(|problem| problem.code == code), "{table}: {problems:#?}");
     }
+    let attached = "[[program]]\nname = \"a\"\ncells = [\"*\"]\nattach = true\ndetach_s = 60\n";
+    let topology = parse(&format!("{SERVER}\n{attached}")).expect("an attached program").topology;
+    let [program] = &topology.programs[..] else { panic!("one program") };
+    assert_eq!((&program.run, program.detach_s), (&crate::job::ProgramRun::Attached, Some(60)));
     let twice = "[[program]]\nname = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\n".repeat(2);
     let problems = parse(&format!("{SERVER}\n{twice}")).unwrap_err();
     assert!(problems.iter().any(|problem| problem.code == Code::RepeatedProgram), "{problems:#?}");

@@ -47,6 +47,25 @@ name = "code"
 cells = ["site-*"]
 argv = ["sh", "main.sh"]
 custom_code = true
+
+[[program]]
+name = "notebook"
+cells = ["site-*"]
+attach = true
+parameters = { rounds = "integer" }
+
+[[program]]
+name = "patient"
+cells = ["site-*"]
+argv = ["sh", "-c", "echo begun; while [ ! -e \"$1\" ]; do sleep 0.1; done; echo done", "sh", "{file}"]
+parameters = { file = "text" }
+detach_s = 600
+
+[[program]]
+name = "stubborn-patient"
+cells = ["site-*"]
+argv = ["sh", "-c", "trap '' TERM INT HUP; echo begun; while :; do sleep 0.1; done"]
+detach_s = 600
 "#;
 
 /// A server, a relay and two sites, each a process of its own, and jobs.

@@ -222,3 +222,41 @@ fn what_is_no_message_of_the_exchange_changes_nothing() {
         net.finish().await;
     });
 }
+
+#[test]
+fn results_that_nobody_takes_are_bounded_in_bytes_and_the_next_one_waits_for_room() {
+    scenario(|net| async move {
+        let body = weights(&[1.0]);
+        let bus = net.cell("server").running.bus();
+        let tasks = Tasks::serve_within(&bus, body.len()).await.expect("nobody else serves it");
+        let mut running = tasks.post(order(&SITES));
+        let submit = |site: &'static str| {
+            let (worker, body) = (worker(&net, site), body.clone());
+            tokio::task::spawn_local(async move {
+                let given = worker.next().await.unwrap().unwrap();
+                given.progress(0.5, Some(&format!("{site} is half way"))).await.unwrap();
+                given.submit(None, &body, Some(1.0), none()).await
+            })
+        };
+        let first = submit("site-3");
+        assert_eq!(first.await.unwrap().unwrap(), Verdict::Accepted);
+        assert_eq!(running.said()[&sites(&["site-3"])[0]], "site-3 is half way");
+        let second = submit(SITES[0]);
+        tokio::time::sleep(MINUTE / 2).await;
+        assert!(!second.is_finished(), "there is no room for it");
+        assert_eq!(running.next().await.unwrap().site.as_str(), "site-3");
+        assert_eq!(second.await.unwrap().unwrap(), Verdict::Accepted);
+        // One that is larger than all the room passes alone.
+        assert_eq!(running.next().await.unwrap().site.as_str(), SITES[0]);
+        let large = weights(&[1.0; 8]);
+        let worker = worker(&net, SITES[1]);
+        let given = worker.next().await.unwrap().unwrap();
+        let verdict = given.submit(None, &large, Some(1.0), none()).await.unwrap();
+        assert_eq!(verdict, Verdict::Accepted);
+        assert_eq!(running.next().await.unwrap().body, large);
+        assert_eq!(running.end().await.end, End::Complete);
+        assert!(running.said().is_empty(), "it has ended");
+        drop(running);
+        net.finish().await;
+    });
+}

@@ -161,6 +161,10 @@ pub fn of_local(code: LocalCode) -> &'static str {
         LocalCode::JobRunning => {
             "Wait for it, end it with `cellbus job cancel`, or choose another name."
         }
+        LocalCode::JobNotAttachable => {
+            "Name the cell whose part waits with --at; a program waits where [[program]] says attach = true."
+        }
+        LocalCode::JobAttached => "End the process that is attached; its part ends with it.",
         LocalCode::JobNotAllowed => {
             "Ask who runs the cell to offer it under [[program]] in the topology, or name what is offered."
         }

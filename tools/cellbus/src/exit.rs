@@ -68,6 +68,8 @@ fn of_local(code: LocalCode) -> Exit {
         | LocalCode::JobUnknown
         | LocalCode::JobOver
         | LocalCode::JobRunning
+        | LocalCode::JobNotAttachable
+        | LocalCode::JobAttached
         | LocalCode::JoinRefused => Exit::No,
     }
 }

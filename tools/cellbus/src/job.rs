@@ -4,7 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use cellbus_cells::{
     config,
-    control::{Event, JobAsk, JobLogsAsk, JobRunAsk, Next, Reply, Request},
+    control::{
+        Event, JobAsk, JobAttachAsk, JobLogsAsk, JobMeeting, JobRunAsk, Next, Reply, Request,
+    },
     job::{JOB_FILE, JobReport, LogRow},
 };
 use cellbus_proto::{
@@ -36,6 +38,8 @@ pub enum Job {
     Logs(Logs),
     /// Ends a job
     Cancel(Cancel),
+    /// Lets one process of your own into the part of a job that waits for one: a notebook, a debugger
+    Attach(Attach),
 }
 
 /// Arguments of `job run`.
@@ -92,6 +96,20 @@ pub struct Cancel {
     pub target: Target,
 }
 
+/// Arguments of `job attach`.
+#[derive(Args, Debug)]
+pub struct Attach {
+    /// The job
+    pub job: Segment,
+    /// For how long the way in is open; asking again opens another one
+    #[arg(long = "for", value_name = "SECONDS", default_value_t = 600)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(JobAttachAsk::MAX_S)))]
+    pub lifetime_s: u32,
+    /// Which running cell; its part is the one that waits.
+    #[command(flatten)]
+    pub target: Target,
+}
+
 /// What `job logs` says.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,6 +128,7 @@ pub async fn run(format: Format, job: Job) -> Outcome {
         Job::Show(args) => show(args).await,
         Job::Logs(args) => logs(format, args).await,
         Job::Cancel(args) => cancel(args).await,
+        Job::Attach(args) => attach(args).await,
     }
 }
 
@@ -214,6 +233,20 @@ async fn cancel(args: Cancel) -> Outcome {
     Ok(Success::new(&report, rendered(&report)))
 }
 
+async fn attach(args: Attach) -> Outcome {
+    let Attach { job, lifetime_s, target } = args;
+    let asked = JobAttachAsk { job: job.clone(), lifetime_s };
+    let meeting: JobMeeting = ask(&target, Request::JobAttach(asked)).await?;
+    let (file, work) = (meeting.file.display(), meeting.work_dir.display());
+    let text = format!(
+        "{} waits for one process of this user, for {lifetime_s} s\n\nfile:    {file}\nfiles:   {work}\n\n\
+         Python:  bus = cellbus.connect(rendezvous=\"{file}\")\n\
+         Rust:    let bus = cellbus_channels::local::connect_attached(\"{file}\".as_ref()).await?;\n",
+        meeting.cell
+    );
+    Ok(Success::new(&meeting, printable(&text)))
+}
+
 async fn end(target: &Target, job: &Segment) -> Result<(), Box<Failure>> {
     let asked =
         ask::<Box<JobReport>>(target, Request::JobCancel(JobAsk { job: job.clone() })).await;
@@ -285,6 +318,9 @@ fn rendered(report: &JobReport) -> String {
     }
     if let Some(detail) = &report.detail {
         text.push_str(&format!(" ({detail})"));
+    }
+    if let Some(run) = report.run {
+        text.push_str(&format!("\nrun {run}"));
     }
     text.push_str("\n\n");
     let mut table = Table::new(["CELL", "STATE", "OUTCOME", "DETAIL"]);

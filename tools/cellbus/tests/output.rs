@@ -23,8 +23,8 @@ use std::{
 
 use cellbus_bench::report::Report;
 use cellbus_cells::control::{
-    Accepted, CellRow, ExplainReply, PeerRow, PingReply, PolicyReply, ReloadReply, RequestReply,
-    RuleRow, StatusReport, TraceReply,
+    Accepted, CellRow, ExplainReply, JobMeeting, PeerRow, PingReply, PolicyReply, ReloadReply,
+    RequestReply, RuleRow, StatusReport, TraceReply,
 };
 use cellbus_cells::job::{JobReport, LogRow};
 use cellbus_cells::learning::report::DemoReport;
@@ -298,6 +298,8 @@ fn every_command_prints_its_schema() {
     assert_eq!(place.data::<Vec<JobReport>>("job ls").len(), 1);
     assert_eq!(place.data::<JobReport>("job show digits").attempt, 2);
     assert_eq!(place.data::<JobReport>("job cancel digits").parts.len(), 2);
+    let meeting: JobMeeting = place.data("job attach digits --for 60");
+    assert_eq!((meeting.lifetime_s, meeting.file.is_absolute()), (60, true));
     assert_eq!(place.data::<Printed>("job logs digits").lines[0].text, "a line");
     let described =
         "[job]\nname = \"digits\"\n[server]\nprogram = \"a\"\n[site]\nprogram = \"b\"\n";

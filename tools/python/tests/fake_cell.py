@@ -60,6 +60,7 @@ class FakeCell:
         self.outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.secrets: list[bytes] = []
         self.is_mute = False
+        self.surroundings: bytes | None = b'{"server_cell": "server.job-7", "sites": ["site-1.job-7"], "attempt": 2}'
         self.outstanding: dict[int, int] = {}
         self.most = 0
         self.most_bytes = 0
@@ -160,6 +161,9 @@ class FakeCell:
                 self.outgoing.put(None)
                 return
             self.send(0x81, [1, self.name, "job-7", 2, "trainer", self.heartbeat, self.limits])
+            if self.heartbeat is not None:
+                # As a real cell does: the first sign of life is asked for at once.
+                self.send(0x91, [1])
         if frame.kind in (0x02, 0x03, 0x04, 0x08, 0x09, 0x0A, 0x0B):
             self.outstanding[frame.fields[0]] = len(frame.payload)
             self.most = max(self.most, len(self.outstanding))
@@ -238,6 +242,11 @@ class FakeCell:
         number, to, channel, topic, budget, media, attached, options = frame.fields
         if (channel, topic, to) == ("job", "parameters", self.name):
             self.end(0x83, [number, "application/json", None], b'{"rounds": 5}')
+        elif (channel, topic, to) == ("job", "surroundings", self.name):
+            if self.surroundings is None:
+                self.end(0x84, [number, 3, self.name], b"")
+            else:
+                self.end(0x83, [number, "application/json", None], self.surroundings)
         elif channel == "echo":
             if options is not None and options[0] & 32:
                 for index in range(int(topic)):

@@ -181,7 +181,16 @@ def test_a_heartbeat_is_answered_while_the_work_holds_up_its_thread(
     cell = make_cell(heartbeat=100)
     with cellbus.connect():
         cell.send(0x91, [5])
-        assert cell.wait_for(0x12)[0].fields == [5]
+        assert [frame.fields for frame in cell.wait_for(0x12, 2)] == [[1], [5]]
+
+
+def test_a_ping_that_comes_with_the_welcome_is_taken_once(make_cell: Callable[..., FakeCell]) -> None:
+    for _ in range(20):
+        cell = make_cell(heartbeat=10_000)
+        with cellbus.connect() as bus:
+            assert bus.request("echo", "x", b"hi").payload == b"hi"
+            assert bus.is_open
+        assert [frame.fields for frame in cell.wait_for(0x12)] == [[1]]
 
 
 def test_cancelling_tells_the_cell_and_ends_at_once(bus: cellbus.Bus, cell: FakeCell) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from cellbus.errors import CellbusError
 from cellbus.testing import REQUIRE, Program, Topology, find_binary
 
 HERE = Path(__file__).resolve().parent
@@ -54,3 +56,64 @@ def test_an_example_runs_as_a_job_of_real_cells(example: str) -> None:
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert '"federated"' in done.stdout
+
+
+@pytest.mark.timeout(200)
+def test_c_11_a_trainer_that_somebody_else_starts_takes_part(
+    cellbus_topology: Callable[..., Topology], tmp_path: Path
+) -> None:
+    (tmp_path / "server.py").write_text(SERVER)
+    programs = [
+        Program("server", [sys.executable, str(tmp_path / "server.py")], ["server"]),
+        Program("notebook", [], ["site-*"], attach=True),
+    ]
+    topology = cellbus_topology(sites=["site-1"], programs=programs)
+    described = '[job]\nname = "book"\n[server]\nprogram = "server"\n[site]\nprogram = "notebook"\n'
+    (tmp_path / "job.toml").write_text(described)
+    command = [topology.binary, "job", "run", str(tmp_path), "--state", str(topology.state)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
+        try:
+            meeting = attach(topology)
+            # As a person does, in a process that no cell knows.
+            trainer = subprocess.run(
+                [sys.executable, "-c", TRAINER, meeting], capture_output=True, text=True, timeout=100, check=False
+            )
+            assert trainer.returncode == 0, f"{trainer.stderr}\n{topology.log()}"
+            said, _ = job.communicate(timeout=60)
+        finally:
+            job.kill()
+    assert job.returncode == 0, f"{said}\n{topology.log()}"
+    assert "from site-1: 41" in said
+
+
+def attach(topology: Topology) -> str:
+    """Asks until the part waits, and gives the rendezvous file."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            return str(topology.query("job", "attach", "book", "--at", "site-1")["file"])
+        except CellbusError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+
+
+SERVER = """
+import cellbus, threading
+done = threading.Event()
+with cellbus.connect() as bus:
+    @bus.serve("figures", "take")
+    def take(message):
+        print("from site-1:", message.payload.decode(), flush=True)
+        done.set()
+        return b"thanks"
+    assert done.wait(90)
+"""
+
+TRAINER = """
+import cellbus, os, sys
+assert "CELLBUS_BOOTSTRAP_FD" not in os.environ
+with cellbus.connect(rendezvous=sys.argv[1]) as bus:
+    assert bus.site == "site-1", bus.site
+    assert bus.request("figures", "take", b"41").payload == b"thanks"
+"""

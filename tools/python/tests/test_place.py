@@ -185,6 +185,31 @@ def test_c_11_a_rendezvous_file_is_used_once(cell: FakeCell) -> None:
         cellbus.connect(rendezvous=path)
 
 
+def test_c_11_an_attached_process_knows_its_job_as_a_launched_one_does(
+    cell: FakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CELLBUS_SERVER_CELL")
+    for name in ("CELLBUS_SITES", "CELLBUS_JOB", "CELLBUS_ATTEMPT", "CELLBUS_RUN", "CELLBUS_CELL"):
+        monkeypatch.setenv(name, "of another job")
+    with cellbus.connect(rendezvous=rendezvous(cell)) as bus:
+        # Without `to`: the server's cell of this job.
+        assert bus.request("echo", "x", b"hi").payload == b"hi"
+    assert (os.environ["CELLBUS_SITES"], os.environ["CELLBUS_ATTEMPT"]) == ("site-1.job-7", "2")
+    assert "CELLBUS_JOB" not in os.environ, "what this job does not say is not left from another"
+
+
+def test_c_11_a_cell_that_knows_no_job_is_talked_to_all_the_same(cell: FakeCell) -> None:
+    cell.surroundings = None
+    with cellbus.connect(rendezvous=rendezvous(cell)) as bus:
+        assert bus.request("echo", "x", b"hi", to="server.job-7").payload == b"hi"
+
+
+def test_c_11_an_answer_that_is_none_ends_the_connection(cell: FakeCell) -> None:
+    cell.surroundings = b"[1"
+    with pytest.raises(cellbus.CellbusError, match="no object"):
+        cellbus.connect(rendezvous=rendezvous(cell))
+
+
 def test_c_11_a_golden_rendezvous_file_is_read(tmp_path: Path) -> None:
     for case in vectors("good"):
         said, data = case.values

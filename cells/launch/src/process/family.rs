@@ -96,6 +96,38 @@ impl Family {
         })
     }
 
+    /// Ends every process whose environment has all of `marks`, and what those start meanwhile; gives how many.
+    pub(super) fn end_marked(marks: &[(&str, &str)]) -> usize {
+        /// What is killed may have started others in that moment.
+        const ROUNDS: usize = 16;
+        let marks: Vec<String> =
+            marks.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        if marks.is_empty() {
+            return 0;
+        }
+        let own = getpid().as_raw_nonzero().get();
+        let is_marked = |row: &&Row| {
+            // Of what may not be read, nobody but its own user or root decides.
+            let environ = fs::read(format!("/proc/{}/environ", row.pid)).unwrap_or_default();
+            let words: BTreeSet<&[u8]> = environ.split(|byte| *byte == 0).collect();
+            row.pid != own && marks.iter().all(|mark| words.contains(mark.as_bytes()))
+        };
+        let mut killed = BTreeSet::new();
+        for _ in 0..ROUNDS {
+            let all = processes();
+            let found: Vec<&Row> =
+                all.iter().filter(|row| !row.has_ended).filter(is_marked).collect();
+            if found.is_empty() {
+                break;
+            }
+            for row in found {
+                kill(row.pid);
+                killed.insert((row.pid, row.started));
+            }
+        }
+        killed.len()
+    }
+
     /// Ends what has fallen to this process: its children that no launcher knows, in sessions of their own, and what
     /// descends from them. Does nothing in a process that adopts nobody.
     pub(super) fn sweep() {

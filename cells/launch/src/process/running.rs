@@ -17,6 +17,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::{
     family::{Family, Known, started},
     log::Log,
+    pipes::{Files, Pipes},
 };
 use crate::{Exit, Signal, Stream};
 
@@ -36,12 +37,14 @@ pub(super) struct Running {
     exit: Mutex<Option<Exit>>,
     out: Option<Arc<Log>>,
     err: Option<Arc<Log>>,
+    pipes: Option<Files>,
     /// Keeps it from being taken for an orphan. `None` for one of an earlier life.
     _known: Option<Known>,
 }
 
 impl Running {
-    pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
+    /// Starts `command`; what it prints is read from `pipes`, if it has any, and from itself otherwise.
+    pub(super) fn spawn(command: &mut Command, pipes: Option<Pipes>) -> io::Result<Self> {
         let (mut child, known) = Known::spawn(command)?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
@@ -51,11 +54,14 @@ impl Running {
             Ok((pidfd, log))
         };
         let made = watched().and_then(|(pidfd, log)| {
-            let out = log(child.stdout.take().map(OwnedFd::from))?;
-            let err = log(child.stderr.take().map(OwnedFd::from))?;
-            Ok((pidfd, out, err))
+            let (readers, pipes) = pipes.map(Pipes::split).unzip();
+            let [out, err] = readers.map_or_else(
+                || [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)],
+                |readers| readers.map(Some),
+            );
+            Ok((pidfd, log(out)?, log(err)?, pipes))
         });
-        let (pidfd, out, err) = match made {
+        let (pidfd, out, err, pipes) = match made {
             Ok(made) => made,
             Err(error) => {
                 // Nobody could end it later.
@@ -72,24 +78,35 @@ impl Running {
             exit: Mutex::default(),
             out,
             err,
+            pipes,
             _known: Some(known),
         })
     }
 
     /// The process that an earlier life of this one called `token`, if it still runs.
-    pub(super) fn adopt(token: &str) -> Option<Self> {
-        let (pid, since) = token.split_once('-')?;
+    pub(super) fn adopt(token: &str, pipes: Option<Pipes>) -> Option<Self> {
+        let mut words = token.splitn(3, '-');
+        let (pid, since) = (words.next()?, words.next()?);
         let (pid, since) = (Pid::from_raw(pid.parse().ok()?)?, since.parse().ok()?);
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
         // Numbers are given again; the number and its beginning together are not.
         (started(pid)? == since).then_some(())?;
         let pidfd = watch(pidfd).ok()?;
+        let (readers, pipes) = pipes.map(Pipes::split).unzip();
+        let [out, err] = readers.map_or([None, None], |readers| readers.map(Some));
+        // Where they cannot be read, it runs all the same.
+        let log = |fd: Option<OwnedFd>| fd.and_then(|fd| Log::read(fd).ok());
+        let (out, err) = (log(out), log(err));
         let (child, exit) = (Mutex::default(), Mutex::default());
-        Some(Self { pid, started: since, pidfd, child, exit, out: None, err: None, _known: None })
+        Some(Self { pid, started: since, pidfd, child, exit, out, err, pipes, _known: None })
     }
 
     pub(super) fn token(&self) -> String {
-        format!("{}-{}", self.pid.as_raw_nonzero(), self.started)
+        let (pid, since) = (self.pid.as_raw_nonzero(), self.started);
+        match &self.pipes {
+            Some(Files { label, .. }) => format!("{pid}-{since}-{label}"),
+            None => format!("{pid}-{since}"),
+        }
     }
 
     pub(super) fn number(&self) -> u32 {
@@ -174,6 +191,7 @@ impl Running {
         };
         let exit = tokio::time::timeout(GONE, all).await.ok()?;
         self.collect();
+        self.pipes.iter().for_each(Files::remove);
         Family::sweep();
         Some(exit)
     }

@@ -75,6 +75,7 @@ impl Controlled for Shared {
                 | Request::JobShow(_)
                 | Request::JobLogs(_)
                 | Request::JobCancel(_)
+                | Request::JobAttach(_)
                 | Request::Stop => Err(ControlError::status(Status::Forbidden, "no").by("server")),
             }
         })

@@ -4,7 +4,7 @@ use cellbus_channels::RequestError;
 use cellbus_proto::{
     causes::with_sources,
     codec::body::{self, Blob, JobStart},
-    job::{End, JobId, JobState, Outcome},
+    job::{End, JobId, JobState, Outcome, RunId},
     name::Fqcn,
     status::Class,
     well_known,
@@ -21,9 +21,9 @@ use super::{
 
 impl Runs {
     /// Starts the parts of a job: the server's, and once that is there those of the sites.
-    pub(super) async fn conduct(self, id: JobId, plan: Plan) {
+    pub(super) async fn conduct(self, id: JobId, plan: Plan, run: RunId) {
         let own = self.own();
-        self.start_own(&id, &plan).await;
+        self.start_own(&id, &plan, run).await;
         let mut news = self.news();
         loop {
             let state = self
@@ -41,11 +41,11 @@ impl Runs {
                 return;
             }
         }
-        let starts = plan.sites.iter().map(|site| self.start_site(&id, &plan, site));
+        let starts = plan.sites.iter().map(|site| self.start_site(&id, &plan, site, run));
         futures_util::future::join_all(starts).await;
     }
 
-    async fn start_own(&self, id: &JobId, plan: &Plan) {
+    async fn start_own(&self, id: &JobId, plan: &Plan, run: RunId) {
         let own = self.own();
         let parts = &self.inner.parts;
         if self.with(id, |whole| whole.handle_asked(clock::now(), &own)) != Some(true) {
@@ -53,7 +53,8 @@ impl Runs {
         }
         self.inner.running.allow_job(own.clone(), id.job.clone(), true);
         let started = async {
-            let spec = self.spec(id, plan, &plan.server).map_err(|error| with_sources(&error))?;
+            let spec = self.spec(id, plan, &plan.server, run);
+            let spec = spec.map_err(|error| with_sources(&error))?;
             if plan.server.has_files {
                 for chunk in chunks(id, &plan.package) {
                     parts.stage(chunk).await.map_err(|error| with_sources(&error))?;
@@ -68,7 +69,7 @@ impl Runs {
         }
     }
 
-    async fn start_site(&self, id: &JobId, plan: &Plan, site: &Fqcn) {
+    async fn start_site(&self, id: &JobId, plan: &Plan, site: &Fqcn, run: RunId) {
         let bus = self.inner.running.bus();
         if plan.site.has_files {
             for chunk in chunks(id, &plan.package) {
@@ -83,7 +84,7 @@ impl Runs {
                 }
             }
         }
-        let spec = match self.spec(id, plan, &plan.site) {
+        let spec = match self.spec(id, plan, &plan.site, run) {
             Ok(spec) => spec,
             Err(error) => {
                 tracing::error!(%id, %error, "a part cannot be described");

@@ -45,6 +45,9 @@ pub enum SubmitError {
     /// The record cannot be written.
     #[error("record of the job")]
     Record(#[from] cellbus_runtime::secret_file::SecretFileError),
+    /// There are no random bytes to name the run.
+    #[error("a name for the run")]
+    Random(#[source] std::io::Error),
     /// The name does not fit below the server.
     #[error("name of the job")]
     Name(#[from] cellbus_proto::name::NameError),
@@ -78,6 +81,8 @@ pub struct PlanPart {
     pub environment: BTreeMap<String, String>,
     /// MiB of memory that it may use at most.
     pub memory_mib: Option<u64>,
+    /// Seconds that it goes on while its cell is away; 0 where it ends with its cell.
+    pub detach_s: u32,
     /// Whether the files go there.
     pub has_files: bool,
     /// What a program of this binary is told.
@@ -86,8 +91,8 @@ pub struct PlanPart {
 
 impl From<JobPart> for PlanPart {
     fn from(part: JobPart) -> Self {
-        let JobPart { program, arguments, environment, memory_mib, has_files } = part;
+        let JobPart { program, arguments, environment, memory_mib, detach_s, has_files } = part;
         let payload = Bytes::new();
-        Self { program, arguments, environment, memory_mib, has_files, payload }
+        Self { program, arguments, environment, memory_mib, detach_s, has_files, payload }
     }
 }

@@ -15,6 +15,7 @@ arguments = { rounds = 5, rate = 0.5 }
 program = "train"
 sites = ["site-*"]
 memory_mib = 512
+detach_s = 300
 
 [site.arguments]
 model = "cnn"
@@ -40,6 +41,7 @@ fn a_job_file_says_what_runs_where() {
     assert_eq!(job.site.arguments["fast"], Value::Boolean(true));
     assert_eq!(job.site.environment["OMP_NUM_THREADS"], "2");
     assert_eq!((job.budget.total_s, job.budget.start_s), (600, 60));
+    assert_eq!((job.site.detach_s, job.server.detach_s), (300, 0));
     assert_eq!(job.files.as_deref(), Some("code"));
     let least = "[job]\nname='a'\n[server]\nprogram='s'\n[site]\nprogram='t'\n";
     let least = parse(least).unwrap();
@@ -113,5 +115,19 @@ fn no_text_makes_it_panic() {
     for text in ["", "job = 1", "[[job]]", "[job]\nname = {}", "server = [1]\nsite = 'x'", "\u{0}"]
     {
         assert!(parse(text).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn how_long_a_site_may_be_away_has_limits_and_the_server_none() {
+    let with = |server: &str, site: &str| {
+        let text = format!(
+            "[job]\nname='a'\n[server]\nprogram='s'\n{server}\n[site]\nprogram='t'\n{site}\n"
+        );
+        parse(&text).map(|job| job.site.detach_s)
+    };
+    assert_eq!(with("", "detach_s = 86400"), Ok(86_400));
+    for (server, site) in [("", "detach_s = 0"), ("", "detach_s = 86401"), ("detach_s = 1", "")] {
+        assert!(with(server, site).is_err(), "{server}{site}");
     }
 }

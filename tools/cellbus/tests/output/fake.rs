@@ -75,6 +75,7 @@ impl Controlled for Fake {
             Request::JobShow(_) | Request::JobCancel(_) => {
                 Ok(Reply::Job(Box::new(observed::job())))
             }
+            Request::JobAttach(ask) => Ok(Reply::Meeting(observed::meeting(cell, ask))),
             Request::Replies(_)
             | Request::Tap(_)
             | Request::Serve(_)

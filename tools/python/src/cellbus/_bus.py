@@ -11,13 +11,13 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Literal, cast, overload
 
-from cellbus import _asking, _bootstrap
+from cellbus import _around, _asking, _bootstrap
 from cellbus._asking import Asked, HandleRefused, Handlers, find_handler
 from cellbus._core import Call, Incoming, Limits
 from cellbus._engine import Engine
 from cellbus._message import Handler, Message, Pending, Pool
 from cellbus._transfers import Transfers
-from cellbus.errors import CellbusError
+from cellbus.errors import CellbusError, RefusedError
 from cellbus.message import Event, EventKind, Flags, Options, Outcome, Part, Reply
 from cellbus.payload import Payload
 from cellbus.status import Status
@@ -370,13 +370,24 @@ def connect(
 ) -> Bus:
     """Connects to the cell that has launched this process, or to one that left a rendezvous file.
 
-    `timeout` is for connecting, in seconds; `workers` is how many handlers run at once.
+    `timeout` is for connecting, in seconds; `workers` is how many handlers run at once. A process that connects by
+    a rendezvous file gets the `CELLBUS_` variables of the job into its environment, as one that was launched has them.
 
     Raises `BootstrapError` where this process was not launched as job code or has connected before,
     `UnsafePlaceError` where others could reach the socket, `RefusedError` where the cell refuses, `OSError`.
     """
-    if rendezvous is not None:
-        bootstrap = _bootstrap.from_rendezvous(rendezvous)
-    else:
-        bootstrap = _bootstrap.from_environment()
-    return Bus(Engine.connect(bootstrap, timeout), max(1, workers))
+    if rendezvous is None:
+        return Bus(Engine.connect(_bootstrap.from_environment(), timeout), max(1, workers))
+    bus = Bus(Engine.connect(_bootstrap.from_rendezvous(rendezvous), timeout), max(1, workers))
+    try:
+        told = bus.request(_around.CHANNEL, _around.TOPIC, to=bus.cell, budget=timeout)
+        _around.take(told.payload)
+    except RefusedError as refused:
+        # A cell that is of no job has nothing to say about one.
+        if refused.status is not Status.NO_HANDLER:
+            bus.close()
+            raise
+    except BaseException:
+        bus.close()
+        raise
+    return bus

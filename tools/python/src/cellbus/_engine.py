@@ -67,9 +67,10 @@ class Engine:
             wire.close()
             raise
         engine = cls(wire, core)
+        # What came with WELCOME; from here on whoever reads has `_reading`.
+        engine.take_frames()
         if core.heartbeat_ms is not None:
             engine.start_pump()
-        engine.take_frames()
         return engine
 
     def start_pump(self) -> None:

@@ -62,6 +62,8 @@ class Program:
     environment: Sequence[str] = ()
     custom_code: bool = False
     """Whether a job may bring files."""
+    attach: bool = False
+    """Whether somebody else starts it, with `cellbus job attach`; `argv` is empty then."""
 
 
 class Topology:
@@ -202,7 +204,7 @@ def write_topology(
             "[[program]]",
             f"name = {_text(program.name)}",
             f"cells = {_list(program.cells)}",
-            f"argv = {_list(program.argv)}",
+            "attach = true" if program.attach else f"argv = {_list(program.argv)}",
         ]
         if program.environment:
             lines.append(f"environment = {_list(program.environment)}")

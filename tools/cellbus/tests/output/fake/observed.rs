@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use cellbus_cells::control::{
     CellState, ControlError, CounterRows, DeadCount, DeadLettersAsk, DeadLettersReply, DeadRow,
-    Direction, HopRow, LaneBytes, LinkCounts, LinkRow, LoopReport, Reply, RouteRow, SendAsk,
-    SendReply, StatsReply, StatsReport, TraceAsk, TraceReply, TransferAsk, TransferCancelled,
-    TransferRow, TransferRows, TransferState, Verdict,
+    Direction, HopRow, JobAttachAsk, JobMeeting, LaneBytes, LinkCounts, LinkRow, LoopReport, Reply,
+    RouteRow, SendAsk, SendReply, StatsReply, StatsReport, TraceAsk, TraceReply, TransferAsk,
+    TransferCancelled, TransferRow, TransferRows, TransferState, Verdict,
 };
 use cellbus_cells::job::{JobReport, PartReport};
 use cellbus_channels::{CellKind, Fqcn, Status};
-use cellbus_proto::job::{JobState, Outcome};
+use cellbus_proto::job::{JobState, Outcome, RunId};
 
 use super::name;
 
@@ -152,6 +152,7 @@ pub fn job() -> JobReport {
         detail: None,
     };
     JobReport {
+        run: Some(RunId::from_random([7; 16])),
         job: "digits".parse().expect("a name"),
         attempt: 2,
         state: JobState::Ended,
@@ -163,5 +164,14 @@ pub fn job() -> JobReport {
         parts: vec![part("server"), part("site-1")],
         started_unix: 1_700_000_000,
         ended_unix: Some(1_700_000_009),
+    }
+}
+
+pub fn meeting(cell: Fqcn, ask: JobAttachAsk) -> JobMeeting {
+    JobMeeting {
+        cell,
+        file: "/run/digits/attach".into(),
+        work_dir: "/run/digits/work".into(),
+        lifetime_s: ask.lifetime_s,
     }
 }

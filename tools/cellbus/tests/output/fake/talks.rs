@@ -81,6 +81,7 @@ pub async fn run(cell: Fqcn, request: Request, talk: Talk) -> Result<Reply, Cont
         Request::JobLs
         | Request::JobShow(_)
         | Request::JobCancel(_)
+        | Request::JobAttach(_)
         | Request::Lists
         | Request::TakeLists(_)
         | Request::Ban(_)

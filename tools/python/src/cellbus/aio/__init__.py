@@ -13,13 +13,15 @@ from __future__ import annotations
 import asyncio
 import os
 
-from cellbus import _bootstrap
+from cellbus import _around, _bootstrap
 from cellbus._core import Core
 from cellbus._wire import Wire
 from cellbus.aio._bus import Bus
 from cellbus.aio._message import Message, Pending, Serving
 from cellbus.aio._task import Task, tasks
 from cellbus.aio._transfers import Served, Transfers
+from cellbus.errors import RefusedError
+from cellbus.status import Status
 
 __all__ = ["Bus", "Message", "Pending", "Served", "Serving", "Task", "Transfers", "connect", "tasks"]
 
@@ -38,6 +40,19 @@ async def connect(*, rendezvous: str | os.PathLike[str] | None = None, timeout: 
     wire, core = await loop.run_in_executor(None, _greet, bootstrap, timeout)
     bus = Bus(wire, core, loop, max(1, workers))
     bus._attach()
+    if rendezvous is None:
+        return bus
+    try:
+        told = await bus.request(_around.CHANNEL, _around.TOPIC, to=bus.cell, budget=timeout)
+        _around.take(told.payload)
+    except RefusedError as refused:
+        # A cell that is of no job has nothing to say about one.
+        if refused.status is not Status.NO_HANDLER:
+            await bus.close()
+            raise
+    except BaseException:
+        await bus.close()
+        raise
     return bus
 
 
