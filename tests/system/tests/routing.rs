@@ -60,7 +60,7 @@ fn g_08_what_does_not_exist_is_refused_at_once_by_the_first_cell_that_knows() {
         let nobody = net.cell("site-1").request("site-3", "task/ping", "x").await.unwrap_err();
         assert_eq!((nobody.status(), nobody.by().unwrap().as_str()), (Status::NoHandler, "site-3"));
         assert_eq!(nobody.class(), Class::Refused);
-        assert!(begun.elapsed() < Duration::from_millis(50), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
         net.finish().await;
     });
 }

@@ -8,7 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use cellbus_cells::node::{Node, NodeCell};
-use cellbus_channels::{Bus, ChannelTopic, Delivery, Fqcn, PublishError, Reply, from_fn};
+use cellbus_channels::{
+    Bus, ChannelTopic, Delivery, Fqcn, HandlerOptions, PublishError, Reply, from_fn,
+};
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
@@ -148,7 +150,8 @@ impl Process {
                 Ok(Reply::default())
             }
         });
-        bus.handle(target(HOLD)?, held).await.map_err(SideError::new)?;
+        let at_once = HandlerOptions::concurrent(u32::MAX);
+        bus.handle_with(target(HOLD)?, at_once, held).await.map_err(SideError::new)?;
         bus.handle(target(COUNT)?, count).await.map_err(SideError::new)
     }
 
