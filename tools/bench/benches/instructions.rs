@@ -20,9 +20,11 @@ mod scene;
 
 use self::scene::{Scene, Site, UNIX, decide};
 
+/// What is counted, with so many links.
+type Step = fn(u32);
+
 const LINKS: [u32; 2] = [1, 1000];
-/// What is counted, by its name.
-const STEPS: [(&str, fn(u32)); 5] = [
+const STEPS: [(&str, Step); 5] = [
     ("decode", decode),
     ("admit", admit),
     ("next_hop", next_hop),

@@ -137,7 +137,7 @@ fn shown(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(texts) if texts.is_empty() => "-".to_owned(),
         Value::Array(texts) => texts.iter().map(shown).collect::<Vec<_>>().join(" "),
-        other => other.to_string(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
     }
 }
 
