@@ -4,12 +4,13 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cellbus_proto::{
+    envelope::TraceContext,
     identity::CellKind,
     name::{Channel, ChannelTopic, Fqcn, Segment},
     status::Status,
 };
 
-use crate::transport::BoxFuture;
+use crate::{trace, transport::BoxFuture};
 
 mod later;
 mod options;
@@ -47,6 +48,8 @@ pub struct Delivery {
     pub content_type: Option<Arc<str>>,
     /// Headers of the application, where the sender gave some.
     pub headers: Bytes,
+    /// The trace of what the handler sends, where the message has one: for tasks that it starts.
+    pub trace: Option<TraceContext>,
     /// Time left to answer; what is left of it at a publish is the time that its handler may run.
     pub budget: Duration,
     /// Whether somebody waits for what the handler answers.
@@ -145,6 +148,7 @@ impl Delivery {
             payload: payload.into(),
             content_type: None,
             headers: Bytes::new(),
+            trace: None,
             budget: Duration::from_secs(30),
             expects_reply: true,
             line: Line::default(),
@@ -208,7 +212,33 @@ where
     }
 }
 
-/// A handler from an async function or closure.
+/// A handler from a function or closure that blocks: that computes for long, sleeps, or waits for a disk. It runs on a
+/// thread of its own, so that its cell goes on meanwhile, heartbeats included.
+///
+/// It cannot be stopped: when the requester gives up or the budget is spent, its answer is discarded.
+///
+/// # Panics
+/// Its messages are answered as those of any handler that panics, where it does; and where it is called outside of a
+/// tokio runtime.
+pub fn from_blocking_fn<F>(function: F) -> impl Handler
+where
+    F: Fn(Delivery) -> Result<Reply, Failure> + Send + Sync + 'static,
+{
+    let function = Arc::new(function);
+    from_fn(move |delivery| {
+        let (function, trace) = (Arc::clone(&function), trace::current());
+        let work = tokio::task::spawn_blocking(move || trace::within(trace, || function(delivery)));
+        async move {
+            work.await.unwrap_or_else(|error| match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends, and the cell with it.
+                Err(_) => Err(Failure::Unknown(Status::HandlerGone)),
+            })
+        }
+    })
+}
+
+/// A handler from an async function or closure. It must not block: [`from_blocking_fn`] is for what does.
 pub fn from_fn<F, Fut>(function: F) -> impl Handler
 where
     F: Fn(Delivery) -> Fut + Send + Sync + 'static,

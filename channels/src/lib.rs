@@ -20,6 +20,7 @@ mod passage;
 mod queue;
 pub mod replies;
 pub mod task;
+pub mod trace;
 pub mod transfer;
 mod transport;
 
@@ -35,7 +36,7 @@ pub use self::{
     gather::{Gather, Straggler},
     handler::{
         Cancelled, Delivery, Failure, Handler, HandlerOptions, Line, Origin, Reply, ReplyGone,
-        ReplySender, ReplyToken, Selector, from_fn,
+        ReplySender, ReplyToken, Selector, from_blocking_fn, from_fn,
     },
     message::RequestBuilder,
     queue::{Pushed, Queue, QueueBuilder},

@@ -16,6 +16,7 @@ use crate::{
     handler::Reply,
     passage,
     replies::Replies,
+    trace,
     transport::{Outgoing, Probe, Rare},
 };
 
@@ -29,7 +30,11 @@ pub struct RequestBuilder<To = Fqcn> {
 
 impl<To> RequestBuilder<To> {
     pub(crate) fn new(bus: Bus, to: To, outgoing: Outgoing) -> Self {
-        Self { bus, to, outgoing }
+        let message = Self { bus, to, outgoing };
+        match trace::current() {
+            Some(trace) => message.trace(trace),
+            None => message,
+        }
     }
 
     /// What the message carries. Default: nothing. At most 1 MiB unless configured otherwise.
@@ -105,7 +110,8 @@ impl<To> RequestBuilder<To> {
         self
     }
 
-    /// The trace that the message belongs to. Default: none.
+    /// The trace that the message belongs to. Default: that of the message on which a handler works that sends this
+    /// one ([`trace::current`](crate::trace::current)); else none.
     pub fn trace(mut self, trace: TraceContext) -> Self {
         self.rare().trace = Some(trace);
         self

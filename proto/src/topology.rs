@@ -7,6 +7,7 @@
 mod addresses;
 mod diff;
 mod draft;
+mod effective;
 pub mod job_file;
 mod judged;
 mod limits;
@@ -35,6 +36,7 @@ use toml::de::{DeTable, Error};
 
 pub use self::{
     diff::{Change, diff},
+    effective::{HIDDEN, Setting, Source, Value, effective},
     limits::{Congestion, LimitSpec, Limits},
     problem::{Also, Code, Problem, Severity},
     raw::{job_schema, schema},

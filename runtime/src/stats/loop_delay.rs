@@ -29,8 +29,15 @@ pub struct LoopDelay {
 #[derive(Debug, Default)]
 struct Recent {
     since: Option<Instant>,
-    now_us: u64,
-    before_us: u64,
+    now: Worst,
+    before: Worst,
+}
+
+/// A delay, and the handler that it is put down to.
+#[derive(Clone, Debug, Default)]
+struct Worst {
+    us: u64,
+    handler: Option<ChannelTopic>,
 }
 
 /// What a [`LoopDelay`] said at one moment.
@@ -40,6 +47,10 @@ pub struct LoopReport {
     pub last_us: u64,
     /// The greatest of the last half minute, at least.
     pub recent_max_us: u64,
+    /// The handler that this one is put down to: the longest of those that kept the thread meanwhile, where it is one
+    /// that is logged.
+    #[serde(default)]
+    pub kept_by: Option<String>,
     /// Whether one of them was above 5 s: the cell cannot answer its neighbours in time.
     pub is_red: bool,
     /// All of them.
@@ -80,25 +91,30 @@ impl LoopDelay {
     #[must_use]
     pub fn report(&self) -> LoopReport {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let recent_max_us = recent.now_us.max(recent.before_us);
+        let worst = if recent.now.us >= recent.before.us { &recent.now } else { &recent.before };
+        let recent_max_us = worst.us;
         LoopReport {
             last_us: self.last_us.load(Ordering::Relaxed),
             recent_max_us,
+            kept_by: worst.handler.as_ref().map(ToString::to_string),
             is_red: recent_max_us > micros(Self::RED),
             delay_us: self.delay_us.report(),
         }
     }
 
-    fn note(&self, now: Instant, delay: Duration) {
+    fn note(&self, now: Instant, delay: Duration, handler: Option<&ChannelTopic>) {
         let delay_us = micros(delay);
         self.delay_us.record(delay_us);
         self.last_us.store(delay_us, Ordering::Relaxed);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let since = *recent.since.get_or_insert(now);
         if now.saturating_duration_since(since) > Self::REMEMBERED {
-            *recent = Recent { since: Some(now), now_us: 0, before_us: recent.now_us };
+            let before = std::mem::take(&mut recent.now);
+            *recent = Recent { since: Some(now), now: Worst::default(), before };
         }
-        recent.now_us = recent.now_us.max(delay_us);
+        if delay_us > recent.now.us {
+            recent.now = Worst { us: delay_us, handler: handler.cloned() };
+        }
     }
 }
 
@@ -110,8 +126,9 @@ async fn watch(delay: Weak<LoopDelay>) {
         let Some(of_thread) = delay.upgrade() else { return };
         let now = clock::now();
         let late = now.saturating_duration_since(due);
-        of_thread.note(now, late);
         let (kept, starved) = (KEPT.take(), starved.since_last());
+        let kept = kept.filter(|_| late >= LoopDelay::LOGGED);
+        of_thread.note(now, late, kept.as_ref().map(|(_, handler)| handler));
         if late < LoopDelay::LOGGED {
             continue;
         }
@@ -162,16 +179,18 @@ mod tests {
     #[test]
     fn g_26_the_greatest_delay_is_remembered_for_half_a_minute_and_then_forgotten() {
         let (delay, start) = (LoopDelay::default(), clock::now());
-        delay.note(start, Duration::from_secs(6));
-        delay.note(start + Duration::from_secs(29), Duration::from_millis(1));
+        let handler: ChannelTopic = "task/train".parse().unwrap();
+        delay.note(start, Duration::from_secs(6), Some(&handler));
+        delay.note(start + Duration::from_secs(29), Duration::from_millis(1), None);
         let report = delay.report();
         assert_eq!((report.last_us, report.recent_max_us), (1000, 6_000_000));
         assert!(report.is_red);
-        delay.note(start + Duration::from_secs(31), Duration::from_millis(2));
+        delay.note(start + Duration::from_secs(31), Duration::from_millis(2), None);
         assert!(delay.report().is_red, "it is of the half minute before");
-        delay.note(start + Duration::from_secs(62), Duration::from_millis(2));
+        assert_eq!(delay.report().kept_by.as_deref(), Some("task/train"));
+        delay.note(start + Duration::from_secs(62), Duration::from_millis(2), None);
         let report = delay.report();
-        assert_eq!((report.recent_max_us, report.is_red), (2000, false));
+        assert_eq!((report.recent_max_us, report.is_red, report.kept_by), (2000, false, None));
         assert_eq!((report.delay_us.count, report.delay_us.max), (4, 6_000_000));
     }
 

@@ -264,7 +264,7 @@ fn a_request_whose_answer_does_not_come_ends_with_its_budget() {
 }
 
 #[test]
-fn one_more_than_there_are_places_waits_by_priority_and_within_its_budget() {
+fn f_33_one_more_than_there_are_places_waits_by_priority_and_within_its_budget() {
     scenario(|net| async move {
         serve(&net, "server", Serving::Hold).await;
         let mut held = Vec::new();
@@ -273,6 +273,8 @@ fn one_more_than_there_are_places_waits_by_priority_and_within_its_budget() {
         }
         let full = open(&net, "relay", "server").await.unwrap_err();
         assert_eq!(full.status(), Status::Overloaded);
+        let pong = net.cell("relay").request("server", "cell/ping", "p").await;
+        assert!(pong.is_ok(), "control goes on: {pong:?}");
         let relay = net.cell("relay").clone();
         let later = |priority: u8| {
             let relay = relay.clone();

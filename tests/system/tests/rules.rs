@@ -7,14 +7,17 @@ use cellbus_harness::{
     guard::LogGuard,
     net::{Net, open_policy},
     seeds::run_paused,
+    sim::SimNet,
 };
 use cellbus_proto::policy::{Direction, Rule};
 
 const TREE: &str = "server -> relay -> site-1; relay -> site-2; server -> site-3";
 
-fn scenario<F: Future<Output = ()>>(test: impl FnOnce(u64) -> F) {
+/// Runs `test` over links in memory, and over QUIC through a relay.
+fn scenario<F: Future<Output = ()>>(test: impl Fn(Net) -> F) {
     let _log = LogGuard::start();
-    run_paused(1, test);
+    run_paused(1, async |seed| test(Net::up(seed, TREE).await).await);
+    run_paused(2, async |seed| test(Net::over_quic(SimNet::new(seed), TREE).await).await);
 }
 
 fn detail(error: &RequestError) -> String {
@@ -24,8 +27,7 @@ fn detail(error: &RequestError) -> String {
 
 #[test]
 fn what_is_being_worked_on_is_answered_and_the_next_one_is_refused_before_it_leaves() {
-    scenario(|seed| async move {
-        let mut net = Net::up(seed, TREE).await;
+    scenario(|mut net| async move {
         net.cell("site-2").echoes_after("task/slow", Duration::from_secs(2)).await;
         let asking = net.cell("site-1").clone();
         let early = tokio::task::spawn_local(async move {
@@ -52,8 +54,7 @@ fn what_is_being_worked_on_is_answered_and_the_next_one_is_refused_before_it_lea
 
 #[test]
 fn a_direction_holds_on_every_route() {
-    scenario(|seed| async move {
-        let mut net = Net::up(seed, TREE).await;
+    scenario(|mut net| async move {
         for name in ["server", "relay", "site-1", "site-2", "site-3"] {
             net.cell(name).echoes("task/ping").await;
         }

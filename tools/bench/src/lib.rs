@@ -7,6 +7,8 @@
 mod accounts;
 mod count;
 mod drive;
+mod growth;
+mod hold;
 pub mod local;
 pub mod measure;
 mod message;

@@ -24,6 +24,8 @@ pub enum Route {
     Relay,
     /// From site to site over the server.
     Forward,
+    /// From job code, a process of its own, through the local socket of its cell, and one hop from there.
+    Job,
 }
 
 /// What is done over and over.
@@ -37,6 +39,11 @@ pub enum Load {
         callers: u32,
         /// Connected cells, the calling one included.
         cells: u32,
+    },
+    /// Requests whose replies are held back, and the memory that they take meanwhile.
+    Outstanding {
+        /// Requests.
+        requests: u32,
     },
     /// Messages without replies.
     Publishes {
@@ -107,9 +114,9 @@ pub enum Family {
 pub enum MeasureError {
     /// It has none of the forms.
     #[error(
-        "`{0}` is no measure; those are rr_SIZE_cCALLERS, also with _kCELLS at its end, ff_SIZE, \
+        "`{0}` is no measure; those are rr_SIZE_cCALLERS, also with _kCELLS at its end, outstanding_REQUESTS, ff_SIZE, \
          fan_RECEIVERS_SIZE, bulk_OBJECT_drop, also _keep and _file, fan_RECEIVERS_OBJECT, also _relay and _relay2, connect, \
-         start and idle_CELLS; rr, ff and bulk also with relay_ or fwd_ before them; an OBJECT is 1kB to \
+         start and idle_CELLS; rr, ff and bulk also with relay_ or fwd_ before them, rr also with job_; an OBJECT is 1kB to \
          100GB"
     )]
     Form(String),
@@ -138,6 +145,7 @@ impl Family {
                 "relay_rr_1024_c1",
                 "relay_rr_1024_c32",
                 "fwd_rr_1024_c32",
+                "job_rr_64_c1",
             ],
             Self::Publish => &["ff_64", "ff_1024"],
             Self::Fanout => &[
@@ -176,6 +184,7 @@ impl Family {
                 "rr_64_c32_k10",
                 "rr_64_c32_k100",
                 "rr_64_c32_k1000",
+                "outstanding_10000",
             ],
             Self::Publish | Self::Fanout | Self::Transfer => &[],
             Self::Connect => &["idle_200"],
@@ -193,7 +202,7 @@ impl Measure {
     #[must_use]
     pub fn family(self) -> Family {
         match self.load {
-            Load::Requests { .. } => Family::Request,
+            Load::Requests { .. } | Load::Outstanding { .. } => Family::Request,
             Load::Publishes { .. } => Family::Publish,
             Load::Fan { .. } | Load::Spread { .. } => Family::Fanout,
             Load::Bulk { .. } => Family::Transfer,
@@ -208,16 +217,18 @@ impl fmt::Display for Measure {
             Route::Direct => "",
             Route::Relay => "relay_",
             Route::Forward => "fwd_",
+            Route::Job => "job_",
         })?;
         match self.load {
             Load::Requests { size, callers, cells: 1 } => write!(f, "rr_{size}_c{callers}"),
             Load::Requests { size, callers, cells } => write!(f, "rr_{size}_c{callers}_k{cells}"),
+            Load::Outstanding { requests } => write!(f, "outstanding_{requests}"),
             Load::Publishes { size } => write!(f, "ff_{size}"),
             Load::Fan { receivers, size } => write!(f, "fan_{receivers}_{size}"),
             Load::Bulk { size, keep } => {
                 write!(f, "bulk_{size}")?;
                 match (self.route, keep) {
-                    (Route::Relay | Route::Forward, Keep::Drop) => Ok(()),
+                    (Route::Relay | Route::Forward | Route::Job, Keep::Drop) => Ok(()),
                     (_, keep) => write!(f, "_{}", keep.name()),
                 }
             }
@@ -244,6 +255,8 @@ impl FromStr for Measure {
             (Route::Relay, rest)
         } else if let Some(rest) = name.strip_prefix("fwd_") {
             (Route::Forward, rest)
+        } else if let Some(rest) = name.strip_prefix("job_") {
+            (Route::Job, rest)
         } else {
             (Route::Direct, name)
         };
@@ -263,6 +276,8 @@ impl FromStr for Measure {
                     cells: number(cells.unwrap_or("1"), "the number of cells", CELLS_MAX)?,
                 }
             }
+            // Job code speaks in requests here, and in nothing else.
+            (Route::Job, _) => return Err(form(name)),
             (_, ["ff", size]) => Load::Publishes { size: number(size, "the size", SIZE_MAX)? },
             (_, ["bulk", size, keep @ ..]) if keep.len() <= 1 => Load::Bulk {
                 size: size.parse().map_err(|_| form(name))?,
@@ -292,6 +307,9 @@ impl FromStr for Measure {
             (Route::Direct, ["idle", cells]) => {
                 Load::Idle { cells: number(cells, "the number of cells", CELLS_MAX)? }
             }
+            (Route::Direct, ["outstanding", requests]) => Load::Outstanding {
+                requests: number(requests, "the number of requests", CALLERS_MAX)?,
+            },
             (Route::Direct, ["connect"]) => Load::Connect,
             (Route::Direct, ["start"]) => Load::Start,
             _ => return Err(form(name)),
@@ -354,6 +372,10 @@ mod tests {
             "relay_rr_64_c1_k2",
             "relay_connect",
             "fwd_start",
+            "job_ff_64",
+            "job_rr_64_c1_k2",
+            "relay_outstanding_5",
+            "outstanding",
             "relay_fan_8_64",
             "relay_relay_rr_64_c1",
             "RR_64_c1",

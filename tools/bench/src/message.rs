@@ -83,6 +83,15 @@ pub enum Role {
         /// Where the parent listens.
         parent: SocketAddr,
     },
+    /// A cell to which job code may attach; over plain QUIC, what passes its frames on.
+    JobCell {
+        /// Base name.
+        name: String,
+        /// Where the parent listens; cells know that themselves.
+        parent: Option<SocketAddr>,
+    },
+    /// Job code: attaches to the cell that waits for it, and drives the load.
+    JobCode,
     /// Cells that are started one by one when it is asked to, or connections that are dialled so.
     Later {
         /// Base names of the cells whose certificates it holds.
@@ -127,6 +136,22 @@ pub enum Ask {
         /// How many were sent.
         sent: u64,
     },
+    /// Requests whose replies are held back until [`Self::Release`]. Answered by [`Tell::Driven`] when all have ended.
+    Wait {
+        /// Full name of whom they are for.
+        to: String,
+        /// Bytes of payload.
+        size: u32,
+        /// How many.
+        count: u32,
+    },
+    /// Waits until replies to so many requests are held back. Answered by [`Tell::Begun`].
+    Holding {
+        /// How many.
+        count: u32,
+    },
+    /// Lets all replies go that are held back. Answered by [`Tell::Begun`].
+    Release,
     /// One request. Answered by [`Tell::Driven`] without any figure.
     Once {
         /// Full name of whom it is for.
@@ -186,7 +211,7 @@ pub enum Tell {
         /// Where it listens.
         address: Option<SocketAddr>,
     },
-    /// From now on, replies are counted.
+    /// From now on, replies are counted; or what was waited for has come about.
     Begun,
     /// What callers found.
     Driven(Driven),

@@ -21,6 +21,7 @@ const START_SIZE: u32 = 64;
 const MIB: f64 = 1_048_576.0;
 
 mod objects;
+mod outstanding;
 
 /// Why there is no row.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,10 @@ pub async fn perform(
         Load::Requests { size, callers, .. } => {
             stage.start_all(measure, peer, setting).await?;
             stage.drive(Part::Caller, false, size, callers, setting).await?
+        }
+        Load::Outstanding { requests } => {
+            stage.start_all(measure, peer, setting).await?;
+            stage.outstanding(requests).await?
         }
         Load::Fan { size, .. } => {
             stage.start_all(measure, peer, setting).await?;

@@ -37,6 +37,7 @@ mod answer;
 mod bulk;
 mod calls;
 mod frames;
+mod local;
 mod splice;
 
 /// Streams that a peer may have open: a stream for every request needs as many as there are callers.
@@ -159,6 +160,9 @@ type Connections = tokio::sync::watch::Sender<Vec<Connection>>;
 /// # Errors
 /// [`SideError`].
 pub async fn run(spec: SideSpec, inbox: Inbox) -> Result<(), SideError> {
+    if matches!(spec.role, Role::JobCode) {
+        return local::code(&spec, inbox).await;
+    }
     let papers = Papers::read(&spec)?;
     let (connections, counter) = (Connections::default(), Counter::default());
     let store = bulk::Store::default();
@@ -202,7 +206,16 @@ pub async fn run(spec: SideSpec, inbox: Inbox) -> Result<(), SideError> {
             let parent = parent.ok_or_else(|| SideError::text("nobody said where to dial"))?;
             (papers.dialler()?, names.iter().map(|name| (name.clone(), parent)).collect())
         }
-        Role::Cells { .. } => return Err(SideError::text("plain QUIC has no cells")),
+        Role::JobCell { name, parent } => {
+            let parent = parent.ok_or_else(|| SideError::text("nobody said where to dial"))?;
+            let endpoint = papers.dialler()?;
+            let up = papers.dial(&endpoint, name, parent).await?;
+            local::pass_on(&directory, up, peer)?;
+            (endpoint, Vec::new())
+        }
+        Role::JobCode | Role::Cells { .. } => {
+            return Err(SideError::text("plain QUIC has no cells"));
+        }
     };
     say(&Tell::Ready { address: endpoint.local_addr().ok() });
     let process = Process { papers, endpoint, connections, counter, peer, later, store, directory };
@@ -269,6 +282,9 @@ impl Process {
                     say(&Tell::Sent { sent, refused: 0 });
                 }
                 Ask::Settle { sent } => say(&self.counter.settle(sent).await),
+                Ask::Wait { .. } | Ask::Holding { .. } | Ask::Release => {
+                    return Err(SideError::text("plain QUIC holds no reply back"));
+                }
                 Ask::Connect => say(&Tell::Driven(self.connect().await?)),
                 Ask::Object(ask) => self.object(ask).await?,
             }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    growth,
     measure::{Load, Measure},
     message::Peer,
     row::Row,
@@ -26,12 +27,17 @@ pub struct Report {
     pub summary: Vec<Summary>,
     /// Cells over the better of the raw patterns, round by round, and the median of that: of rates by
     /// the name of the measure, of times that half took no longer than with `_p50` behind it, and of
-    /// memory for `idle_*`.
+    /// memory for `idle_*`. With `_growth` behind it, processor time of a message of cells over that with one
+    /// connected cell, or with ten callers.
     pub ratios: BTreeMap<String, f64>,
     /// What memory grew by where cells moved objects, in MiB, the most of all rounds: `transfer_growth` of any process that
     /// moves one object, beyond what it was asked to keep; `*_server_growth` of the server of a fan.
     #[serde(default)]
     pub memory_mib: BTreeMap<String, f64>,
+    /// What each of many takes of memory where cells hold it, in KiB, median of the rounds: `idle_*` of the server for
+    /// a connected cell, `outstanding_*` of both ends for a request without an answer.
+    #[serde(default)]
+    pub memory_kib: BTreeMap<String, f64>,
     /// What left the server of a fan for each byte of the object, over all its links: `*_server_copies` of the object's own
     /// bytes, `*_server_wire` of datagrams.
     #[serde(default)]
@@ -71,6 +77,9 @@ pub struct Summary {
     pub copies: Option<Spread>,
     /// Growth of the server for each connected cell, in KiB.
     pub kib_per_cell: Option<Spread>,
+    /// Growth of both ends for each request without an answer, in KiB.
+    #[serde(default)]
+    pub kib_per_request: Option<Spread>,
     /// Largest peak of memory, in MiB.
     pub peak_mib: f64,
     /// Rounds in which other programs used too much of the machine to the last.
@@ -106,7 +115,8 @@ pub struct Compared {
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    /// Of figures; of none, if there are none.
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
@@ -139,11 +149,13 @@ impl Report {
             found.extend(of_defaults.map(|spread| (format!("{measure}_defaults"), spread)));
             found.extend(of_time.map(|spread| (format!("{measure}_p50"), spread)));
         }
+        found.extend(growth::of_cost(&counted));
         for (name, Spread { median, min, max }) in found {
             report.spread.insert(name.clone(), (min, max));
             report.ratios.insert(name, median);
         }
         (report.memory_mib, report.egress) = (memory(&counted), egress(&counted));
+        report.memory_kib = growth::of_memory(&counted);
         Self { rows, ..report }
     }
 
@@ -224,6 +236,7 @@ fn summary(rows: &[&Row], measure: &str, peer: &str) -> Option<Summary> {
         growth_mib: spread(|row| row.growth_mib),
         copies: spread(|row| row.copies),
         kib_per_cell: spread(|row| row.kib_per_cell),
+        kib_per_request: spread(|row| row.kib_per_request),
         peak_mib: rows.iter().map(|row| row.peak_mib).fold(0.0, f64::max),
         noisy: rows.iter().filter(|row| row.noisy).count(),
         failed: rows.iter().map(|row| row.failed).sum(),
@@ -260,6 +273,7 @@ fn memory(rows: &[&Row]) -> BTreeMap<String, f64> {
             Load::Spread { .. } => format!("{measure}_server_growth"),
             Load::Bulk { .. }
             | Load::Requests { .. }
+            | Load::Outstanding { .. }
             | Load::Publishes { .. }
             | Load::Fan { .. }
             | Load::Connect

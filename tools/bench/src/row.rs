@@ -48,6 +48,9 @@ pub struct Row {
     pub copies: Option<f64>,
     /// Growth of the server for each connected cell, in KiB.
     pub kib_per_cell: Option<f64>,
+    /// Growth of both ends for each request whose reply is held back, in KiB.
+    #[serde(default)]
+    pub kib_per_request: Option<f64>,
     /// Every process.
     pub sides: Vec<Side>,
     /// Cores that programs used which have no part in it.

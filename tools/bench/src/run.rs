@@ -77,7 +77,7 @@ fn peers(measure: Measure, raw: bool) -> &'static [Peer] {
     match (raw, measure.load) {
         (false, _) => &[Peer::Cellbus],
         // How cost grows is a question to cells alone.
-        (true, Load::Requests { cells: 2.., .. }) => &[Peer::Cellbus],
+        (true, Load::Requests { cells: 2.., .. } | Load::Outstanding { .. }) => &[Peer::Cellbus],
         (true, Load::Requests { .. }) => &[Peer::Cellbus, Peer::RawRr, Peer::RawRrf],
         (true, Load::Bulk { keep: Keep::Drop, .. }) if measure.route == Route::Direct => {
             &[Peer::Cellbus, Peer::Raw, Peer::RawDefaults]

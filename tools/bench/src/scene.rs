@@ -15,6 +15,8 @@ pub const ECHO: &str = "bench/echo";
 pub const TAKE: &str = "bench/take";
 /// Where objects move.
 pub const OBJECT: &str = "bench/object";
+/// What is answered when it is allowed.
+pub const HOLD: &str = "bench/hold";
 /// What is counted.
 pub const COUNT: &str = "bench/count";
 
@@ -36,6 +38,8 @@ pub enum Part {
     Sink,
     /// Cells that are connected and say nothing.
     Crowd,
+    /// The cell to which job code speaks.
+    JobCell,
     /// What asks.
     Caller,
 }
@@ -71,11 +75,10 @@ impl Scene {
         let relays = match (measure.route, measure.load) {
             (_, Load::Spread { relays: 2.., .. }) => numbered("relay", 2),
             (_, Load::Spread { relays: 1, .. }) | (Route::Relay, _) => vec!["relay".to_owned()],
-            (Route::Direct | Route::Forward, _) => Vec::new(),
+            (Route::Direct | Route::Forward | Route::Job, _) => Vec::new(),
         };
         match measure.route {
-            Route::Direct => {}
-            Route::Relay => {}
+            Route::Direct | Route::Relay | Route::Job => {}
             Route::Forward => {
                 sinks = numbered("sink", 1);
                 to.clone_from(&sinks);
@@ -98,7 +101,7 @@ impl Scene {
             Load::Idle { cells } => crowd = numbered("crowd", cells),
             Load::Connect => crowd = numbered("crowd", CONNECTIONS),
             Load::Start => callers = numbered("caller", STARTS),
-            Load::Publishes { .. } | Load::Bulk { .. } => {}
+            Load::Outstanding { .. } | Load::Publishes { .. } | Load::Bulk { .. } => {}
         }
         if !relays.is_empty() {
             parts.push(Part::Relay);
@@ -109,10 +112,15 @@ impl Scene {
         if !crowd.is_empty() {
             parts.push(Part::Crowd);
         }
+        if measure.route == Route::Job {
+            parts.push(Part::JobCell);
+        }
         match measure.load {
-            Load::Requests { .. } | Load::Publishes { .. } | Load::Bulk { .. } | Load::Start => {
-                parts.push(Part::Caller)
-            }
+            Load::Requests { .. }
+            | Load::Outstanding { .. }
+            | Load::Publishes { .. }
+            | Load::Bulk { .. }
+            | Load::Start => parts.push(Part::Caller),
             Load::Fan { .. } | Load::Spread { .. } | Load::Connect | Load::Idle { .. } => {}
         }
         let topology = topology(measure, &relays, &callers, &[&sinks, &crowd]);
@@ -144,16 +152,21 @@ impl Scene {
             Part::Relay => self.relays.clone(),
             Part::Sink => self.sinks.clone(),
             Part::Crowd => self.crowd.clone(),
-            Part::Caller => self.callers.first().cloned().into_iter().collect(),
+            Part::JobCell | Part::Caller => self.callers.first().cloned().into_iter().collect(),
         };
         if part == Part::Crowd && measure.load == Load::Connect {
             return Role::Later { names, parent };
         }
         let first = names.first().cloned().unwrap_or_default();
+        match (measure.route, part) {
+            (Route::Job, Part::JobCell) => return Role::JobCell { name: first, parent },
+            (Route::Job, Part::Caller) => return Role::JobCode,
+            _ => {}
+        }
         match (peer, part, parent) {
             (Peer::Cellbus, _, _) => Role::Cells { names },
             (_, Part::Relay, Some(parent)) => Role::Relays { name: first, parent },
-            (_, Part::Sink | Part::Crowd | Part::Caller, Some(parent)) => {
+            (_, Part::Sink | Part::Crowd | Part::JobCell | Part::Caller, Some(parent)) => {
                 Role::Dials { names, parent }
             }
             _ if measure.route == Route::Forward => Role::Turns { name: first },
@@ -195,9 +208,9 @@ fn topology(
     }
     text.push_str(
         "[[allow]]\nfrom = \"*\"\nto = \"*\"\nchannel = \"bench\"\n\
-         topics = [\"echo\", \"take\", \"count\", \"object\"]\n",
+         topics = [\"echo\", \"take\", \"count\", \"hold\", \"object\"]\n",
     );
-    if let Load::Requests { callers, .. } = measure.load {
+    if let Load::Requests { callers, .. } | Load::Outstanding { requests: callers } = measure.load {
         // Every caller's request may be at its handler at the same time.
         let handlers = callers.saturating_mul(2).clamp(256, 65_536);
         let _ = write!(text, "[limits]\nhandlers_max = {handlers}\n");
@@ -229,6 +242,8 @@ mod tests {
             "fan_3_1MB",
             "fan_3_1MB_relay",
             "fan_3_1MB_relay2",
+            "job_rr_64_c1",
+            "outstanding_10000",
             "connect",
             "start",
             "idle_5",
@@ -247,6 +262,14 @@ mod tests {
         assert_eq!(scene.to, ["sink-1"]);
         let server = scene.role(measure, Part::Server, Peer::RawRr, None);
         assert!(matches!(server, Role::Turns { .. }), "{server:?}");
+    }
+
+    #[test]
+    fn job_code_is_a_process_of_its_own_and_its_cell_is_another() {
+        let (measure, scene) = scene("job_rr_64_c1");
+        assert_eq!(scene.parts, [Part::Server, Part::JobCell, Part::Caller]);
+        let code = scene.role(measure, Part::Caller, Peer::Cellbus, None);
+        assert!(matches!(code, Role::JobCode), "{code:?}");
     }
 
     #[test]

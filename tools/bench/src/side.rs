@@ -11,11 +11,12 @@ use cellbus_proto::causes::with_sources;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::{
-    message::{Ask, Peer, SideSpec, Tell},
+    message::{Ask, Peer, Role, SideSpec, Tell},
     raw,
 };
 
 mod cells;
+mod job;
 mod objects;
 
 /// What the process is asked, one after the other. Ends when nobody asks any more.
@@ -62,6 +63,10 @@ fn run_told() -> Result<(), SideError> {
     let spec: SideSpec = serde_json::from_str(&line).map_err(SideError::new)?;
     let inbox = listen();
     match spec.peer {
+        Peer::Cellbus if matches!(spec.role, Role::JobCode) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(SideError::new)?.block_on(job::run(spec, inbox))
+        }
         Peer::Cellbus => actix_rt::System::new().block_on(cells::run(spec, inbox)),
         Peer::RawDefaults => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

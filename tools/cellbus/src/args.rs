@@ -10,6 +10,7 @@ use clap_complete::Shell;
 use crate::{
     bench::{self, Bench},
     cert::Cert,
+    config::Config,
     doctor::Doctor,
     exit,
     job::Job,
@@ -104,6 +105,9 @@ pub enum Command {
     Drain(OneCell),
     /// Checks a topology file
     Validate(Validate),
+    /// Shows what holds where a topology file is used
+    #[command(subcommand)]
+    Config(Config),
     /// Draws the tree of a topology file
     Graph(Graph),
     /// Prints the JSON schema of a file format

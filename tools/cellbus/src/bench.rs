@@ -31,7 +31,7 @@ pub const SIDE: &str = "bench-side";
 /// Verbs of `bench`.
 #[derive(Debug, Subcommand)]
 pub enum Bench {
-    /// Requests and their replies: rr_SIZE_cCALLERS, also with relay_ or fwd_ before it
+    /// Requests and their replies: rr_SIZE_cCALLERS, also with relay_, fwd_ or job_ before it; outstanding_REQUESTS
     Request(BenchArgs),
     /// Messages without replies: ff_SIZE, also with relay_ or fwd_ before it
     Publish(BenchArgs),
@@ -250,6 +250,7 @@ fn line(row: &Row) -> String {
         (row.growth_mib, " MiB growth"),
         (row.copies, " copies"),
         (row.kib_per_cell, " KiB per cell"),
+        (row.kib_per_request, " KiB per request"),
     ] {
         text.extend(figure.map(|figure| format!(", {}{unit}", number(figure))));
     }
@@ -289,7 +290,7 @@ fn render(report: &Report) -> String {
         "MB/S",
         "GROWTH MIB",
         "COPIES",
-        "KIB/CELL",
+        "KIB EACH",
         "NOTE",
     ]);
     for summary in &report.summary {
@@ -311,13 +312,13 @@ fn render(report: &Report) -> String {
             &shown(summary.mb_s),
             &shown(summary.growth_mib),
             &shown(summary.copies),
-            &shown(summary.kib_per_cell),
+            &shown(summary.kib_per_cell.or(summary.kib_per_request)),
             &note(summary),
         ]);
     }
     let mut text = rows.render();
     if !report.ratios.is_empty() {
-        let mut ratios = Table::new(["CELLBUS / BEST RAW", "MEDIAN", "MIN..MAX"]);
+        let mut ratios = Table::new(["RATIO", "MEDIAN", "MIN..MAX"]);
         for (name, ratio) in &report.ratios {
             let spread = report.spread.get(name);
             let spread = spread.map(|(min, max)| format!("{min:.2}..{max:.2}"));

@@ -6,6 +6,7 @@ mod ask;
 mod bench;
 mod cert;
 mod codes;
+mod config;
 mod demo;
 mod doctor;
 mod exit;
@@ -134,6 +135,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Inspect(args) => block_on(ask::inspect(args.target())),
         Command::Drain(args) => block_on(ask::drain(args.target())),
         Command::Validate(args) => files::validate(&args),
+        Command::Config(verb) => config::run(&verb),
         Command::Graph(args) => files::graph(&args),
         Command::Schema(args) => Ok(files::schema(&args)),
         Command::Policy(Policy::Check(args)) => policy::check(&args),

@@ -114,6 +114,9 @@ fn figures(stats: &StatsReply) -> Table {
     table.row(["written", &bytes(counters.bytes_out)]);
     let waiting = format!("{}/{}/{}", waiting.control, waiting.interactive, waiting.bulk);
     table.row(["bytes waiting C/I/B", &waiting]);
+    if let Some(handler) = &stats.event_loop.kept_by {
+        table.row(["event loop kept by", handler]);
+    }
     table
 }
 

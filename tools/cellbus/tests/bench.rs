@@ -65,6 +65,48 @@ fn requests_are_measured_beside_both_raw_patterns_on_every_route() {
 }
 
 #[test]
+fn job_code_is_measured_through_its_socket_and_its_cell() {
+    let found = report(&place(), "request --baseline raw --measure job_rr_64_c2");
+    let expected = ["cellbus", "raw-rr", "raw-rrf"].map(|peer| ("job_rr_64_c2", peer));
+    assert_eq!(peers(&found), BTreeSet::from(expected));
+    assert!(found.ratios["job_rr_64_c2"] > 0.0 && found.ratios["job_rr_64_c2_p50"] > 0.0);
+    for row in &found.rows {
+        let parts: Vec<Part> = row.sides.iter().map(|side| side.part).collect();
+        assert_eq!(parts, [Part::Server, Part::JobCell, Part::Caller], "{row:?}");
+        assert!(row.rate > Some(0.0) && row.failed == 0, "{row:?}");
+    }
+}
+
+#[test]
+fn cost_is_held_against_the_least_of_its_series() {
+    let line =
+        "request --measure rr_64_c10 --measure rr_64_c20 --measure rr_64_c10_k3 --baseline raw";
+    let found = report(&place(), line);
+    let many: Vec<_> = found.rows.iter().filter(|row| row.measure == "rr_64_c10_k3").collect();
+    assert_eq!(many.len(), 1, "plain QUIC has no cells that say nothing");
+    assert!(many.iter().all(|row| row.sides.len() == 3 && row.failed == 0), "{many:?}");
+    // The kernel counts in hundredths of a second, which a short window may not fill.
+    let counted = found
+        .rows
+        .iter()
+        .all(|row| row.sides.iter().any(|side| side.cpu_s > 0.0 && side.part != Part::Crowd));
+    for name in ["rr_64_c20_growth", "rr_64_c10_k3_growth"] {
+        assert!(!counted || found.ratios[name] > 0.0, "{name}: {:?}", found.ratios);
+    }
+    assert!(!found.ratios.contains_key("rr_64_c10_growth"), "it is the least");
+}
+
+#[test]
+fn memory_is_told_for_each_request_that_waits() {
+    let found = report(&place(), "request --measure outstanding_300 --baseline raw");
+    assert_eq!(peers(&found), BTreeSet::from([("outstanding_300", "cellbus")]));
+    let [row] = found.rows.as_slice() else { panic!("one row: {:?}", found.rows) };
+    assert_eq!((row.done, row.failed, row.rate), (300, 0, None), "{row:?}");
+    assert!(row.sides.iter().all(|side| side.growth_mib.is_some()), "{row:?}");
+    assert_eq!(row.kib_per_request, Some(found.memory_kib["outstanding_300"]));
+}
+
+#[test]
 fn without_a_baseline_there_are_cells_and_no_ratio() {
     let found = report(&place(), "request --measure rr_64_c1");
     assert_eq!(peers(&found), BTreeSet::from([("rr_64_c1", "cellbus")]));
@@ -144,6 +186,7 @@ fn starts_connections_and_memory_are_measured() {
         assert_eq!(row.kib_per_cell.is_some(), row.measure == "idle_3", "{row:?}");
         assert_eq!(row.rate.is_some(), row.measure != "idle_3", "{row:?}");
     }
+    assert_eq!(found.memory_kib.keys().collect::<Vec<_>>(), ["idle_3"]);
 }
 
 #[test]

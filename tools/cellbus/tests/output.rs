@@ -110,6 +110,24 @@ struct Validation {
     problems: Vec<Problem>,
 }
 
+/// What `config show` says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Configuration {
+    file: String,
+    settings: Vec<Setting>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Setting {
+    key: String,
+    value: Value,
+    unit: Option<String>,
+    source: String,
+    line: Option<u32>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Problem {
@@ -283,6 +301,15 @@ fn every_command_prints_its_schema() {
 
     let checked: Validation = place.data("validate good.toml");
     assert_eq!((checked.cells, checked.problems.len()), (Some(3), 0));
+    let shown: Configuration = place.data("config show good.toml");
+    let of = |key: &str| shown.settings.iter().find(|one| one.key == key).expect(key);
+    let listen = of("cell.server.listen");
+    assert_eq!((&listen.value, listen.line), (&Value::from("127.0.0.1:0"), Some(7)));
+    let hops = of("limits.hops_max");
+    assert_eq!((&hops.value, hops.source.as_str()), (&Value::from(16), "default"));
+    assert_eq!(of("state").source, "environment");
+    let shown: Configuration = place.data("config show good.toml --state elsewhere");
+    assert!(shown.settings.iter().any(|one| one.key == "state" && one.source == "argument"));
     assert!(place.data::<Drawing>("graph good.toml").text.contains("flowchart"));
     assert_eq!(place.data::<Drawing>("graph good.toml --format dot").format, "dot");
     assert!(place.data::<Value>("schema topology").is_object());
@@ -349,6 +376,7 @@ fn every_command_prints_its_schema() {
         "inspect",
         "drain",
         "validate",
+        "config",
         "graph",
         "schema",
         "policy",
@@ -649,6 +677,8 @@ fn a_bad_topology_file_is_reported_in_full() {
     for line in [
         "validate odd.toml --deny-warnings",
         "validate garbage.toml",
+        "config show garbage.toml",
+        "config show missing.toml",
         "validate missing.toml",
         "validate .",
         "graph bad.toml",
@@ -667,6 +697,14 @@ fn people_get_tables_and_programs_get_lines() {
     assert!(output.status.success() && output.stderr.is_empty());
     assert_eq!(text.lines().count(), 3, "{text}");
     assert!(text.lines().all(|line| !line.ends_with(' ')), "{text}");
+
+    let shown = place.run("config show good.toml --origin").stdout;
+    let shown = String::from_utf8(shown).expect("text");
+    let line = |key: &str| shown.lines().find(|line| line.starts_with(key)).expect("it is shown");
+    assert!(line("cell.site-1.parent").ends_with("line 16"), "{shown}");
+    assert!(line("limits.hops_max").ends_with("default"), "{shown}");
+    let narrow = String::from_utf8(place.run("config show good.toml").stdout).expect("text");
+    assert!(!narrow.contains("line 16") && narrow.contains("127.0.0.1:0"), "{narrow}");
 
     let lines = String::from_utf8(place.run("cells -o jsonl").stdout).expect("text");
     let last: Value = serde_json::from_str(lines.lines().last().expect("a line")).expect("JSON");

@@ -23,6 +23,8 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+use crate::ids;
+
 /// A layer that makes a span of OpenTelemetry of each span of a message, and of no other.
 #[derive(Debug)]
 pub struct MessageSpans {
@@ -30,7 +32,8 @@ pub struct MessageSpans {
 }
 
 impl MessageSpans {
-    /// One whose spans `provider` exports.
+    /// One whose spans `provider` exports. It must draw the ids of spans from [`SpanIds`](crate::SpanIds), or what
+    /// handlers send hangs below spans that nobody knows.
     #[must_use]
     pub fn new(provider: &SdkTracerProvider) -> Self {
         Self { tracer: provider.tracer("cellbus") }
@@ -66,7 +69,8 @@ where
             .with_kind(SpanKind::Server)
             .with_attributes(fields.others);
         let parent = Context::new().with_remote_span_context(sender);
-        let span = self.tracer.build_with_context(span, &parent);
+        let own = fields.passed_on.map(|passed_on| passed_on.span_id());
+        let span = ids::with_next(own, || self.tracer.build_with_context(span, &parent));
         if let Some(entry) = context.span(id) {
             entry.extensions_mut().insert(span);
         }
@@ -84,16 +88,17 @@ where
 #[derive(Debug, Default)]
 struct Fields {
     sender: Option<SpanContext>,
+    passed_on: Option<SpanContext>,
     others: Vec<KeyValue>,
 }
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let value = format!("{value:?}");
-        if field.name() == "traceparent" {
-            self.sender = sender(&value);
-        } else {
-            self.others.push(KeyValue::new(format!("cellbus.{}", field.name()), value));
+        match field.name() {
+            "traceparent" => self.sender = sender(&value),
+            "passed_on" => self.passed_on = sender(&value),
+            name => self.others.push(KeyValue::new(format!("cellbus.{name}"), value)),
         }
     }
 }

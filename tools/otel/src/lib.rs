@@ -1,7 +1,8 @@
 //! Spans of messages, exported through OpenTelemetry.
 //!
 //! A message that its sender gave a W3C trace context carries it to its destination. There, the work of the
-//! handler is a span of that trace, below the span of the sender. Messages without a context have no span.
+//! handler is a span of that trace, below the span of the sender, and what the handler sends hangs below that one.
+//! Messages without a context have no span.
 //!
 //! Nothing depends on this crate but the `otel` feature of the command: a build without it compiles nothing of
 //! OpenTelemetry.
@@ -9,9 +10,10 @@
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 
+mod ids;
 mod layer;
 
-pub use self::layer::MessageSpans;
+pub use self::{ids::SpanIds, layer::MessageSpans};
 
 /// Why spans cannot be exported.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +40,9 @@ impl Export {
     pub fn from_environment() -> Result<Self, OtelError> {
         let exporter = SpanExporter::builder().with_http().build()?;
         let resource = Resource::builder().with_service_name("cellbus").build();
-        let provider = SdkTracerProvider::builder().with_resource(resource);
+        let provider = SdkTracerProvider::builder()
+            .with_resource(resource)
+            .with_id_generator(SpanIds::default());
         Ok(Self(provider.with_batch_exporter(exporter).build()))
     }
 

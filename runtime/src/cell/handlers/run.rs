@@ -10,6 +10,7 @@ use actix::{Addr, AsyncContext, Context, Handler, Message};
 use cellbus_channels::{
     Delivery, Line,
     call::{Call, Outcome, Step},
+    trace,
 };
 use cellbus_proto::{dedupe::RequestId, envelope::Header, name::ChannelTopic, route::Hop};
 use tokio::sync::oneshot;
@@ -144,8 +145,9 @@ impl Cell {
             Purpose::Alone => self.handlers.line(),
             Purpose::Receipted | Purpose::Part { .. } => Line::for_one_reply(),
         };
-        let span = spans::of_handler(&self.own.name, &ticket.request);
-        let (call, polled) = span.in_scope(|| {
+        let traced = spans::of_handler(&self.own.name, &ticket.request);
+        delivery.trace = traced.trace;
+        let (call, polled) = traced.run(|| {
             let mut call = Call::new(&*registration.handler, delivery, line);
             let polled = call.poll_step(&mut Poller::from_waker(Waker::noop()));
             (call, polled)
@@ -163,7 +165,7 @@ impl Cell {
             Poll::Ready(Step::Reply(reply)) => Some(Step::Reply(reply)),
             Poll::Pending => None,
         };
-        span.in_scope(|| {
+        traced.run(|| {
             let begun = Begun { call, first, since: now, deadline };
             self.go_on(number, ticket, begun, is_held, ctx);
         });
@@ -194,7 +196,10 @@ impl Cell {
             driven.await;
             stats.handled(clock::now().saturating_duration_since(since));
         };
-        actix::spawn(work.in_current_span());
+        match trace::current() {
+            None => actix::spawn(work),
+            some => actix::spawn(trace::carried(some, work).in_current_span()),
+        };
     }
 
     fn end_at_once(&mut self, ticket: Ticket, ending: Ending, is_held: bool) {

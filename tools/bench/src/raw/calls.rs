@@ -10,13 +10,22 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
 use quinn::{Connection, RecvStream, SendStream};
-use tokio::sync::Notify;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::Notify,
+};
 
 use super::frames::{ACKNOWLEDGE, CHUNKS, Decoder, Frame, encode};
 use crate::drive::Call;
 
 /// Longest answer, in bytes.
 const ANSWER_MAX: usize = 1 << 21;
+/// Bytes that are read from a socket at once.
+const READ: usize = 64 * 1024;
 
 /// A stream for every request.
 #[derive(Clone, Debug)]
@@ -113,6 +122,15 @@ impl FrameCall {
         Ok(Self { shared, flag })
     }
 
+    /// The same over a local socket.
+    pub fn over_socket(socket: UnixStream) -> Self {
+        let (recv, send) = socket.into_split();
+        let shared = Arc::new(Shared::default());
+        tokio::spawn(write_socket(send, Arc::clone(&shared)));
+        tokio::spawn(read_socket(recv, Arc::clone(&shared)));
+        Self { shared, flag: 0 }
+    }
+
     fn ask(&self, payload: &[u8]) -> Result<u32, String> {
         let mut state = self.shared.lock();
         if let Some(why) = &state.broken {
@@ -160,6 +178,33 @@ async fn write(mut send: SendStream, shared: Arc<Shared>) {
         shared.written.notified().await;
         let out = shared.lock().out.split();
         if let Err(error) = send.write_chunk(out.freeze()).await {
+            return shared.breaks(error.to_string());
+        }
+    }
+}
+
+async fn write_socket(mut send: OwnedWriteHalf, shared: Arc<Shared>) {
+    loop {
+        shared.written.notified().await;
+        let out = shared.lock().out.split();
+        if let Err(error) = send.write_all(&out).await {
+            return shared.breaks(error.to_string());
+        }
+    }
+}
+
+async fn read_socket(mut recv: OwnedReadHalf, shared: Arc<Shared>) {
+    let mut decoder = Decoder::default();
+    let mut read = BytesMut::new();
+    loop {
+        read.reserve(READ);
+        match recv.read_buf(&mut read).await {
+            Ok(0) => return shared.breaks("the socket has ended".to_owned()),
+            Ok(_) => {}
+            Err(error) => return shared.breaks(error.to_string()),
+        }
+        let fed = decoder.feed(read.split().freeze(), |frame| shared.answer(frame));
+        if let Err(error) = fed {
             return shared.breaks(error.to_string());
         }
     }

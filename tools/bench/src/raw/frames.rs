@@ -14,7 +14,8 @@ pub const ACKNOWLEDGE: u32 = 1 << 31;
 
 /// Bytes that are gathered before they are written.
 const WRITE: usize = 16 * 1024;
-const PAYLOAD_MAX: usize = 1 << 21;
+/// Longest payload, in bytes.
+pub const PAYLOAD_MAX: usize = 1 << 21;
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]

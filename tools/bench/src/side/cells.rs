@@ -1,19 +1,26 @@
 //! Cells as the measured process: started as `up` starts them, and used through the bus that
 //! applications use.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use cellbus_cells::node::{Node, NodeCell};
-use cellbus_channels::{Bus, ChannelTopic, Delivery, Fqcn, PublishError, Reply, from_fn};
+use cellbus_channels::{
+    Bus, ChannelTopic, Delivery, Fqcn, HandlerOptions, PublishError, Reply, from_fn,
+};
 use futures_util::future::join_all;
+use tokio::task::JoinSet;
 
-use super::{Inbox, SideError, objects::Objects, say};
+use super::{Inbox, SideError, job, objects::Objects, say};
 use crate::{
     count::Counter,
     drive::{Call, Pace, Times, closed_loop, payload},
+    hold::Hold,
     message::{Ask, Driven, Role, SideSpec, Tell},
-    scene::{COUNT, ECHO, TAKE},
+    scene::{COUNT, ECHO, HOLD, TAKE},
 };
 
 /// Time for a cell to register.
@@ -31,12 +38,22 @@ pub async fn run(spec: SideSpec, inbox: Inbox) -> Result<(), SideError> {
     let directory = spec.state.parent().unwrap_or(&spec.state).to_owned();
     let node = Node::prepare(topology, spec.state).map_err(SideError::new)?;
     let counter = Counter::default();
-    let objects = Objects::new(directory);
-    let mut process = Process { node, cells: Vec::new(), counter, later: Vec::new(), objects };
+    let objects = Objects::new(directory.clone());
+    let hold = Hold::default();
+    let (cells, later) = (Vec::new(), Vec::new());
+    let mut process = Process { node, cells, counter, hold, later, objects, directory };
     match spec.role {
         Role::Cells { names } => process.start(names).await?,
+        Role::JobCell { name, .. } => {
+            process.start(vec![name]).await?;
+            job::wait_for_code(&process.directory, process.bus()?)?;
+        }
         Role::Later { names, .. } => process.later = names,
-        Role::Answers { .. } | Role::Relays { .. } | Role::Turns { .. } | Role::Dials { .. } => {
+        Role::Answers { .. }
+        | Role::Relays { .. }
+        | Role::Turns { .. }
+        | Role::Dials { .. }
+        | Role::JobCode => {
             return Err(SideError::text("cells are told their names and nothing else"));
         }
     }
@@ -48,15 +65,26 @@ struct Process {
     node: Node,
     cells: Vec<NodeCell>,
     counter: Counter,
+    hold: Hold,
     later: Vec<String>,
     objects: Objects,
+    directory: PathBuf,
 }
 
+/// A request of an application and its reply.
 #[derive(Clone, Debug)]
-struct CellCall {
+pub(super) struct CellCall {
     bus: Bus,
     to: Fqcn,
     target: ChannelTopic,
+}
+
+impl CellCall {
+    /// Requests over `bus` to the first of `to`, which echoes them.
+    pub(super) fn echo(bus: Bus, to: &[String]) -> Result<Self, SideError> {
+        let to = to.first().ok_or_else(|| SideError::text("nobody is asked"))?;
+        Ok(Self { bus, to: name(to)?, target: target(ECHO)? })
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +142,16 @@ impl Process {
         });
         bus.handle(target(ECHO)?, echo).await.map_err(SideError::new)?;
         bus.handle(target(TAKE)?, take).await.map_err(SideError::new)?;
+        let hold = self.hold.clone();
+        let held = from_fn(move |_| {
+            let hold = hold.clone();
+            async move {
+                hold.wait().await;
+                Ok(Reply::default())
+            }
+        });
+        let at_once = HandlerOptions::concurrent(u32::MAX);
+        bus.handle_with(target(HOLD)?, at_once, held).await.map_err(SideError::new)?;
         bus.handle(target(COUNT)?, count).await.map_err(SideError::new)
     }
 
@@ -126,8 +164,22 @@ impl Process {
                     let driven = self.drive(&to, fan, payload(size)?, pace).await?;
                     say(&Tell::Driven(driven));
                 }
+                Ask::Wait { to, size, count } => {
+                    let (to, target) = (name(&to)?, target(HOLD)?);
+                    let call = CellCall { bus: self.bus()?, to, target };
+                    say(&Tell::Driven(wait(&call, payload(size)?, count).await));
+                }
+                Ask::Holding { count } => {
+                    let held = tokio::time::timeout(READY, self.hold.until(count)).await;
+                    held.map_err(|_| SideError::text(format!("fewer than {count} came")))?;
+                    say(&Tell::Begun);
+                }
+                Ask::Release => {
+                    self.hold.release();
+                    say(&Tell::Begun);
+                }
                 Ask::Once { to, size } => {
-                    let call = CellCall { bus: self.bus()?, to: name(&to)?, target: target(ECHO)? };
+                    let call = CellCall::echo(self.bus()?, &[to])?;
                     call.call(payload(size)?).await?;
                     say(&Tell::Driven(Driven::default()));
                 }
@@ -164,16 +216,13 @@ impl Process {
         pace: Pace,
     ) -> Result<Driven, SideError> {
         let bus = self.bus()?;
-        let to: Result<Vec<Fqcn>, SideError> = to.iter().map(|to| name(to)).collect();
-        let to = to?;
         let begun = || say(&Tell::Begun);
         if fan {
-            let call = FanCall { bus, to, target: target(TAKE)? };
+            let to: Result<Vec<Fqcn>, SideError> = to.iter().map(|to| name(to)).collect();
+            let call = FanCall { bus, to: to?, target: target(TAKE)? };
             return Ok(closed_loop(call, payload, pace, begun).await);
         }
-        let to = to.into_iter().next().ok_or_else(|| SideError::text("nobody is asked"))?;
-        let call = CellCall { bus, to, target: target(ECHO)? };
-        Ok(closed_loop(call, payload, pace, begun).await)
+        Ok(closed_loop(CellCall::echo(bus, to)?, payload, pace, begun).await)
     }
 
     /// One publisher, which goes on as soon as its cell has taken a message.
@@ -211,6 +260,28 @@ impl Process {
         }
         Ok(times.driven(begun.elapsed()))
     }
+}
+
+/// As many calls at the same time as there are to be, each until its end.
+async fn wait(call: &CellCall, payload: Bytes, count: u32) -> Driven {
+    let begun = Instant::now();
+    let mut waiting = JoinSet::new();
+    for _ in 0..count {
+        let (call, payload) = (call.clone(), payload.clone());
+        waiting.spawn(async move { call.call(payload).await });
+    }
+    let (mut done, mut failed, mut why) = (0, 0, None);
+    while let Some(ended) = waiting.join_next().await {
+        match ended.map_err(|error| error.to_string()).flatten() {
+            Ok(_) => done += 1,
+            Err(error) => {
+                failed += 1;
+                why.get_or_insert(error);
+            }
+        }
+    }
+    let window_ns = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    Driven { done, failed, why, window_ns, ..Driven::default() }
 }
 
 async fn await_ready(cell: &NodeCell) -> Result<(), SideError> {
