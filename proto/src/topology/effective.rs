@@ -115,10 +115,12 @@ fn of_program(program: &ProgramSpec) -> Vec<(&'static str, Value)> {
     values.push(match &program.run {
         ProgramRun::Builtin(name) => ("builtin", Value::Text(name.to_string())),
         ProgramRun::Argv(parts) => ("argv", list(&mut parts.iter().enumerate().map(argument))),
+        ProgramRun::Attached => ("attach", Value::Flag(true)),
     });
     values.push(("parameters", list(&mut program.parameters.keys().cloned())));
     values.push(("environment", list(&mut program.environment.iter().cloned())));
     values.push(("custom_code", Value::Flag(program.custom_code)));
+    values.extend(program.detach_s.map(|s| ("detach_s", Value::Figure(s.into()))));
     values
 }
 
