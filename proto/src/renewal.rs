@@ -39,7 +39,7 @@ impl Life {
     pub fn due(self, seed: &[u8; 32]) -> u64 {
         let life = self.length();
         let (earliest, spread) = (part(life, 3, 5), part(life, 2, 15));
-        let late = u128::from(spread) * u128::from(share(seed, 0)) >> 32;
+        let late = (u128::from(spread) * u128::from(share(seed, 0))) >> 32;
         self.not_before.saturating_add(earliest).saturating_add(whole(late))
     }
 
