@@ -383,7 +383,8 @@ mod tests {
         let foreign = other.chain().swap_remove(0);
         let held = project.held.chain().swap_remove(0);
         let (big, relay) = (vec![0; REQUEST_MAX + 1], "relay-a".parse().unwrap());
-        let cases: [(&str, &dyn Fn(&mut Reissue<'_>), Status); 5] = [
+        type Change<'a> = &'a dyn Fn(&mut Reissue<'_>);
+        let cases: [(&str, Change<'_>, Status); 5] = [
             ("a foreign key", &|asked| asked.request = leak(&foreign), Status::BadSignature),
             ("for another cell", &|asked| asked.cell = leak_name(&relay), Status::BadSignature),
             ("no signature", &|asked| asked.proof = b"", Status::BadSignature),

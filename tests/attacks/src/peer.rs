@@ -332,12 +332,13 @@ pub(crate) async fn read_frames(
     let limits = FrameLimits { payload_max: 16 << 20, ..FrameLimits::default() };
     let mut decoder = Decoder::new(limits);
     while let Ok(Some(chunk)) = stream.read_chunk(64 << 10, true).await {
-        let fed = decoder.feed(chunk.bytes, |frame| match frame {
+        let fed = decoder.feed(chunk.bytes, |frame| {
             // Answers may come together.
-            Frame::Message(whole) => {
-                bundle::split(whole).into_iter().all(|one| sender.send(Frame::Message(one)).is_ok())
+            if let Frame::Message(whole) = frame {
+                let mut each = bundle::split(whole).into_iter().map(Frame::Message);
+                return each.all(|one| sender.send(one).is_ok());
             }
-            frame => sender.send(frame).is_ok(),
+            sender.send(frame).is_ok()
         });
         fed.expect("honest cells send frames");
     }

@@ -30,8 +30,8 @@ fn provisioned() -> Place {
 }
 
 fn profile(path: &std::path::Path) -> CertProfile {
-    let pem = fs::read(path).unwrap();
-    CertProfile::read(&certificates_in_pem(&pem)[0]).unwrap()
+    let pem = fs::read(path).expect("it was made");
+    CertProfile::read(&certificates_in_pem(&pem)[0]).expect("it is of a cell")
 }
 
 #[test]
