@@ -16,10 +16,11 @@ use cellbus_proto::{
 };
 use cellbus_runtime::{
     carrier::Task,
-    clock::WallClock,
+    clock::{self, WallClock},
     joining::{Asked, JoinDesk},
     quic::QuicPortError,
     secret_file::SecretFileError,
+    throttle::LogThrottle,
 };
 
 use self::store::Store;
@@ -79,6 +80,7 @@ pub struct Desk {
 struct Kept {
     door: Door,
     store: Store,
+    refused: LogThrottle<Refusal>,
 }
 
 impl Desk {
@@ -89,8 +91,8 @@ impl Desk {
     /// nobody gets in by it.
     pub fn open(dir: &Path, sign: Sign, wall: WallClock) -> Result<Self, SecretFileError> {
         let (store, door) = Store::open(dir)?;
-        let desk =
-            Self { kept: Arc::new(Mutex::new(Kept { door, store })), sign: Arc::new(sign), wall };
+        let kept = Kept { door, store, refused: LogThrottle::default() };
+        let desk = Self { kept: Arc::new(Mutex::new(kept)), sign: Arc::new(sign), wall };
         desk.locked().sweep(wall.unix());
         Ok(desk)
     }
@@ -105,7 +107,9 @@ impl Desk {
             Ok(answer) => answer,
             Err(refusal) => {
                 let (name, from) = (&asked.knock.name, asked.from);
-                tracing::info!(%name, %from, why = %refusal, "the join door has refused");
+                if let Some(left_out) = self.locked().refused.allow(refusal, clock::now()) {
+                    tracing::info!(%name, %from, why = %refusal, left_out, "the join door has refused");
+                }
                 Answer::Refused(refusal)
             }
         }

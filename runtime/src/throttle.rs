@@ -8,17 +8,23 @@ use std::{
 use cellbus_proto::status::Status;
 
 /// Decides which log lines are written.
-#[derive(Debug, Default)]
-pub struct LogThrottle {
-    last: BTreeMap<Status, (Instant, u64)>,
+#[derive(Debug)]
+pub struct LogThrottle<K = Status> {
+    last: BTreeMap<K, (Instant, u64)>,
 }
 
-impl LogThrottle {
+impl<K> Default for LogThrottle<K> {
+    fn default() -> Self {
+        Self { last: BTreeMap::new() }
+    }
+}
+
+impl<K: Ord> LogThrottle<K> {
     const EVERY: Duration = Duration::from_secs(1);
 
-    /// Whether to write a line for `status` now; then the number of lines left out before it.
-    pub fn allow(&mut self, status: Status, now: Instant) -> Option<u64> {
-        match self.last.get_mut(&status) {
+    /// Whether to write a line for `reason` now; then the number of lines left out before it.
+    pub fn allow(&mut self, reason: K, now: Instant) -> Option<u64> {
+        match self.last.get_mut(&reason) {
             Some((at, left_out)) if now.saturating_duration_since(*at) < Self::EVERY => {
                 *left_out += 1;
                 None
@@ -28,7 +34,7 @@ impl LogThrottle {
                 Some(std::mem::take(left_out))
             }
             None => {
-                self.last.insert(status, (now, 0));
+                self.last.insert(reason, (now, 0));
                 Some(0)
             }
         }

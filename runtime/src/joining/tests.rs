@@ -12,7 +12,7 @@ use cellbus_proto::{
     identity::Identity,
     joining::{Answer, CONNECTIONS_PER_ADDRESS, Knock, Refusal, SERVER_NAME},
 };
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{net::UdpSocket, task::JoinHandle, time::timeout};
 
 use super::*;
 use crate::{
@@ -234,6 +234,31 @@ async fn v_22_silent_connections_of_one_address_keep_nobody_else_out_and_end_by_
     let ended = held.iter().map(|raw| raw.connection.closed());
     timeout(LIMIT, futures_util::future::join_all(ended)).await.expect("the door ends them");
     place.connect(flooding).await.unwrap();
+}
+
+#[tokio::test]
+async fn v_22_half_open_connections_are_answered_by_a_retry_and_leave_nothing() {
+    let place = Place::open();
+    // The first packet of somebody who never says more.
+    let decoy = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let tls = tls::knock_config(place.pin(), tls::clock_from(|| NOW), Arc::new(|_| {})).unwrap();
+    let config = transport().unwrap().client_config(tls).unwrap();
+    let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let _connecting =
+        endpoint.connect_with(config, decoy.local_addr().unwrap(), SERVER_NAME).unwrap();
+    let mut first = vec![0; 2048];
+    let len = timeout(LIMIT, decoy.recv(&mut first)).await.expect("a packet").unwrap();
+    first.truncate(len);
+    for _ in 0..200 {
+        let stranger = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 4), 0)).await.unwrap();
+        stranger.send_to(&first, place.at).await.unwrap();
+        let mut answer = [0; 2048];
+        let len = timeout(LIMIT, stranger.recv(&mut answer)).await.expect("an answer").unwrap();
+        assert_eq!(answer[0] & 0xf0, 0xf0, "a Retry");
+        assert!(len < first.len(), "whose address was made up gets no more than was sent");
+    }
+    place.knocker().knock(wall()).await.unwrap();
+    assert_eq!(place.heard(), 1);
 }
 
 #[tokio::test]

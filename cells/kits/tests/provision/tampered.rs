@@ -181,7 +181,7 @@ fn k_02_a_certificate_that_ends_soon_is_warned_about_and_one_that_has_ended_is_r
 #[test]
 fn k_02_everything_that_breaks_has_one_code() {
     type Break = dyn Fn(&Path);
-    let cases: [(&str, &Break); 6] = [
+    let cases: [(&str, &Break); 7] = [
         ("KIT_DIRECTORY", &|kit| fs::rename(kit.join("local"), kit.join("lokal")).unwrap()),
         ("KIT_MANIFEST", &|kit| fs::write(kit.join("startup/manifest.json"), "{}").unwrap()),
         ("KIT_SIGNATURE", &|kit| fs::write(kit.join("startup/manifest.sig"), "AAAA").unwrap()),
@@ -189,6 +189,9 @@ fn k_02_everything_that_breaks_has_one_code() {
             fs::write(kit.join("startup/roster.json"), "{\"children\": []}").unwrap()
         }),
         ("KIT_LOCAL", &|kit| fs::write(kit.join("local/policy.toml"), "[[allow]]\n").unwrap()),
+        ("KIT_LOCAL", &|kit| {
+            fs::write(kit.join("local/join.toml"), "[join]\nlisten = \"0.0.0.0:1\"\n").unwrap();
+        }),
         ("KIT_LOCAL", &|kit| {
             fs::write(kit.join("local/limits.toml"), "[limits]\nhops_max = 99\n").unwrap()
         }),
