@@ -206,10 +206,10 @@ fn request(cell: &str, held: &OwnCertificate, shown: &Issued, made: &Issued) -> 
 }
 
 async fn ask(net: &Net, from: &str, body: Bytes) -> Result<Identity, Status> {
-    let (channel, topic) = ("cell".parse().unwrap(), "issue_certificate".parse().unwrap());
+    let (channel, topic) = ("cell".parse().expect("a name"), "issue_certificate".parse().expect("a name"));
     let target = cellbus_channels::ChannelTopic::new(channel, topic);
     let bus = net.cell(from).running.bus();
-    let asked = bus.request("server".parse().unwrap(), target).payload(body);
+    let asked = bus.request("server".parse().expect("a name"), target).payload(body);
     let reply = asked.budget(Duration::from_secs(10)).send().await.map_err(|e| e.status())?;
     let reply: IssuedCertificate = body::decode_exact(&reply.payload).expect("a chain");
     Ok(identity_of(&reply.chain[0].0).expect("it names somebody").0)
