@@ -32,7 +32,7 @@ use self::{
     dial::{DialPinned, DialProject},
 };
 pub(crate) use self::{
-    chain::verify_path,
+    chain::{root_of, verify_path},
     join::{door_config, knock_config},
 };
 pub use self::{
