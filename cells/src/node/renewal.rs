@@ -6,7 +6,12 @@ use std::{
     time::Duration,
 };
 
-use cellbus_proto::{causes::with_sources, name::Fqcn, trust::ListKind};
+use cellbus_proto::{
+    causes::with_sources,
+    codec::body,
+    name::Fqcn,
+    trust::{BanList, Bundle, List, ListKind, RevocationList, RootsList, RosterList, Signed},
+};
 use cellbus_runtime::{
     authority::{Credentials, CredentialsError, renewed::NewPair},
     cell::CellState,
@@ -179,12 +184,18 @@ impl OnDisk {
         let Some(dir) = self.given.clone() else { return Vec::new() };
         let read = move || {
             let read = |kind| read_bundle(&dir.join(file_name(kind))).ok();
-            ListKind::ALL.into_iter().filter_map(read).collect::<Vec<_>>()
+            ListKind::ALL.into_iter().filter_map(read).collect::<Vec<Bundle>>()
         };
         let found = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         let mut changes = Vec::new();
         for bundle in found {
-            // An older one was replaced by what came over the network; any other refusal is in the log.
+            let held = self.running.own().lists.view().versions();
+            let is_newer =
+                bundle.clone().lists().any(|(kind, list)| stated(kind, &list) > held.of(kind));
+            if !is_newer {
+                continue;
+            }
+            // A refusal is in the log.
             if let Ok(taken) = self.running.take_lists(bundle).await {
                 let these = taken.taken.iter();
                 changes.extend(these.map(|one| {
@@ -194,6 +205,21 @@ impl OnDisk {
         }
         changes
     }
+}
+
+/// The version that a list states, whoever has signed it; 0 where it is no list.
+fn stated(kind: ListKind, list: &Signed) -> u64 {
+    let content = &list.content.0;
+    match kind {
+        ListKind::Roots => version::<RootsList>(content),
+        ListKind::Revocations => version::<RevocationList>(content),
+        ListKind::Bans => version::<BanList>(content),
+        ListKind::Roster => version::<RosterList>(content),
+    }
+}
+
+fn version<L: List>(content: &[u8]) -> u64 {
+    body::decode_exact::<L>(content).map_or(0, |list| list.version())
 }
 
 fn next_look() -> Instant {
