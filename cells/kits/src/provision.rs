@@ -456,7 +456,11 @@ fn leave_only(
     for step in steps {
         let left = step.old.as_ref().filter(|old| !records.is_current(old));
         (step.action, step.detail, step.goes_over) = match left {
-            Some(old) if change == ca::Step::Taint && old.certificate.is_empty() => {
+            // An issuing authority has to be one of the next, too, and comes with a key of its own.
+            Some(old)
+                if change == ca::Step::Taint
+                    && (old.certificate.is_empty() || old.issuer.is_some()) =>
+            {
                 (Action::Renewed, "by the next authority".to_owned(), false)
             }
             Some(_) if change == ca::Step::Taint => {
