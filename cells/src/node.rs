@@ -411,6 +411,7 @@ impl Node {
         let given = self.credentials_dir.as_deref().unwrap_or(&kept);
         own.lists.open(&dir.join(LISTS), given, self.topology.lists).map_err(lists_failed)?;
         own.lists.expect_own(&own.certificate().hash()).map_err(lists_failed)?;
+        own.lists.expect_authority(own.certificate().chain()).map_err(lists_failed)?;
         let sources = self.sources(&spec, &dir);
         if let Some(issuer) = self.issuer(&spec, sources.given())? {
             own.set_issuer(issuer);
@@ -456,7 +457,8 @@ impl Node {
             endpoint: figures::endpoint(&self.topology.limits),
             hops_max: self.topology.limits.hops_max,
         })?;
-        let on_disk = renewal::OnDisk::new(&running, &credentials, sources);
+        let on_disk = renewal::OnDisk::new(&running, &credentials, sources)
+            .given(self.credentials_dir.as_deref());
         self.rules.add(running.clone(), on_disk.clone());
         actix_rt::spawn(on_disk.watch());
         let door_address = opened.as_ref().and_then(|(door, _)| door.address());

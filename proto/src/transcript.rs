@@ -42,6 +42,8 @@ pub enum Purpose {
     Bans,
     /// The project's authority says which cells there are.
     Roster,
+    /// An authority of the project says which authorities count.
+    Roots,
     /// What the pieces of a sealed transfer are bound to. Nothing is signed for it: it is associated data.
     SealedTransfer,
     /// A neighbour goes on with another certificate, on the same connection.
@@ -64,7 +66,7 @@ pub type Signable = Vec<u8>;
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Register,
         Self::RegisterAck,
         Self::RegisterEndToEnd,
@@ -82,6 +84,7 @@ impl Purpose {
         Self::Revocations,
         Self::Bans,
         Self::Roster,
+        Self::Roots,
         Self::SealedTransfer,
         Self::RenewLink,
         Self::RenewCertificate,
@@ -109,6 +112,7 @@ impl Purpose {
             Self::Revocations => "cellbus/v1/revocations",
             Self::Bans => "cellbus/v1/bans",
             Self::Roster => "cellbus/v1/roster",
+            Self::Roots => "cellbus/v1/roots",
             Self::SealedTransfer => "cellbus/v1/sealed-transfer",
             Self::RenewLink => "cellbus/v1/renew-link",
             Self::RenewCertificate => "cellbus/v1/renew-certificate",

@@ -2,6 +2,7 @@
 //!
 //! | list | signed by | says |
 //! |---|---|---|
+//! | roots | an authority of the project | which authorities count, and which of them issues |
 //! | revocations | the project's authority | certificates and identities that count no more |
 //! | bans | the server | cells that are not let in for now, and tokens that count no more |
 //! | roster | the project's authority | which cells the project has, and below whom each attaches |
@@ -21,6 +22,7 @@ use crate::{
 
 mod bans;
 mod revocations;
+mod roots;
 mod roster;
 mod signed;
 #[cfg(test)]
@@ -31,6 +33,7 @@ mod vectors;
 pub use self::{
     bans::{Ban, BanChange, BanError, BanList, Ended, REASON_MAX},
     revocations::{Reason, RevocationList, RevokedLeaf, RevokedName},
+    roots::{ListedRoot, ROOT_MAX_BYTES, ROOTS_MAX, RootState, RootsList},
     roster::{Roster, RosterCell, RosterList},
     signed::{Bundle, List, ListRefused, Signed, Taking, judge, read},
 };
@@ -45,6 +48,8 @@ pub const SIGNER_ROLE: &str = "signer";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ListKind {
+    /// Which authorities count.
+    Roots,
     /// What the authority has revoked.
     Revocations,
     /// Whom the server does not let in.
@@ -54,13 +59,14 @@ pub enum ListKind {
 }
 
 impl ListKind {
-    /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Revocations, Self::Bans, Self::Roster];
+    /// Every kind, in the order in which lists are taken over: those before say who may sign those behind.
+    pub const ALL: [Self; 4] = [Self::Roots, Self::Revocations, Self::Bans, Self::Roster];
 
     /// The word for it in files, logs and commands.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Roots => "roots",
             Self::Revocations => "revocations",
             Self::Bans => "bans",
             Self::Roster => "roster",
@@ -71,6 +77,7 @@ impl ListKind {
     #[must_use]
     pub fn purpose(self) -> Purpose {
         match self {
+            Self::Roots => Purpose::Roots,
             Self::Revocations => Purpose::Revocations,
             Self::Bans => Purpose::Bans,
             Self::Roster => Purpose::Roster,
@@ -93,6 +100,8 @@ pub struct Versions {
     pub bans: u64,
     /// Of the roster.
     pub roster: u64,
+    /// Of the list of roots.
+    pub roots: u64,
 }
 
 impl Versions {
@@ -100,6 +109,7 @@ impl Versions {
     #[must_use]
     pub fn of(self, kind: ListKind) -> u64 {
         match kind {
+            ListKind::Roots => self.roots,
             ListKind::Revocations => self.revocations,
             ListKind::Bans => self.bans,
             ListKind::Roster => self.roster,
@@ -109,7 +119,8 @@ impl Versions {
     /// One number that changes with every list that is taken over: what an echo carries.
     #[must_use]
     pub fn mark(self) -> u64 {
-        self.revocations.wrapping_add(self.bans).wrapping_add(self.roster)
+        let these = self.revocations.wrapping_add(self.bans);
+        these.wrapping_add(self.roster).wrapping_add(self.roots)
     }
 }
 
@@ -131,6 +142,8 @@ pub struct View {
     pub bans: Option<Arc<BanList>>,
     /// Which cells there are; without it the topology says so.
     pub roster: Option<Arc<Roster>>,
+    /// Which authorities count; without it the cell's own files say so.
+    pub roots: Option<Arc<RootsList>>,
 }
 
 /// Somebody who may be on a list, as a certificate or a token says.
@@ -164,6 +177,7 @@ impl View {
             revocations: self.revocations.as_ref().map_or(0, |list| list.version),
             bans: self.bans.as_ref().map_or(0, |list| list.version),
             roster: self.roster.as_ref().map_or(0, |roster| roster.list().version),
+            roots: self.roots.as_ref().map_or(0, |list| list.version),
         }
     }
 

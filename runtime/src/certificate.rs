@@ -145,6 +145,17 @@ pub fn identity_of(der: &[u8]) -> Result<(Identity, CertDates), CertificateError
     Ok((Identity::from_facts(&facts)?, dates))
 }
 
+/// Whether two certificates are of one key.
+#[must_use]
+pub fn have_same_key(one: &[u8], other: &[u8]) -> bool {
+    let (Ok((_, one)), Ok((_, other))) =
+        (X509Certificate::from_der(one), X509Certificate::from_der(other))
+    else {
+        return false;
+    };
+    one.public_key().raw == other.public_key().raw
+}
+
 /// Every certificate in a text in PEM form, as DER; none where it is no such text.
 #[must_use]
 pub fn certificates_in_pem(text: &[u8]) -> Vec<Vec<u8>> {

@@ -35,6 +35,7 @@ use crate::{
     outbox::Outbox,
     own::{Own, Shown},
     seam::post,
+    tls::root_of,
 };
 
 mod child;
@@ -278,6 +279,11 @@ pub struct Exempted {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Misbehaved(pub Status);
+
+/// Other authorities count from now on: the neighbour's certificate is looked at again.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CheckTrust;
 
 /// What others want of a link.
 #[derive(Debug, Message)]
@@ -718,6 +724,19 @@ impl Handler<Misbehaved> for Link {
                 code = status.code(), "link closed"
             );
             self.close(CloseCode::Unauthenticated, "");
+        }
+    }
+}
+
+impl Handler<CheckTrust> for Link {
+    type Result = ();
+
+    fn handle(&mut self, _: CheckTrust, _: &mut Self::Context) {
+        let peer = Arc::clone(&self.connection.peer());
+        let counts = peer.identity.kind == CellKind::Job
+            || root_of(&self.own.roots, &peer.chain, self.own.wall.unix()).is_some();
+        if !counts && self.state.phase() != Phase::Closed {
+            self.close_for(Status::CertRevoked, "the authority of the certificate counts no more");
         }
     }
 }

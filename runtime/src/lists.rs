@@ -2,7 +2,7 @@
 //!
 //! | file in the cell's state | content |
 //! |---|---|
-//! | `lists/revocations.list`, `lists/bans.list`, `lists/roster.list` | a bundle of that one list, signed |
+//! | `lists/roots.list`, `lists/revocations.list`, `lists/bans.list`, `lists/roster.list` | a bundle of that one list, signed |
 
 use std::{
     path::{Path, PathBuf},
@@ -17,7 +17,7 @@ use crate::{
     secret_file::{
         SecretFileError, create_private_dir, read_secret_file, read_trusted_file, write_secret_file,
     },
-    tls::Roots,
+    tls::{ChainError, Direction, Roots, verify_path},
 };
 use cellbus_proto::{
     codec::body,
@@ -26,15 +26,17 @@ use cellbus_proto::{
     status::Status,
     trust::{
         BanChange, BanError, BanList, Bundle, LIST_MAX_BYTES, List, ListKind, ListRefused,
-        RevocationList, Roster, RosterList, Signed, Subject, Taking, Versions, View, judge, read,
+        RevocationList, RootsList, Roster, RosterList, Signed, Subject, Taking, Versions, View,
+        judge, read,
     },
 };
+use rustls_pki_types::CertificateDer;
 
 mod sign;
 mod vouch;
 
 pub use self::sign::{ListSigner, SignListError};
-use self::vouch::{Moment, is_vouched_for};
+use self::vouch::{Moment, is_vouched_for, is_vouched_for_by_itself};
 
 /// The lists of one cell.
 #[derive(Debug)]
@@ -54,6 +56,8 @@ pub struct Lists {
 struct Held {
     signed: Bundle,
     dir: Option<PathBuf>,
+    /// The authorities of the cell's own files, before any list: what they signed once may lie in a file.
+    of_files: Option<Arc<Roots>>,
 }
 
 /// A list that was taken over.
@@ -104,6 +108,12 @@ pub enum ListsError {
         "this cell or its certificate has been revoked; ask the administrator of the project why"
     )]
     Revoked,
+    /// The certificate of this cell was issued by an authority that counts no more.
+    #[error(
+        "the authority that issued this cell's certificate counts no more; ask whoever provisions the project for a \
+         new certificate"
+    )]
+    Authority(#[source] ChainError),
 }
 
 impl Lists {
@@ -162,6 +172,7 @@ impl Lists {
     /// without it.
     pub fn open(&self, dir: &Path, given: &Path, needed: Versions) -> Result<(), ListsError> {
         create_private_dir(dir)?;
+        self.held().of_files = Some(Arc::new(self.roots.separate()));
         for kind in ListKind::ALL {
             let name = file_name(kind);
             for (path, is_kept) in [(dir.join(&name), true), (given.join(&name), false)] {
@@ -174,7 +185,8 @@ impl Lists {
                 let bundle: Bundle =
                     body::decode_exact(&bytes).map_err(|_| bad(ListRefused::Malformed))?;
                 let list = bundle.get(kind).ok_or_else(|| bad(ListRefused::Malformed))?;
-                match self.judge_and_set(kind, list.clone(), Moment::Kept) {
+                let moment = if is_kept { Moment::Own } else { Moment::Kept };
+                match self.judge_and_set(kind, list.clone(), moment) {
                     // What was given at first has been replaced since.
                     Ok(_) | Err(ListRefused::Stale { .. }) => {}
                     Err(problem) => return Err(bad(problem)),
@@ -202,6 +214,15 @@ impl Lists {
         }
     }
 
+    /// Refuses to go on with a certificate of an authority that counts no more: nobody would accept it.
+    ///
+    /// # Errors
+    /// [`ListsError::Authority`].
+    pub fn expect_authority(&self, chain: &[CertificateDer<'_>]) -> Result<(), ListsError> {
+        let checked = verify_path(&self.roots, chain, Direction::Dials, self.wall.unix());
+        checked.map(drop).map_err(ListsError::Authority)
+    }
+
     /// Takes a list over, if it is newer than what is held and somebody vouches for it who may. It is in force
     /// when this returns; [`Self::keep`] writes it.
     ///
@@ -218,12 +239,27 @@ impl Lists {
         moment: Moment,
     ) -> Result<Option<Taken>, ListRefused> {
         let mut held = self.held();
+        let of_files = held.of_files.clone();
+        let of_files = of_files.as_deref();
         let mut view = self.view();
         let before = view.versions().of(kind);
         let is_newer = match kind {
+            ListKind::Roots => {
+                let list: RootsList = self.read(&signed)?;
+                let taking =
+                    self.weigh(view.roots.as_deref(), &list, &signed, (moment, of_files))?;
+                if taking == Taking::Newer {
+                    let roots =
+                        list.roots.iter().map(|root| CertificateDer::from(root.der.0.clone()));
+                    self.roots.replace(roots.collect()).map_err(|_| ListRefused::Malformed)?;
+                }
+                view.roots = Some(Arc::new(list));
+                taking
+            }
             ListKind::Revocations => {
                 let list: RevocationList = self.read(&signed)?;
-                let taking = self.weigh(view.revocations.as_deref(), &list, &signed, moment)?;
+                let taking =
+                    self.weigh(view.revocations.as_deref(), &list, &signed, (moment, of_files))?;
                 view.revocations = Some(Arc::new(list));
                 taking
             }
@@ -232,14 +268,15 @@ impl Lists {
                 if list.server != self.server {
                     return Err(ListRefused::Project);
                 }
-                let taking = self.weigh(view.bans.as_deref(), &list, &signed, moment)?;
+                let taking =
+                    self.weigh(view.bans.as_deref(), &list, &signed, (moment, of_files))?;
                 view.bans = Some(Arc::new(list));
                 taking
             }
             ListKind::Roster => {
                 let list: RosterList = self.read(&signed)?;
                 let known = view.roster.as_deref().map(Roster::list);
-                let taking = self.weigh(known, &list, &signed, moment)?;
+                let taking = self.weigh(known, &list, &signed, (moment, of_files))?;
                 let roster = Roster::new(list).ok_or(ListRefused::Malformed)?;
                 let (name, kind, parent) = &self.own;
                 if !roster.has(name, *kind, parent.as_ref()) {
@@ -268,12 +305,22 @@ impl Lists {
         known: Option<&L>,
         list: &L,
         signed: &Signed,
-        moment: Moment,
+        (moment, of_files): (Moment, Option<&Roots>),
     ) -> Result<Taking, ListRefused> {
         let taking = judge(known, list)?;
+        if taking == Taking::Same {
+            return Ok(taking);
+        }
         let at = moment.at(list.issued(), self.wall.unix());
-        let vouched = taking == Taking::Same
-            || is_vouched_for(&self.roots, L::KIND, signed, (&self.project, &self.server), at);
+        let by = |roots: &Roots| {
+            is_vouched_for(roots, L::KIND, signed, (&self.project, &self.server), at)
+        };
+        let vouched = match moment {
+            Moment::Comes => by(&self.roots),
+            Moment::Kept => by(&self.roots) || of_files.is_some_and(by),
+            Moment::Own if L::KIND == ListKind::Roots => is_vouched_for_by_itself(signed),
+            Moment::Own => by(&self.roots) || of_files.is_some_and(by),
+        };
         if vouched { Ok(taking) } else { Err(ListRefused::Signer) }
     }
 

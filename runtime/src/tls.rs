@@ -31,16 +31,16 @@ use self::{
     accept::{AcceptJobs, AcceptProject},
     dial::{DialPinned, DialProject},
 };
-pub(crate) use self::{
-    chain::verify_path,
-    join::{door_config, knock_config},
-};
 pub use self::{
     chain::{ChainError, Direction, MAX_CHAIN, Roots, VerifiedPeer, verify_chain},
     join::DoorPin,
     pins::PinnedPeers,
     refusal::PeerRefused,
     signer::{LeafSigner, SignError, verify_leaf_signature},
+};
+pub(crate) use self::{
+    chain::{root_of, verify_path},
+    join::{door_config, knock_config},
 };
 use crate::{
     authority::{Credentials, OwnCertificate, Presented},

@@ -132,6 +132,27 @@ impl Sites {
         self.place.ask(&[&["provision"], add, &more].concat())
     }
 
+    /// Takes a step from one authority to the next, and gives the running server what it has written, if `kits`.
+    pub fn authority(&self, verb: &str, kits: Option<&str>) -> Answer {
+        let project = self.project.display().to_string();
+        let words = ["ca", verb, &project, "--out", "fed", "--passphrase-file", &self.passphrase];
+        let state = self.dir("server").join("state").display().to_string();
+        let target: &[&str] = if verb == "revoke" { &["--state", &state] } else { &[] };
+        let answer = self.place.ask(&[&words[..], target].concat());
+        if let Some(kits) = kits {
+            assert_eq!(answer.exit, 0, "{answer:#?}");
+            self.ask("server", &["trust", "push", &format!("fed/{kits}/trust.list")]).data();
+        }
+        answer
+    }
+
+    /// Gives a participant an update of its kit.
+    pub fn update(&self, kits: &str, name: &str) {
+        let kit = self.kit(name).display().to_string();
+        let from = self.place.dir().join("fed").join(kits).join("updates").join(name);
+        self.place.ask(&["kit", "update", &kit, "--from", &from.display().to_string()]).data();
+    }
+
     /// Moves a kit to where its participant keeps it.
     pub fn hand_over(&self, kits: &str, name: &str) {
         fs::create_dir_all(self.dir(name)).expect("the place is ours");

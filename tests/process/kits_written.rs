@@ -76,7 +76,7 @@ fn v_07_who_is_killed_while_provisioning_leaves_nothing_half_made() {
     let exit = place.start(&words(&passphrase)).exit(4 * SOON);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     assert!(!staging(&place).exists(), "what the dead left is swept");
-    assert_eq!(names(&place.dir().join("fed/kits-0001")).len(), 4 + 1 + 400 + 3);
+    assert_eq!(names(&place.dir().join("fed/kits-0001")).len(), 4 + 1 + 400 + 5);
     let answer = place.ask(&["kit", "verify", "fed/kits-0001/hospital-399"]);
     assert_eq!(answer.exit, 0, "{answer:#?}");
 }

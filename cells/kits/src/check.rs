@@ -73,6 +73,8 @@ checks! {
         "Set net.core.rmem_max and net.core.wmem_max to 4194304 with `sysctl -w`.";
     Port = "DOC_PORT", "The address that the cell listens on cannot be used.",
         "Stop what listens there (`ss -ulnp` shows it), or change `listen` in the project file.";
+    Revocations = "DOC_REVOCATIONS", "The revocation list is old, damaged, absent, or names this very cell.",
+        "Take the list that was signed last: an update of the kit, or `cellbus trust push` at the server.";
     Clock = "DOC_CLOCK", "The clock of this machine disagrees with the certificates.",
         "Set the clock, with chrony or systemd-timesyncd.";
     Resolve = "DOC_RESOLVE", "The name of the parent's machine has no address.",

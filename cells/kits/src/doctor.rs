@@ -4,6 +4,7 @@
 
 mod bundle;
 mod host;
+mod lists;
 mod parent;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ pub use self::{
 use crate::{
     check::{Check, Finding, Outcome},
     kit::{self, Kit, StateOf, chain},
+    layout::STARTUP,
 };
 
 /// What is examined.
@@ -61,6 +63,8 @@ struct Ready {
     topology: Topology,
     name: String,
     credentials: Option<Credentials>,
+    /// Where signed lists lie that came with the credentials.
+    given: PathBuf,
 }
 
 /// Examines, and yields one finding for each check, in their order.
@@ -77,6 +81,15 @@ pub async fn examine(how: &Examine<'_>) -> Vec<Finding> {
             let host = Host { state: state.as_deref() };
             let spec = ready.topology.cell(&ready.name);
             findings.extend(host.examine(spec));
+            let lists = lists::Lists {
+                state: state.as_deref(),
+                given: &ready.given,
+                topology: &ready.topology,
+                credentials: ready.credentials.as_ref(),
+            };
+            if !ready.topology.dev {
+                findings.push(lists.examine(how.now_unix));
+            }
             findings.extend(on_the_way(how, ready).await);
         }
         None => findings.extend(Host { state: None }.examine(None)),
@@ -112,6 +125,7 @@ fn of_kit(
     let ready = examined.kit.map(|kit: Kit| Ready {
         name: kit.manifest.name.to_string(),
         topology: kit.topology,
+        given: kit.dir.join(STARTUP),
         credentials: Some(kit.credentials),
     });
     let mut findings = examined.findings;
@@ -136,7 +150,12 @@ fn of_files(
         return (findings, None);
     };
     findings.push(Finding::ok(Check::Topology, format!("{count} cells")));
-    let mut ready = Ready { topology: topology.clone(), name: cell.to_owned(), credentials: None };
+    let mut ready = Ready {
+        topology: topology.clone(),
+        name: cell.to_owned(),
+        credentials: None,
+        given: dir.to_owned(),
+    };
     if topology.dev {
         let why = "development certificates, which are minted at start";
         findings.push(Finding::skipped(Check::Credentials, why));

@@ -22,10 +22,10 @@ use cellbus_runtime::{
 use crate::{
     check::{Check, Finding, Outcome},
     layout::{
-        CERTIFICATE, ENTRIES_MAX, FILE_MAX_BYTES, JOIN, LIMITS, LOCAL, MANIFEST, POLICY, ROOT,
-        ROSTER, SIGNATURE, STARTUP, TOPOLOGY,
+        CERTIFICATE, ENTRIES_MAX, FILE_MAX_BYTES, JOIN, LIMITS, LOCAL, MANIFEST, POLICY, PROGRAMS,
+        ROOT, ROSTER, SIGNATURE, STARTUP, TOPOLOGY,
     },
-    local::{self, JoinDoor, Merged, Placed},
+    local::{self, JoinDoor, Merged, OwnFiles, Placed},
     manifest::{FORMAT, Manifest, Roster, is_signed_by},
     text::hex,
 };
@@ -465,7 +465,7 @@ fn configuration(
 ) -> Option<(Merged, Option<JoinDoor>)> {
     let startup = dir.join(STARTUP);
     let text = read_text(&startup.join(TOPOLOGY), findings)?;
-    let plain = match local::merge(&text, "", "") {
+    let plain = match local::merge(&text, OwnFiles::default()) {
         Ok(merged) => merged,
         Err(problems) => {
             let found = problems.iter().map(Placed::to_string).collect::<Vec<_>>().join("; ");
@@ -487,9 +487,11 @@ fn configuration(
         Err(SecretFileError::Missing { .. }) => Ok(String::new()),
         Err(error) => Err(chain(&error)),
     };
-    let merged =
-        own(POLICY).and_then(|policy| Ok((policy, own(LIMITS)?))).and_then(|(policy, limits)| {
-            local::merge(&text, &policy, &limits).map_err(|problems| {
+    let merged = own(POLICY)
+        .and_then(|policy| Ok((policy, own(LIMITS)?, own(PROGRAMS)?)))
+        .and_then(|(policy, limits, programs)| {
+            let own = OwnFiles { policy: &policy, limits: &limits, programs: &programs };
+            local::merge(&text, own).map_err(|problems| {
                 problems.iter().map(Placed::to_string).collect::<Vec<_>>().join("; ")
             })
         });

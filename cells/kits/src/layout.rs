@@ -33,6 +33,8 @@ pub const POLICY: &str = "policy.toml";
 pub const LIMITS: &str = "limits.toml";
 /// Whether the server has a join door, in [`LOCAL`]; need not be there.
 pub const JOIN: &str = "join.toml";
+/// What jobs may run at the site, in [`LOCAL`].
+pub const PROGRAMS: &str = "programs.toml";
 
 /// Directory of the authority, in the directory of a project.
 pub const AUTHORITY: &str = "authority";
@@ -40,6 +42,8 @@ pub const AUTHORITY: &str = "authority";
 pub const SEALED_KEY: &str = "root.key.age";
 /// First part of the names of the directories of kits.
 pub const KITS: &str = "kits-";
+/// The signed lists of a project in one file, in the directory of kits: what running cells are given.
+pub const TRUST: &str = "trust.list";
 /// What was issued, in the directory of kits.
 pub const RECORDS: &str = "records.json";
 /// Directory of updates for kits that stay, in the directory of kits.

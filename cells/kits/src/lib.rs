@@ -4,6 +4,7 @@
 //! Nothing here starts a cell, and nothing that is read decides what is executed: a kit holds no script.
 
 pub mod archive;
+pub mod ca;
 pub mod check;
 pub mod compare;
 pub mod doctor;
@@ -20,4 +21,5 @@ pub mod records;
 pub mod seal;
 pub mod update;
 
+mod authorities;
 mod text;

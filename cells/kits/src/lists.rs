@@ -1,17 +1,24 @@
-//! The signed lists that come with kits: what was taken back, and which cells there are.
+//! The signed lists that come with kits: what was taken back, which cells there are, and which authorities count.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use cellbus_proto::{
-    codec::{Octets, body},
+    codec::{
+        Octets,
+        body::{self, Blob},
+    },
     name::Segment,
     topology::project::Project,
-    trust::{Bundle, List, ListKind, Reason, RevocationList, RevokedLeaf, RevokedName, RosterList},
+    trust::{
+        Bundle, ListKind, ListedRoot, Reason, RevocationList, RevokedLeaf, RevokedName, RootsList,
+        RosterList, Signed,
+    },
 };
 use cellbus_runtime::{
     authority::Authority,
     lists::{ListSigner, SignListError, file_name},
 };
 
-use crate::records::Records;
+use crate::records::{AuthorityRecord, Records};
 
 /// A list as it lies in a kit.
 pub(crate) struct ListFile {
@@ -21,10 +28,18 @@ pub(crate) struct ListFile {
     pub content: Vec<u8>,
 }
 
+/// The lists of a project, signed.
+pub(crate) struct Lists {
+    /// Each in a file of its own.
+    pub files: Vec<ListFile>,
+    /// All in one.
+    pub bundle: Vec<u8>,
+}
+
 /// Names of the files of lists in a kit.
 #[must_use]
-pub fn file_names() -> [String; 2] {
-    [file_name(ListKind::Revocations), file_name(ListKind::Roster)]
+pub fn file_names() -> [String; 3] {
+    [ListKind::Revocations, ListKind::Roster, ListKind::Roots].map(file_name)
 }
 
 /// Signs the lists of a project as its records are now. Their version is the time, so that they are newer than any
@@ -34,7 +49,7 @@ pub(crate) fn sign(
     project: &Project,
     authority: &Authority,
     now_unix: u64,
-) -> Result<[ListFile; 2], SignListError> {
+) -> Result<Lists, SignListError> {
     let version = now_unix.max(records.lists + 1);
     records.lists = version;
     let signer = ListSigner::from_pem(authority.root_pem(), &authority.key_pem())?;
@@ -59,12 +74,54 @@ pub(crate) fn sign(
         revocations.revoke_name(RevokedName { name, reason: Reason::Ceased, until });
     }
     let roster = RosterList::of(topology, version, issued);
-    Ok([file(&signer, &revocations)?, file(&signer, &roster)?])
+    let lists = [signer.sign(&revocations)?, signer.sign(&roster)?, roots(records)?];
+    let kinds = [ListKind::Revocations, ListKind::Roster, ListKind::Roots];
+    let mut bundle = Bundle::default();
+    for (kind, signed) in kinds.into_iter().zip(&lists) {
+        *bundle.place(kind) = Some(signed.clone());
+    }
+    let file = |(kind, signed)| ListFile {
+        name: file_name(kind),
+        content: body::encode(&Bundle::of(kind, signed)).to_vec(),
+    };
+    let files = kinds.into_iter().zip(lists).map(file).collect();
+    Ok(Lists { files, bundle: body::encode(&bundle).to_vec() })
 }
 
-fn file<L: List>(signer: &ListSigner, list: &L) -> Result<ListFile, SignListError> {
-    let bundle = Bundle::of(L::KIND, signer.sign(list)?);
-    Ok(ListFile { name: file_name(L::KIND), content: body::encode(&bundle).to_vec() })
+/// Signs which authorities count, as the records have it now. Only a change of authorities does.
+///
+/// # Arguments
+/// `ders`: the certificates of the authorities of the records, in their order.
+pub(crate) fn sign_roots(
+    records: &mut Records,
+    ders: &[Vec<u8>],
+    by: &Authority,
+    now_unix: u64,
+) -> Result<(), SignListError> {
+    let root = |(der, record): (&Vec<u8>, &AuthorityRecord)| ListedRoot {
+        der: Blob(der.clone()),
+        state: record.state,
+    };
+    let before = roots(records).ok().and_then(|signed| {
+        body::decode_exact::<RootsList>(&signed.content.0).ok().map(|list| list.version)
+    });
+    let list = RootsList {
+        project: records.project.clone(),
+        version: now_unix.max(before.unwrap_or(0) + 1),
+        issued: now_unix,
+        roots: ders.iter().zip(&records.authorities).map(root).collect(),
+    };
+    let signer = ListSigner::from_pem(by.root_pem(), &by.key_pem())?;
+    let bundle = Bundle::of(ListKind::Roots, signer.sign(&list)?);
+    records.roots_list = STANDARD.encode(body::encode(&bundle));
+    Ok(())
+}
+
+/// The list of roots that was signed last.
+fn roots(records: &Records) -> Result<Signed, SignListError> {
+    let bytes = STANDARD.decode(&records.roots_list).map_err(|_| SignListError::Certificate)?;
+    let bundle: Bundle = body::decode_exact(&bytes).map_err(|_| SignListError::Certificate)?;
+    bundle.roots.ok_or(SignListError::Certificate)
 }
 
 /// The bytes that hexadecimal digits stand for.

@@ -1,4 +1,5 @@
-//! What a site decides for itself: rules that refuse more, and limits. It can never allow more than the project.
+//! What a site decides for itself: rules that refuse more, limits, and what jobs may run there. It can never allow more
+//! messages than the project.
 
 use std::{fmt, net::SocketAddr};
 
@@ -6,7 +7,7 @@ use cellbus_proto::topology::{self, Parsed, Problem, Severity, Topology};
 use toml::{Table, Value};
 
 use crate::{
-    layout::{JOIN, LIMITS, POLICY, TOPOLOGY},
+    layout::{JOIN, LIMITS, POLICY, PROGRAMS, TOPOLOGY},
     text::position,
 };
 
@@ -28,6 +29,27 @@ pub const NEW_LIMITS: &str = "\
 # [limits]
 # outbox_max_bytes = 8388608
 ";
+
+/// What `local/programs.toml` holds in a new kit.
+pub const NEW_PROGRAMS: &str = "\
+# What jobs may run at this site: nothing, as long as nothing stands here. docs/TOPOLOGY.md has the keys.
+#
+# [[program]]
+# name = \"train\"
+# cells = [\"this-site\"]
+# argv = [\"/opt/study/bin/train\", \"--rounds\", \"{rounds}\"]
+";
+
+/// What a site decides, as its files say it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OwnFiles<'a> {
+    /// `local/policy.toml`.
+    pub policy: &'a str,
+    /// `local/limits.toml`.
+    pub limits: &'a str,
+    /// `local/programs.toml`.
+    pub programs: &'a str,
+}
 
 /// The topology that a cell runs by.
 #[derive(Clone, Debug)]
@@ -70,12 +92,14 @@ pub struct Placed {
 ///
 /// # Errors
 /// Everything that is wrong, each with its file and place.
-pub fn merge(topology: &str, policy: &str, limits: &str) -> Result<Merged, Vec<Placed>> {
+pub fn merge(topology: &str, own: OwnFiles<'_>) -> Result<Merged, Vec<Placed>> {
+    let OwnFiles { policy, limits, programs } = own;
     let mut base: Table = table(TOPOLOGY, topology)?;
     let own_policy = table(POLICY, policy)?;
     let own_limits = table(LIMITS, limits)?;
     only(POLICY, &own_policy, "deny", "[[deny]]")?;
     only(LIMITS, &own_limits, "limits", "[limits]")?;
+    only(PROGRAMS, &table(PROGRAMS, programs)?, "program", "[[program]]")?;
     let mut head = String::new();
     if let Some(Value::Table(given)) = own_limits.get("limits") {
         if !limits.lines().any(|line| line.trim_start().starts_with("[limits]")) {
@@ -97,6 +121,9 @@ pub fn merge(topology: &str, policy: &str, limits: &str) -> Result<Merged, Vec<P
     head.push_str(policy);
     head.push('\n');
     let policy_end = head.len();
+    head.push_str(programs);
+    head.push('\n');
+    let programs_end = head.len();
     let rest =
         toml::to_string(&base).map_err(|error| vec![placed(TOPOLOGY, 1, error.to_string())])?;
     let text = head + &rest;
@@ -106,8 +133,10 @@ pub fn merge(topology: &str, policy: &str, limits: &str) -> Result<Merged, Vec<P
             (LIMITS, 0)
         } else if start < policy_end {
             (POLICY, limits_end)
+        } else if start < programs_end {
+            (PROGRAMS, policy_end)
         } else {
-            (TOPOLOGY, policy_end)
+            (TOPOLOGY, programs_end)
         };
         let (line, column) = position(&text[from..], start - from);
         let (code, help) = (problem.code.as_str(), problem.help);
@@ -223,6 +252,10 @@ impl fmt::Display for Placed {
 mod tests {
     use super::*;
 
+    fn merge(topology: &str, policy: &str, limits: &str) -> Result<Merged, Vec<Placed>> {
+        super::merge(topology, OwnFiles { policy, limits, programs: "" })
+    }
+
     const TOPOLOGY: &str = r#"
 [[allow]]
 channel = "task"
@@ -316,5 +349,22 @@ parent = "server"
             let refused = join_door(bad).unwrap_err();
             assert!(refused[0].to_string().starts_with(said), "{}", refused[0]);
         }
+    }
+
+    #[test]
+    fn v_05_what_jobs_may_run_at_a_site_the_site_says_and_nobody_else() {
+        let merge = |programs| super::merge(TOPOLOGY, OwnFiles { programs, ..OwnFiles::default() });
+        let train =
+            "[[program]]\nname = \"train\"\ncells = [\"site-1\"]\nargv = [\"/opt/train\"]\n";
+        let merged = merge(train).unwrap();
+        assert_eq!(merged.topology.programs.len(), 1);
+        assert!(merge("").unwrap().topology.programs.is_empty());
+        assert!(
+            merge(NEW_PROGRAMS).unwrap().topology.programs.is_empty(),
+            "a new kit runs nothing"
+        );
+        let refused = merge(&train.replace("argv", "# one\nargs")).unwrap_err();
+        assert_eq!((refused[0].file.as_str(), refused[0].line), ("local/programs.toml", 5));
+        assert!(merge("[[deny]]\nfrom = \"*\"\n").is_err(), "nothing else stands there");
     }
 }

@@ -19,21 +19,23 @@ use cellbus_runtime::{
     },
     certificate::{CertDates, certificates_in_pem, leaf_hash, profile::CertProfile},
     lists::SignListError,
-    secret_file::{SecretFileError, Staging, read_secret_file},
+    secret_file::{SecretFileError, Staging},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    authorities::{Ask, Authorities},
+    ca,
     layout::{
-        AUTHORITY, CERTIFICATE, FILE_MAX_BYTES, KEY, LIMITS, LOCAL, MANIFEST, POLICY, RECORDS,
-        ROOT, ROSTER, SEALED_KEY, SIGNATURE, STARTUP, TOPOLOGY, UPDATES, kits_dir,
+        CERTIFICATE, KEY, LIMITS, LOCAL, MANIFEST, POLICY, PROGRAMS, RECORDS, ROOT, ROSTER,
+        SIGNATURE, STARTUP, TOPOLOGY, TRUST, UPDATES, kits_dir,
     },
     lists::{self, ListFile},
-    local::{NEW_LIMITS, NEW_POLICY},
+    local::{NEW_LIMITS, NEW_POLICY, NEW_PROGRAMS},
     manifest::{self, FileEntry, Manifest, Roster},
     passphrase::{Passphrase, PassphraseError},
     records::{Issued, IssuerRecord, Records, RecordsError, Revoked, latest},
-    seal::{OpenWith, SealError, SealWith, seal, unseal},
+    seal::SealError,
     text::hex,
 };
 
@@ -174,6 +176,11 @@ pub enum ProvisionError {
         /// The directory.
         path: PathBuf,
     },
+    /// The project file asks for something else first.
+    #[error(
+        "the project file has changed for {0}; run `cellbus provision` before the authority is changed"
+    )]
+    Pending(String),
     /// There is no passphrase.
     #[error(transparent)]
     Passphrase(#[from] PassphraseError),
@@ -201,6 +208,8 @@ struct Step<'a> {
     old: Option<Issued>,
     topology: &'a [u8],
     roster: Vec<u8>,
+    /// Whether it gets a certificate of the next authority for the key that it has.
+    goes_over: bool,
 }
 
 /// Provisions. Asks for a passphrase only where something has to be signed.
@@ -210,6 +219,15 @@ struct Step<'a> {
 pub fn provision(
     order: &Order<'_>,
     passphrase: &mut dyn FnMut(Wanted) -> Result<Passphrase, PassphraseError>,
+) -> Result<Report, ProvisionError> {
+    carry_out(order, None, passphrase)
+}
+
+/// As [`provision`]; or takes a step from one authority to the next, and nothing else.
+pub(crate) fn carry_out(
+    order: &Order<'_>,
+    change: Option<ca::Step>,
+    passphrase: &mut Ask<'_>,
 ) -> Result<Report, ProvisionError> {
     let Order { project, out, only, now_unix, .. } = *order;
     let name = &project.topology.project;
@@ -240,7 +258,12 @@ pub fn provision(
             records.participants.keys().filter(is_gone).cloned().collect()
         }
     };
-    let idle = steps.iter().all(|step| step.action == Action::Kept) && removed.is_empty();
+    if let Some(change) = change {
+        leave_only(&mut steps, &removed, change, &records)?;
+    }
+    let idle = change.is_none()
+        && steps.iter().all(|step| step.action == Action::Kept)
+        && removed.is_empty();
     if idle && !is_first {
         let rows = steps.iter().map(|step| kept(step)).collect();
         return Ok(Report {
@@ -253,48 +276,39 @@ pub fn provision(
         });
     }
 
-    let (authority, sealed) = if is_first {
-        let passphrase = passphrase(Wanted::New)?;
-        let life = Duration::from_secs(u64::from(project.authority_days) * DAY);
-        let authority = match project.issuer_days {
-            Some(_) => Authority::create_with_issuers(name.clone(), now_unix, life)?,
-            None => Authority::create_for_project(name.clone(), now_unix, life)?,
-        };
-        let with = SealWith::Passphrase { passphrase, work_factor: order.work_factor };
-        let sealed = seal(authority.key_pem().as_bytes(), &with)?;
-        records.root_sha256 = hex(&authority.root_hash());
-        (authority, Some(sealed))
+    let authorities = if is_first {
+        Authorities::first(order, &mut records, passphrase)?
     } else {
-        (open_authority(out, name, &records, passphrase)?, None)
+        Authorities::open(order, &mut records, change, number, passphrase)?
     };
 
-    if project.issuer_days.is_some() && !authority.may_have_issuers() {
+    if project.issuer_days.is_some() && !authorities.issuer.may_have_issuers() {
         return Err(ProvisionError::NoIssuers);
     }
     let kits = kits_dir(number);
     let (staging, kits_inside) = if is_first {
         let staging = Staging::begin(out)?;
-        staging.create_dir(Path::new(AUTHORITY))?;
-        let authority_dir = Path::new(AUTHORITY);
-        staging.write(&authority_dir.join(ROOT), authority.root_pem().as_bytes())?;
-        staging.write(&authority_dir.join(SEALED_KEY), &sealed.unwrap_or_default())?;
+        authorities.write(&staging)?;
         staging.create_dir(Path::new(&kits))?;
         (staging, PathBuf::from(&kits))
     } else {
-        (Staging::begin(&out.join(&kits))?, PathBuf::new())
+        let staging = Staging::begin(&out.join(&kits))?;
+        authorities.write(&staging)?;
+        (staging, PathBuf::new())
     };
     let revoked = taken_back(order, &steps, &removed, &records);
     records.revoked.retain(|one| one.not_after >= now_unix);
     records.revoked.extend(revoked.iter().cloned());
-    let lists = lists::sign(&mut records, project, &authority, now_unix)?;
+    let lists = lists::sign(&mut records, project, &authorities.issuer, now_unix)?;
     let mut writer = Writer {
         order,
-        authority: &authority,
+        authority: &authorities.issuer,
+        roots_pem: &authorities.roots_pem,
         staging: &staging,
         inside: kits_inside,
         kits: &kits,
         number,
-        lists: &lists,
+        lists: &lists.files,
         has_updates: false,
     };
     let mut rows = Vec::with_capacity(steps.len());
@@ -313,9 +327,10 @@ pub fn provision(
             not_after: old.not_after,
         });
     }
-    for list in &lists {
+    for list in &lists.files {
         staging.write(&writer.inside.join(&list.name), &list.content)?;
     }
+    staging.write(&writer.inside.join(TRUST), &lists.bundle)?;
     staging.write(&writer.inside.join(RECORDS), &records.to_json())?;
     staging.publish()?;
     Ok(Report {
@@ -347,7 +362,7 @@ fn plan<'a>(order: &Order<'a>, records: &Records) -> Vec<Step<'a>> {
             None => (Action::New, String::new()),
             Some(old) => judge(order, who, old, topology, &roster),
         };
-        Step { who, action, detail, old, topology, roster }
+        Step { who, action, detail, old, topology, roster, goes_over: false }
     };
     project.participants().map(step).collect()
 }
@@ -421,6 +436,40 @@ fn judge_issuer(order: &Order<'_>, old: &Issued) -> Option<(Action, String)> {
         }
         None | Some(_) => None,
     }
+}
+
+/// Leaves only what a step from one authority to the next needs: what has changed in the project comes before it or
+/// after it.
+fn leave_only(
+    steps: &mut [Step<'_>],
+    removed: &[Segment],
+    change: ca::Step,
+    records: &Records,
+) -> Result<(), ProvisionError> {
+    let is_pending =
+        |step: &&Step<'_>| matches!(step.action, Action::New | Action::Replaced | Action::Updated);
+    let names = steps.iter().filter(is_pending).map(|step| step.who.name).chain(removed);
+    let pending: Vec<String> = names.map(Segment::to_string).collect();
+    if !pending.is_empty() {
+        return Err(ProvisionError::Pending(pending.join(", ")));
+    }
+    for step in steps {
+        let left = step.old.as_ref().filter(|old| !records.is_current(old));
+        (step.action, step.detail, step.goes_over) = match left {
+            // An issuing authority has to be one of the next, too, and comes with a key of its own.
+            Some(old)
+                if change == ca::Step::Taint
+                    && (old.certificate.is_empty() || old.issuer.is_some()) =>
+            {
+                (Action::Renewed, "by the next authority".to_owned(), false)
+            }
+            Some(_) if change == ca::Step::Taint => {
+                (Action::Updated, "a certificate of the next authority".to_owned(), true)
+            }
+            Some(_) | None => (Action::Kept, String::new(), false),
+        };
+    }
+    Ok(())
 }
 
 /// Leaves only what concerns one participant: its kit, and updates for those who stay.
@@ -508,25 +557,6 @@ fn taken_back(
     replaced.chain(removed).chain(dropped).collect()
 }
 
-fn open_authority(
-    out: &Path,
-    project: &Segment,
-    records: &Records,
-    passphrase: &mut dyn FnMut(Wanted) -> Result<Passphrase, PassphraseError>,
-) -> Result<Authority, ProvisionError> {
-    let dir = out.join(AUTHORITY);
-    let root = read_secret_file(&dir.join(ROOT), FILE_MAX_BYTES)?;
-    let der = certificates_in_pem(&root).into_iter().next().unwrap_or_default();
-    if hex(&leaf_hash(&der)) != records.root_sha256 {
-        return Err(ProvisionError::OtherAuthority { path: dir.join(ROOT) });
-    }
-    let sealed = read_secret_file(&dir.join(SEALED_KEY), FILE_MAX_BYTES)?;
-    let with = OpenWith::Passphrase(passphrase(Wanted::Existing)?);
-    let key = unseal(&sealed, &with, FILE_MAX_BYTES)?;
-    let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
-    Ok(Authority::restore(project.clone(), text(&root), text(&key))?)
-}
-
 fn role_of(who: &Participant<'_>) -> Option<Segment> {
     let role = who.role.map(Role::as_str)?;
     Some(role.parse().expect("a role is a name"))
@@ -540,6 +570,7 @@ fn word(role: Option<&Segment>) -> String {
 struct Writer<'a> {
     order: &'a Order<'a>,
     authority: &'a Authority,
+    roots_pem: &'a str,
     staging: &'a Staging,
     inside: PathBuf,
     kits: &'a str,
@@ -581,17 +612,9 @@ impl Writer<'_> {
 
     fn kit(&self, step: &Step<'_>, serial: u64) -> Result<Issued, ProvisionError> {
         let Participant { name, kind, org, hosts, .. } = step.who;
-        let project = self.order.project;
         let role = role_of(&step.who);
-        let identity = Identity {
-            project: project.topology.project.clone(),
-            kind,
-            name: name.clone().into(),
-            org: org.clone(),
-            role: role.clone(),
-        };
-        let life = Duration::from_secs(u64::from(project.leaf_days) * DAY);
-        let dates = CertDates::lasting(self.order.now_unix, life);
+        let identity = self.identity(step);
+        let dates = CertDates::lasting(self.order.now_unix, self.leaf_life());
         let (leaf, chain, key) = match self.order.key {
             Some(own) => {
                 let made = self.authority.certify(&own.certificate, &identity, hosts, dates)?;
@@ -615,7 +638,7 @@ impl Writer<'_> {
             self.staging.write(&startup.join(file), content)
         };
         write(CERTIFICATE, chain.as_bytes())?;
-        write(ROOT, self.authority.root_pem().as_bytes())?;
+        write(ROOT, self.roots_pem.as_bytes())?;
         write(ROSTER, &step.roster)?;
         write(TOPOLOGY, step.topology)?;
         for list in self.lists {
@@ -646,6 +669,7 @@ impl Writer<'_> {
         self.staging.create_dir(&local)?;
         self.staging.write(&local.join(POLICY), NEW_POLICY.as_bytes())?;
         self.staging.write(&local.join(LIMITS), NEW_LIMITS.as_bytes())?;
+        self.staging.write(&local.join(PROGRAMS), NEW_PROGRAMS.as_bytes())?;
         Ok(Issued {
             kind,
             org: org.clone(),
@@ -656,6 +680,8 @@ impl Writer<'_> {
             not_before: dates.not_before,
             not_after: dates.not_after,
             certificate_sha256: hash,
+            root_sha256: hex(&self.authority.root_hash()),
+            certificate: chain,
             files,
             issuer,
             own_key: self.order.key.is_some(),
@@ -683,15 +709,63 @@ impl Writer<'_> {
         self.staging.create_dir(&dir)?;
         let mut files = old.files.clone();
         let lists = self.lists.iter().map(|list| (list.name.as_str(), list.content.as_slice()));
-        let own = [(ROSTER, step.roster.as_slice()), (TOPOLOGY, step.topology)];
-        for (file, content) in own.into_iter().chain(lists) {
+        let next = self.next_certificate(step, old)?;
+        let own = [
+            (ROOT, self.roots_pem.as_bytes()),
+            (ROSTER, step.roster.as_slice()),
+            (TOPOLOGY, step.topology),
+        ];
+        let certificate = next.as_ref().map(|next| (CERTIFICATE, next.certificate.as_bytes()));
+        for (file, content) in own.into_iter().chain(lists).chain(certificate) {
             self.staging.write(&dir.join(file), content)?;
             files.retain(|entry| entry.path != file);
             files.push(FileEntry::of(file, content));
         }
         files.sort();
-        self.sign(&dir, step, serial, &old.certificate_sha256, files.clone())?;
-        Ok(Issued { serial, files, ..old.clone() })
+        let issued = Issued { serial, files, ..next.unwrap_or_else(|| old.clone()) };
+        self.sign(&dir, step, serial, &issued.certificate_sha256, issued.files.clone())?;
+        Ok(issued)
+    }
+
+    /// A certificate of the authority that issues now, for the key that a participant has, where its own is of a
+    /// former one that issues no more.
+    fn next_certificate(
+        &self,
+        step: &Step<'_>,
+        old: &Issued,
+    ) -> Result<Option<Issued>, ProvisionError> {
+        if !step.goes_over {
+            return Ok(None);
+        }
+        let key = certificates_in_pem(old.certificate.as_bytes()).into_iter().next();
+        let key = key.unwrap_or_default();
+        let dates = CertDates::lasting(self.order.now_unix, self.leaf_life());
+        let identity = self.identity(step);
+        let made = self.authority.certify(&key, &identity, step.who.hosts, dates)?;
+        let dates = CertProfile::read(&made.der).map_or(dates, |profile| profile.dates);
+        Ok(Some(Issued {
+            not_before: dates.not_before,
+            not_after: dates.not_after,
+            certificate_sha256: hex(&leaf_hash(&made.der)),
+            root_sha256: hex(&self.authority.root_hash()),
+            certificate: made.pem,
+            ..old.clone()
+        }))
+    }
+
+    fn leaf_life(&self) -> Duration {
+        Duration::from_secs(u64::from(self.order.project.leaf_days) * DAY)
+    }
+
+    fn identity(&self, step: &Step<'_>) -> Identity {
+        let Participant { name, kind, org, .. } = step.who;
+        Identity {
+            project: self.order.project.topology.project.clone(),
+            kind,
+            name: name.clone().into(),
+            org: org.clone(),
+            role: role_of(&step.who),
+        }
     }
 
     fn sign(

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cellbus_proto::{identity::CellKind, name::Segment};
+use cellbus_proto::{identity::CellKind, name::Segment, trust::RootState};
 use cellbus_runtime::secret_file::{SecretFileError, read_secret_file};
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +26,14 @@ pub struct Records {
     pub format: String,
     /// The project.
     pub project: Segment,
-    /// SHA-256 of the authority's certificate, in hexadecimal digits.
+    /// SHA-256 of the certificate of the authority that issues, in hexadecimal digits.
     pub root_sha256: String,
+    /// The authorities that count, the oldest first.
+    #[serde(default)]
+    pub authorities: Vec<AuthorityRecord>,
+    /// The list of roots that was signed last, as it lies in files, in base64.
+    #[serde(default)]
+    pub roots_list: String,
     /// The largest serial number that was given out.
     pub serial: u64,
     /// Version of the signed lists that were made last.
@@ -60,6 +66,12 @@ pub struct Issued {
     pub not_after: u64,
     /// SHA-256 of the certificate, in hexadecimal digits.
     pub certificate_sha256: String,
+    /// SHA-256 of the certificate of the authority that issued it, in hexadecimal digits.
+    #[serde(default)]
+    pub root_sha256: String,
+    /// The certificate, PEM: what another authority certifies the same key by.
+    #[serde(default)]
+    pub certificate: String,
     /// Everything in `startup/`, as the manifest has it.
     pub files: Vec<FileEntry>,
     /// The issuing authority in the kit of a server.
@@ -80,6 +92,20 @@ pub struct IssuerRecord {
     pub not_after: u64,
     /// SHA-256 of its certificate, in hexadecimal digits: what is taken back if the server's disk is lost.
     pub certificate_sha256: String,
+}
+
+/// One authority of a project.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthorityRecord {
+    /// SHA-256 of its certificate, in hexadecimal digits.
+    pub sha256: String,
+    /// Where it stands in its life.
+    pub state: RootState,
+    /// The directory of its certificate and key, below that of the project.
+    pub dir: String,
+    /// Last second of its certificate.
+    pub not_after: u64,
 }
 
 /// A certificate that counts no more.
@@ -156,11 +182,25 @@ impl Records {
             format: FORMAT.to_owned(),
             project,
             root_sha256,
+            authorities: Vec::new(),
+            roots_list: String::new(),
             serial: 0,
             lists: 0,
             participants: BTreeMap::new(),
             revoked: Vec::new(),
         }
+    }
+
+    /// The authority in this state; at most one has it.
+    #[must_use]
+    pub fn authority(&self, state: RootState) -> Option<&AuthorityRecord> {
+        self.authorities.iter().find(|one| one.state == state)
+    }
+
+    /// Whether the certificate of this participant is of the authority that issues now.
+    #[must_use]
+    pub fn is_current(&self, issued: &Issued) -> bool {
+        issued.root_sha256 == self.root_sha256
     }
 
     /// The content of its file.

@@ -2,14 +2,21 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use cellbus_proto::{
+    codec::body,
+    name::Segment,
+    trust::{Bundle, ListKind, RootsList, read},
+};
 use cellbus_runtime::{
-    certificate::{certificates_in_pem, leaf_hash},
+    authority::verify_by_root,
+    certificate::{certificates_in_pem, have_same_key, leaf_hash},
+    lists::file_name,
     secret_file::{SecretFileError, read_bounded_file, read_secret_file, write_secret_file},
 };
 
 use crate::{
     kit::{Kit, Refused, chain},
-    layout::{FILE_MAX_BYTES, MANIFEST, ROOT, ROSTER, SIGNATURE, STARTUP, TOPOLOGY},
+    layout::{CERTIFICATE, FILE_MAX_BYTES, MANIFEST, ROOT, ROSTER, SIGNATURE, STARTUP, TOPOLOGY},
     lists::file_names,
     manifest::{FORMAT, FileEntry, Manifest, is_signed_by},
     text::hex,
@@ -49,12 +56,17 @@ pub struct Updated {
 pub fn update(dir: &Path, update: &Path, now_unix: u64) -> Result<Updated, UpdateError> {
     let startup = dir.join(STARTUP);
     let lists = file_names();
-    let [revocations, cells] = lists.each_ref().map(String::as_str);
-    // The signature goes last: until then the kit is refused.
-    let names = [TOPOLOGY, ROSTER, revocations, cells, MANIFEST, SIGNATURE];
+    let lists = lists.each_ref().map(String::as_str);
     let mut new = BTreeMap::new();
-    for name in names {
+    for name in [TOPOLOGY, ROSTER, MANIFEST, SIGNATURE].into_iter().chain(lists) {
         new.insert(name, read_bounded_file(&update.join(name), FILE_MAX_BYTES)?);
+    }
+    for name in [ROOT, CERTIFICATE] {
+        match read_bounded_file(&update.join(name), FILE_MAX_BYTES) {
+            Ok(content) => drop(new.insert(name, content)),
+            Err(SecretFileError::Missing { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     let refused = |what: &str| UpdateError::Refused(what.to_owned());
     let manifest: Manifest = serde_json::from_slice(&new[MANIFEST])
@@ -62,20 +74,31 @@ pub fn update(dir: &Path, update: &Path, now_unix: u64) -> Result<Updated, Updat
     if manifest.format != FORMAT {
         return Err(refused("it has a format of another version"));
     }
-    let root = read_secret_file(&startup.join(ROOT), FILE_MAX_BYTES)?;
-    let root = certificates_in_pem(&root).into_iter().next().unwrap_or_default();
-    if hex(&leaf_hash(&root)) != manifest.root_sha256
-        || !is_signed_by(&root, &new[MANIFEST], &new[SIGNATURE])
-    {
-        return Err(refused("it is not signed by the authority of this kit"));
+    let held_roots = certificates_in_pem(&read_secret_file(&startup.join(ROOT), FILE_MAX_BYTES)?);
+    let roots_file = file_name(ListKind::Roots);
+    let next = successors(&new[roots_file.as_str()], &held_roots, &manifest.project);
+    let is_it = |root: &&Vec<u8>| hex(&leaf_hash(root)) == manifest.root_sha256;
+    let root = held_roots.iter().chain(&next).find(is_it);
+    if !root.is_some_and(|root| is_signed_by(root, &new[MANIFEST], &new[SIGNATURE])) {
+        return Err(refused(
+            "it is not signed by the authority of this kit, or by the next one that this one names",
+        ));
     }
     // A kit whose update was interrupted is refused, and is still known by what it was.
     let held = read_secret_file(&startup.join(MANIFEST), FILE_MAX_BYTES)?;
     let held: Manifest = serde_json::from_slice(&held)
         .map_err(|error| UpdateError::Refused(format!("the kit has no manifest: {error}")))?;
-    let same = held.project == manifest.project
-        && held.identity() == manifest.identity()
-        && held.certificate_sha256 == manifest.certificate_sha256;
+    let is_ours = match new.get(CERTIFICATE) {
+        None => held.certificate_sha256 == manifest.certificate_sha256,
+        Some(pem) => {
+            let leaf = |pem: &[u8]| certificates_in_pem(pem).into_iter().next().unwrap_or_default();
+            let own = read_secret_file(&startup.join(CERTIFICATE), FILE_MAX_BYTES)?;
+            let (own, next) = (leaf(&own), leaf(pem));
+            hex(&leaf_hash(&next)) == manifest.certificate_sha256 && have_same_key(&own, &next)
+        }
+    };
+    let same =
+        held.project == manifest.project && held.identity() == manifest.identity() && is_ours;
     if !same {
         return Err(refused("it is for another kit"));
     }
@@ -91,11 +114,29 @@ pub fn update(dir: &Path, update: &Path, now_unix: u64) -> Result<Updated, Updat
             return Err(UpdateError::Refused(format!("{} is not as it was signed", file.path)));
         }
     }
+    // The signature goes last: until then the kit is refused.
+    let is_last = |name: &str| [MANIFEST, SIGNATURE].iter().position(|last| *last == name);
+    let mut names: Vec<&str> = new.keys().copied().collect();
+    names.sort_by_key(|name| is_last(name));
     for name in names {
         write_secret_file(&startup.join(name), &new[name])?;
     }
     Kit::open(dir, None, now_unix).map_err(UpdateError::Kit)?;
     Ok(Updated { from: held.serial, to: manifest.serial })
+}
+
+/// The authorities that a list of roots names, where one of those that the kit has vouches for it.
+fn successors(list: &[u8], held: &[Vec<u8>], project: &Segment) -> Vec<Vec<u8>> {
+    let Ok(bundle) = body::decode_exact::<Bundle>(list) else { return Vec::new() };
+    let Some(signed) = bundle.roots.filter(|signed| signed.chain.is_empty()) else {
+        return Vec::new();
+    };
+    let Ok(list) = read::<RootsList>(&signed, project) else { return Vec::new() };
+    let signable = signed.signable(ListKind::Roots);
+    if !held.iter().any(|root| verify_by_root(root, &signable, &signed.signature.0)) {
+        return Vec::new();
+    }
+    list.roots.into_iter().map(|root| root.der.0).collect()
 }
 
 impl From<UpdateError> for String {

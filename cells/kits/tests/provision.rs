@@ -2,6 +2,8 @@
 
 #[path = "provision/again.rs"]
 mod again;
+#[path = "provision/authorities.rs"]
+mod authorities;
 #[path = "provision/certificates.rs"]
 mod certificates;
 #[path = "provision/figures.rs"]
@@ -10,6 +12,8 @@ mod figures;
 mod issuing;
 #[path = "provision/place.rs"]
 mod place;
+#[path = "provision/rows.rs"]
+mod rows;
 #[path = "provision/sealed.rs"]
 mod sealed;
 #[path = "provision/tampered.rs"]

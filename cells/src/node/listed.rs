@@ -53,6 +53,11 @@ pub(super) fn reply_of(cell: Fqcn, view: &View) -> ListsReply {
                 roster.map_or(0, |roster| roster.list().issued),
                 roster.map_or(0, |roster| roster.list().cells.len()),
             ),
+            row(
+                ListKind::Roots,
+                view.roots.as_ref().map_or(0, |list| list.issued),
+                view.roots.as_ref().map_or(0, |list| list.roots.len()),
+            ),
         ],
         changed: Vec::new(),
         bans: bans.map_or_else(Vec::new, |list| {

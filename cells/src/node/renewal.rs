@@ -1,17 +1,28 @@
 //! Certificates that are renewed while their cell runs: by itself when that is due, and by whoever replaces the files.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use cellbus_proto::{causes::with_sources, name::Fqcn};
+use cellbus_proto::{
+    causes::with_sources,
+    codec::body,
+    name::Fqcn,
+    trust::{BanList, Bundle, List, ListKind, RevocationList, RootsList, RosterList, Signed},
+};
 use cellbus_runtime::{
     authority::{Credentials, CredentialsError, renewed::NewPair},
     cell::CellState,
     host::{RenewError, Renewing, RunningCell},
+    lists::file_name,
     secret_file::SecretFileError,
 };
 use tokio::{sync::Notify, time::Instant};
 
 use super::sources::Sources;
+use crate::list_files::read_bundle;
 
 /// How often the files are looked at without anybody asking, and how much that varies.
 const LOOK: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(60));
@@ -22,6 +33,8 @@ pub(super) struct OnDisk {
     running: RunningCell,
     credentials: Credentials,
     sources: Sources,
+    /// The kit that the cell was given, with signed lists beside its credentials.
+    given: Option<PathBuf>,
     /// Somebody wants the files looked at now.
     asked: Arc<Notify>,
 }
@@ -40,7 +53,12 @@ enum NotTaken {
 impl OnDisk {
     pub(super) fn new(running: &RunningCell, credentials: &Credentials, sources: Sources) -> Self {
         let (running, credentials) = (running.clone(), credentials.clone());
-        Self { running, credentials, sources, asked: Arc::default() }
+        Self { running, credentials, sources, given: None, asked: Arc::default() }
+    }
+
+    /// The same, which looks into a kit, too.
+    pub(super) fn given(self, dir: Option<&Path>) -> Self {
+        Self { given: dir.map(Path::to_owned), ..self }
     }
 
     /// Has the files looked at now. It takes longer than whoever asks waits: the log has what comes of it.
@@ -138,9 +156,10 @@ impl OnDisk {
         let loaded = tokio::task::spawn_blocking(move || sources.best(now)).await;
         let Ok(loaded) = loaded else { return Ok(Vec::new()) };
         let loaded = loaded?;
-        let mut changes = Vec::new();
+        let mut changes = self.take_up_lists().await;
         let roots = loaded.roots().ders();
-        if roots != own.roots.ders() {
+        // Where a signed list says which authorities count, the files do not.
+        if own.lists.view().roots.is_none() && roots != own.roots.ders() {
             let count = roots.len();
             own.roots.replace(roots).map_err(RenewError::Chain)?;
             tracing::info!(target: "audit", cell = %self.cell(), count, "other roots are trusted");
@@ -159,6 +178,48 @@ impl OnDisk {
         }
         Ok(changes)
     }
+
+    /// Takes over the signed lists of the kit that are newer than those that are held.
+    async fn take_up_lists(&self) -> Vec<String> {
+        let Some(dir) = self.given.clone() else { return Vec::new() };
+        let read = move || {
+            let read = |kind| read_bundle(&dir.join(file_name(kind))).ok();
+            ListKind::ALL.into_iter().filter_map(read).collect::<Vec<Bundle>>()
+        };
+        let found = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let mut changes = Vec::new();
+        for bundle in found {
+            let held = self.running.own().lists.view().versions();
+            let is_newer =
+                bundle.clone().lists().any(|(kind, list)| stated(kind, &list) > held.of(kind));
+            if !is_newer {
+                continue;
+            }
+            // A refusal is in the log.
+            if let Ok(taken) = self.running.take_lists(bundle).await {
+                let these = taken.taken.iter();
+                changes.extend(these.map(|one| {
+                    format!("{}: {} of version {} in force", self.cell(), one.kind, one.version)
+                }));
+            }
+        }
+        changes
+    }
+}
+
+/// The version that a list states, whoever has signed it; 0 where it is no list.
+fn stated(kind: ListKind, list: &Signed) -> u64 {
+    let content = &list.content.0;
+    match kind {
+        ListKind::Roots => version::<RootsList>(content),
+        ListKind::Revocations => version::<RevocationList>(content),
+        ListKind::Bans => version::<BanList>(content),
+        ListKind::Roster => version::<RosterList>(content),
+    }
+}
+
+fn version<L: List>(content: &[u8]) -> u64 {
+    body::decode_exact::<L>(content).map_or(0, |list| list.version())
 }
 
 fn next_look() -> Instant {

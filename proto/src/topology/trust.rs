@@ -17,13 +17,21 @@ pub(super) struct RawTrust {
     /// The lowest version of the roster that every cell must have; 0 while there is none.
     #[schemars(with = "Option<u32>", extend("default" = 0))]
     pub roster: Option<u32>,
+    /// The lowest version of the list of roots that every cell must have; 0 while there is none.
+    #[schemars(with = "Option<u32>", extend("default" = 0))]
+    pub roots: Option<u32>,
 }
 
 /// The versions that the table states.
 pub(super) fn settle(table: Option<&Table<RawTrust>>) -> Versions {
     let Some(Table { raw, .. }) = table else { return Versions::default() };
     let version = |stated: Option<u32>| stated.map_or(0, u64::from);
-    Versions { revocations: version(raw.revocations), bans: 0, roster: version(raw.roster) }
+    Versions {
+        revocations: version(raw.revocations),
+        bans: 0,
+        roster: version(raw.roster),
+        roots: version(raw.roots),
+    }
 }
 
 #[cfg(test)]

@@ -49,6 +49,8 @@ pub struct Bundle {
     pub bans: Option<Signed>,
     /// The roster.
     pub roster: Option<Signed>,
+    /// The list of roots.
+    pub roots: Option<Signed>,
 }
 
 /// Why a list was not taken over. Nothing has changed then.
@@ -120,6 +122,7 @@ impl Bundle {
     /// Where the list of this kind stands.
     pub fn place(&mut self, kind: ListKind) -> &mut Option<Signed> {
         match kind {
+            ListKind::Roots => &mut self.roots,
             ListKind::Revocations => &mut self.revocations,
             ListKind::Bans => &mut self.bans,
             ListKind::Roster => &mut self.roster,
@@ -130,17 +133,20 @@ impl Bundle {
     #[must_use]
     pub fn get(&self, kind: ListKind) -> Option<&Signed> {
         match kind {
+            ListKind::Roots => self.roots.as_ref(),
             ListKind::Revocations => self.revocations.as_ref(),
             ListKind::Bans => self.bans.as_ref(),
             ListKind::Roster => self.roster.as_ref(),
         }
     }
 
-    /// The lists that are there, revocations first: what they say holds for who signed the others.
+    /// The lists that are there, roots and revocations first: what they say holds for who signed the others.
     pub fn lists(self) -> impl Iterator<Item = (ListKind, Signed)> {
-        let Self { revocations, bans, roster } = self;
-        let kinds = [ListKind::Revocations, ListKind::Bans, ListKind::Roster];
-        kinds.into_iter().zip([revocations, bans, roster]).filter_map(|(k, l)| Some((k, l?)))
+        let Self { revocations, bans, roster, roots } = self;
+        ListKind::ALL
+            .into_iter()
+            .zip([roots, revocations, bans, roster])
+            .filter_map(|(k, l)| Some((k, l?)))
     }
 }
 

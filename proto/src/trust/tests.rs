@@ -244,9 +244,9 @@ fn the_roster_of_a_topology_has_its_directory() {
 
 #[test]
 fn a_mark_changes_with_every_list_and_lists_come_revocations_first() {
-    let versions = Versions { revocations: 3, bans: 2, roster: 7 };
-    assert_eq!(versions.mark(), 12);
-    assert_eq!(ListKind::ALL.map(|kind| versions.of(kind)), [3, 2, 7]);
+    let versions = Versions { revocations: 3, bans: 2, roster: 7, roots: 5 };
+    assert_eq!(versions.mark(), 17);
+    assert_eq!(ListKind::ALL.map(|kind| versions.of(kind)), [5, 3, 2, 7]);
     let signed = Signed::unsigned(&list(1, &[]), Vec::new());
     let mut bundle = Bundle::of(ListKind::Roster, signed.clone());
     *bundle.place(ListKind::Revocations) = Some(signed);
@@ -276,4 +276,35 @@ proptest! {
         prop_assert!(list.is_well_formed());
         prop_assert!(names.iter().all(|name| list.names(name, NOW)));
     }
+}
+
+#[test]
+fn v_20_a_list_of_roots_has_one_that_issues_and_none_twice() {
+    use crate::codec::body::Blob;
+    let root = |byte: u8, state| ListedRoot { der: Blob(vec![byte]), state };
+    let list =
+        |roots| RootsList { project: "study".parse().unwrap(), version: 1, issued: 1, roots };
+    let (active, former) = (RootState::Active, RootState::Former);
+    for good in [
+        vec![root(1, active)],
+        vec![root(1, former), root(2, active)],
+        vec![root(1, RootState::Tainted), root(2, active), root(3, RootState::Prepared)],
+    ] {
+        assert!(list(good.clone()).is_well_formed(), "{good:?}");
+    }
+    let many = (0..=ROOTS_MAX as u8).map(|n| root(n, if n == 0 { active } else { former }));
+    let large = ListedRoot { der: Blob(vec![0; ROOT_MAX_BYTES + 1]), state: active };
+    for bad in [
+        vec![],
+        vec![root(1, former)],
+        vec![root(1, active), root(2, active)],
+        vec![root(1, active), root(1, former)],
+        many.collect(),
+        vec![large],
+    ] {
+        assert!(!list(bad.clone()).is_well_formed(), "{bad:?}");
+    }
+    let both = list(vec![root(1, RootState::Tainted), root(2, active)]);
+    let state = |byte: u8| both.state_of(&crate::transcript::sha256(&[byte]));
+    assert_eq!([state(1), state(2), state(3)], [Some(RootState::Tainted), Some(active), None]);
 }

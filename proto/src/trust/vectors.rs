@@ -80,6 +80,16 @@ fn roster() -> RosterList {
     }
 }
 
+fn roots() -> RootsList {
+    let root = |byte: u8, state| ListedRoot { der: Blob(vec![0x30, 1, byte]), state };
+    RootsList {
+        project: study(),
+        version: 4,
+        issued: 1_800_000_000,
+        roots: vec![root(1, RootState::Tainted), root(2, RootState::Active)],
+    }
+}
+
 /// Of the authority, whose root is not among the vectors: no chain.
 fn key() -> SigningKey {
     SigningKey::from_bytes(&[11; 32])
@@ -132,6 +142,13 @@ fn all() -> Vec<(String, Vec<u8>, Value)> {
                 ],
             }),
         ),
+        vector(
+            &roots(),
+            json!({
+                "project": "study", "version": 4, "issued": 1_800_000_000u64,
+                "roots": [["300101", "tainted"], ["300102", "active"]],
+            }),
+        ),
     ]
 }
 
@@ -169,6 +186,7 @@ fn no_bytes_make_reading_a_list_panic_and_no_bit_of_one_can_be_changed() {
                 read::<RevocationList>(&flipped, &study()).is_ok(),
                 read::<BanList>(&flipped, &study()).is_ok(),
                 read::<RosterList>(&flipped, &study()).is_ok(),
+                read::<RootsList>(&flipped, &study()).is_ok(),
             );
             assert_ne!(flipped.signable(kind), good.signable(kind), "{name} {bit}");
         }

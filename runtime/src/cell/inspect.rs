@@ -5,7 +5,7 @@ use cellbus_proto::route::LinkId;
 use serde::Serialize;
 
 use super::{Cell, registrar};
-use crate::{clock, counters::CounterReport};
+use crate::{clock, counters::CounterReport, tls::root_of};
 
 /// Asks a cell for its report.
 #[derive(Debug, Message)]
@@ -31,6 +31,8 @@ pub struct InspectReport {
     pub parent: Option<String>,
     /// Its links.
     pub links: Vec<LinkReport>,
+    /// SHA-256 of the root that vouches for its certificate, in hexadecimal digits.
+    pub root: Option<String>,
     /// The cells that are registered with it.
     pub registered: Vec<PeerReport>,
     /// Requests of its own that are outstanding.
@@ -99,6 +101,8 @@ pub struct PeerReport {
     pub via: String,
     /// Whether it is a direct child.
     pub direct: bool,
+    /// SHA-256 of the root that vouches for its certificate, in hexadecimal digits; the server alone knows it.
+    pub root: Option<String>,
     /// Counter and nonce of its start.
     pub incarnation: String,
     /// Age of the registration in milliseconds.
@@ -149,7 +153,9 @@ impl Handler<InspectCell> for Cell {
             epoch: self.own.epoch(),
             parent: self.own.parent.as_ref().map(ToString::to_string),
             links: self.links.iter().map(|(id, info)| self.link_report(*id, info)).collect(),
-            registered: registrar::rows(&self.registry),
+            registered: registrar::rows(&self.registry, &self.own),
+            root: root_of(&self.own.roots, self.own.certificate().chain(), self.own.wall.unix())
+                .map(|hash| hash.iter().map(|byte| format!("{byte:02x}")).collect()),
             outstanding: self.outstanding(),
             handling: self.handlers.running(),
             conduits: self.own.conduits.len(),

@@ -19,13 +19,14 @@ use cellbus_proto::{
     envelope::Kind,
     identity::CellKind,
     name::Fqcn,
+    registry::Record,
     route::LinkId,
     status::Status,
     trust::{BanChange, Bundle, ListKind, ListRefused, ListsHeld, Signed, Subject},
     well_known::{self, SystemTopic},
 };
 
-use super::Cell;
+use super::{Cell, Holder};
 use crate::{
     clock,
     filter::SetLists,
@@ -225,7 +226,9 @@ impl Cell {
             .iter()
             .filter(|(name, record)| {
                 let subject = Subject { kind: record.kind, name, leaf: &record.leaf };
-                lists.refuses(subject, now).is_some() || self.roster.kind_of(name).is_none()
+                lists.refuses(subject, now).is_some()
+                    || self.roster.kind_of(name).is_none()
+                    || self.lost_its_root(record)
             })
             .map(|(name, _)| name.clone())
             .collect();
@@ -237,6 +240,13 @@ impl Cell {
             }
             tracing::info!(cell = %self.own.name, peer = %name, "the registration of a cell was ended by a list");
         }
+    }
+
+    /// Whether the authority of a registered cell's certificate counts no more.
+    fn lost_its_root(&self, record: &Record<Holder>) -> bool {
+        let Some(list) = &self.own.lists.view().roots else { return false };
+        let root = self.own.protection.leaf(&record.leaf).and_then(|leaf| leaf.root());
+        root.is_some_and(|root| list.state_of(&root).is_none())
     }
 
     /// Whether a list keeps this cell from being registered.

@@ -134,7 +134,7 @@ impl Cell {
         if !verify_leaf_signature(&leaf.0, &signable, &new.signature.0) {
             return Err(Status::BadSignature);
         }
-        let leaf = Leaf::verified(&leaf.0, peer.identity, peer.dates);
+        let leaf = Leaf::verified(&leaf.0, peer.identity, peer.dates).of_root(Some(peer.root));
         self.own.protection.keep(Arc::new(leaf), || {
             let registered = self.registry.iter().map(|(_, record)| record.leaf);
             registered.chain([self.own.certificate().hash(), claims.leaf.0]).collect()

@@ -15,7 +15,7 @@ use cellbus_proto::{
 use super::AuthFilter;
 use crate::{
     conn::CloseCode,
-    link::{Misbehaved, Say},
+    link::{CheckTrust, Misbehaved, Say},
     seam::post,
 };
 
@@ -99,6 +99,13 @@ impl Handler<SetLists> for AuthFilter {
         self.gate.set_lists(lists);
         let links: Vec<LinkId> = self.neighbours.keys().copied().collect();
         links.into_iter().for_each(|link| self.turn_out_if_listed(link));
+        let version = |lists: &View| lists.versions().roots;
+        if version(&before) != version(&self.lists) {
+            for neighbour in self.neighbours.values() {
+                // Fails only when the link has ended already.
+                let _ = post(&neighbour.link, CheckTrust);
+            }
+        }
         self.end_registrations(&before);
         self.break_conduits();
     }

@@ -28,13 +28,24 @@ pub struct Leaf {
     identity: Identity,
     dates: CertDates,
     key: Option<SealingKey>,
+    root: Option<LeafHash>,
 }
 
 impl Leaf {
     /// Takes a leaf whose chain, or pin, the caller has verified.
     pub(crate) fn verified(der: &[u8], identity: Identity, dates: CertDates) -> Self {
         let key = sealing_key(der);
-        Self { der: der.to_vec(), hash: leaf_hash(der), identity, dates, key }
+        Self { der: der.to_vec(), hash: leaf_hash(der), identity, dates, key, root: None }
+    }
+
+    /// The same, with the hash of the root that vouches for it.
+    pub(crate) fn of_root(self, root: Option<LeafHash>) -> Self {
+        Self { root, ..self }
+    }
+
+    /// The hash of the root that vouches for it, where somebody has looked.
+    pub(crate) fn root(&self) -> Option<LeafHash> {
+        self.root
     }
 
     /// Verifies that `chain` is the certificate of the cell that `claims` name: the server's word on the

@@ -58,6 +58,8 @@ pub struct VerifiedPeer {
     pub dates: CertDates,
     /// The leaf's hash.
     pub hash: LeafHash,
+    /// The hash of the root that vouches for it.
+    pub root: LeafHash,
 }
 
 /// Why a chain proves nothing.
@@ -189,18 +191,19 @@ impl Trusted {
         Ok(Self { ders, anchors, projects })
     }
 
-    /// Whether the root that ended a path may vouch for `project`.
-    fn permit(&self, anchor: &TrustAnchor<'_>, project: &Segment) -> bool {
+    /// The hash of the root that ended a path, if it may vouch for `project`.
+    fn permit(&self, anchor: &TrustAnchor<'_>, project: &Segment) -> Option<LeafHash> {
         let is_it = |held: &TrustAnchor<'_>| {
             held.subject == anchor.subject
                 && held.subject_public_key_info == anchor.subject_public_key_info
         };
-        let places = self.anchors.iter().zip(&self.projects).filter(|(held, _)| is_it(held));
-        let mut permitted = places.map(|(_, projects)| projects);
-        permitted.any(|projects| {
+        let all = self.anchors.iter().zip(&self.projects).zip(&self.ders);
+        let mut places = all.filter(|((held, _), _)| is_it(held));
+        let permitted = places.find(|((_, projects), _)| {
             let named = |host: &String| host == project.as_str();
             projects.as_ref().is_none_or(|projects| projects.iter().any(named))
-        })
+        });
+        permitted.map(|(_, der)| leaf_hash(der))
     }
 }
 
@@ -287,9 +290,9 @@ pub(crate) fn verify_path(
         .map_err(refused)?;
     // The verification above is content with a leaf that states no usage at all; an identity is not.
     let (identity, dates) = identity_of(leaf)?;
-    if !trusted.permit(path.anchor(), &identity.project) {
+    let Some(root) = trusted.permit(path.anchor(), &identity.project) else {
         return Err(ChainError::NameConstraint { project: identity.project });
-    }
+    };
     if identity.kind == CellKind::Job {
         return Err(ChainError::Job);
     }
@@ -300,7 +303,18 @@ pub(crate) fn verify_path(
     if direction == Direction::IsDialled && !identity.kind.accepts_cells() {
         return Err(ChainError::KeyUsage { direction });
     }
-    Ok(VerifiedPeer { identity, dates, hash: leaf_hash(leaf) })
+    Ok(VerifiedPeer { identity, dates, hash: leaf_hash(leaf), root })
+}
+
+/// The hash of the root that vouches for a chain now; `None` where none does, as for a job's certificate.
+pub(crate) fn root_of(
+    roots: &Roots,
+    chain: &[impl AsRef<[u8]>],
+    now_unix: u64,
+) -> Option<LeafHash> {
+    let ders: Vec<CertificateDer<'_>> =
+        chain.iter().map(|der| CertificateDer::from(der.as_ref())).collect();
+    verify_path(roots, &ders, Direction::Dials, now_unix).ok().map(|peer| peer.root)
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the library's list of errors is open")]

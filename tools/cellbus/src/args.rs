@@ -9,6 +9,7 @@ use clap_complete::Shell;
 
 use crate::{
     bench::{self, Bench},
+    ca::Ca,
     cert::Cert,
     config::Config,
     doctor::Doctor,
@@ -135,6 +136,9 @@ pub enum Command {
     /// Looks at certificates, and takes them back
     #[command(subcommand)]
     Cert(Cert),
+    /// Goes from one authority of the project to the next, while cells run
+    #[command(subcommand)]
+    Ca(Ca),
     /// Examines a kit and this machine, before a cell is started
     Doctor(Doctor),
     /// Bans cells, lets them in again, or turns them out once

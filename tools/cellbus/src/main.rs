@@ -4,6 +4,7 @@ mod advice;
 mod args;
 mod ask;
 mod bench;
+mod ca;
 mod cert;
 mod codes;
 mod config;
@@ -149,6 +150,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Requests(args) => block_on(join::requests(args)),
         Command::Kit(args) => kit::run(args),
         Command::Cert(args) => cert::run(args),
+        Command::Ca(verb) => block_on(ca::run(verb)),
         Command::Doctor(args) => doctor::run(args),
         Command::Cell(verb) => block_on(trust::cell(verb)),
         Command::Roster(verb) => trust::sign::roster(&verb),

@@ -8,7 +8,8 @@ use cellbus_cells::{
 };
 use cellbus_proto::{
     codec::body,
-    trust::{BanList, ListKind, RevocationList, RosterList},
+    transcript::sha256,
+    trust::{BanList, ListKind, RevocationList, RootsList, RosterList},
 };
 use serde_json::json;
 
@@ -105,6 +106,15 @@ fn show(file: &Path) -> Outcome {
     for (kind, signed) in bundle.lists() {
         let content = &signed.content.0;
         let said = match kind {
+            ListKind::Roots => body::decode_exact::<RootsList>(content).map(|list| {
+                let roots: Vec<_> = list
+                    .roots
+                    .iter()
+                    .map(|root| json!({ "sha256": sign::hex(&sha256(&root.der.0)), "state": root.state }))
+                    .collect();
+                json!({ "project": list.project, "version": list.version, "issued_unix": list.issued,
+                    "roots": roots })
+            }),
             ListKind::Revocations => body::decode_exact::<RevocationList>(content).map(|list| {
                 let names: Vec<&str> = list.names.iter().map(|entry| entry.name.as_str()).collect();
                 let leaves: Vec<String> =

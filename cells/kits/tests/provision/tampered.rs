@@ -13,13 +13,14 @@ use cellbus_kits::{
 
 use crate::place::{DAY, NOW, Place, STUDY, open, tree};
 
-const SIGNED: [&str; 7] = [
+const SIGNED: [&str; 8] = [
     "cell.crt",
     "cell.key",
     "revocations.list",
     "root.crt",
     "roster.json",
     "roster.list",
+    "roots.list",
     "topology.toml",
 ];
 

@@ -137,7 +137,11 @@ fn v_18_adding_one_makes_one_kit_and_touches_no_other() {
     let new = place.out().join("kits-0002");
     let kits: Vec<_> =
         fs::read_dir(&new).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(kits.len(), 5, "one kit, the updates, the records, two lists: {kits:?}");
+    assert_eq!(
+        kits.len(),
+        7,
+        "one kit, the updates, the records, three lists, and all in one: {kits:?}"
+    );
     open(&new.join("site-9")).unwrap();
 
     assert!(matches!(place.add(&more, "site-9"), Err(ProvisionError::AlreadyThere(_))));

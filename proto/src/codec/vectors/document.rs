@@ -81,6 +81,7 @@ fn the_list_of_labels_is_that_of_the_code() {
                 "what a sealed transfer is bound to; nothing is signed for it"
             }
             Purpose::RenewLink => "a neighbour goes on with another certificate",
+            Purpose::Roots => "an authority of the project says which authorities count",
             Purpose::RenewCertificate => "a registered cell goes on with another certificate",
             Purpose::IssueCertificate => "a registered cell has the key that is to be certified",
         };

@@ -19,6 +19,7 @@ use crate::{
     clock,
     conn::CloseCode,
     link::Say,
+    own::Own,
     seam::post,
 };
 
@@ -155,7 +156,8 @@ impl Handler<LinkLeft> for Cell {
 }
 
 /// What the registry of a cell holds, for its report.
-pub(in crate::cell) fn rows(registry: &Registry<Holder>) -> Vec<PeerReport> {
+pub(in crate::cell) fn rows(registry: &Registry<Holder>, own: &Own) -> Vec<PeerReport> {
+    let root = |leaf| own.protection.leaf(leaf).and_then(|leaf| leaf.root());
     registry
         .iter()
         .map(|(name, record)| PeerReport {
@@ -164,6 +166,7 @@ pub(in crate::cell) fn rows(registry: &Registry<Holder>) -> Vec<PeerReport> {
             org: record.org.to_string(),
             via: record.holder.via.to_string(),
             direct: record.holder.link.is_some(),
+            root: root(&record.leaf).map(|hash| hex(&hash)),
             incarnation: format!(
                 "{}-{:016x}",
                 record.incarnation.counter, record.incarnation.nonce
@@ -171,4 +174,8 @@ pub(in crate::cell) fn rows(registry: &Registry<Holder>) -> Vec<PeerReport> {
             since_ms: clock::now().saturating_duration_since(record.since).as_millis() as u64,
         })
         .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

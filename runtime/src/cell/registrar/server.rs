@@ -33,7 +33,7 @@ use crate::{
     filter::RevokeSubject,
     seal::Leaf,
     seam::post,
-    tls::{ChainError, Direction, verify_chain, verify_leaf_signature},
+    tls::{ChainError, Direction, root_of, verify_chain, verify_leaf_signature},
 };
 
 /// A registration that a parent has brought and that is good, but for the name.
@@ -82,7 +82,8 @@ impl Cell {
             return Err(Status::BadSignature);
         }
         let (_, dates) = identity_of(leaf).map_err(|_| Status::CertKind)?;
-        let leaf = Leaf::verified(leaf, register.identity.clone(), dates);
+        let vouched = root_of(&self.own.roots, &register.chain, self.own.wall.unix());
+        let leaf = Leaf::verified(leaf, register.identity.clone(), dates).of_root(vouched);
         self.own.protection.keep(Arc::new(leaf), || {
             let registered = self.registry.iter().map(|(_, record)| record.leaf);
             registered.chain([self.own.certificate().hash()]).collect()

@@ -127,7 +127,7 @@ fn atk_049_a_list_that_is_forged_or_old_or_another_changes_nothing() {
                 let revocations = 5;
                 target
                     .until("the good one is everywhere", async || {
-                        held(target, cell) == Versions { revocations, bans: 0, roster: 0 }
+                        held(target, cell) == Versions { revocations, ..Versions::default() }
                     })
                     .await;
             }

@@ -4,6 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use cellbus_cells::control::JoinRow;
 use cellbus_kits::{
+    ca::Generation,
     check::Finding,
     compare::Difference,
     join::{InvitationRow, State},
@@ -132,6 +133,12 @@ pub fn make_use_and_examine_kits(place: &Place) {
     let secret = "--passphrase-file secret/p";
     let report: Report = place.data(&format!("provision project.toml --out fed {secret}"));
     assert!(report.new_authority && report.participants.len() == 3);
+    let authorities: Vec<Generation> = place.data("ca ls --out fed");
+    assert_eq!((authorities.len(), authorities[0].count), (1, 3));
+    let early = place.failure("ca activate project.toml --out fed");
+    assert_eq!((early.exit_code, early.error_code.as_str()), (4, "KIT"));
+    let nobody = place.failure("ca cells");
+    assert_eq!(nobody.exit_code, 4, "what answers is no server");
     let again: Report = place.data(&format!("provision project.toml --out fed {secret}"));
     assert_eq!(again.written, None);
     let failed = place.failure(&format!("provision bad.toml --out fed {secret}"));
