@@ -139,8 +139,10 @@ mod tests {
         let mut stays = Paced::new(Arc::clone(&pace), 9);
         poll_fn(|cx| stays.poll_free(cx)).await;
         stays.spend(200_000);
-        poll_fn(|cx| Poll::Ready(assert!(gone.poll_free(cx).is_pending()))).await;
-        poll_fn(|cx| Poll::Ready(assert!(stays.poll_free(cx).is_pending()))).await;
+        for paced in [&mut gone, &mut stays] {
+            let waits = poll_fn(|cx| Poll::Ready(paced.poll_free(cx).is_pending())).await;
+            assert!(waits);
+        }
         drop(gone);
         let begun = Instant::now();
         let written = write(pace, 10_000, begun + Duration::from_secs(1)).await;

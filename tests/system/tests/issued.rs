@@ -206,7 +206,8 @@ fn request(cell: &str, held: &OwnCertificate, shown: &Issued, made: &Issued) -> 
 }
 
 async fn ask(net: &Net, from: &str, body: Bytes) -> Result<Identity, Status> {
-    let (channel, topic) = ("cell".parse().expect("a name"), "issue_certificate".parse().expect("a name"));
+    let (channel, topic) =
+        ("cell".parse().expect("a name"), "issue_certificate".parse().expect("a name"));
     let target = cellbus_channels::ChannelTopic::new(channel, topic);
     let bus = net.cell(from).running.bus();
     let asked = bus.request("server".parse().expect("a name"), target).payload(body);

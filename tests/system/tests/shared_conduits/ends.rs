@@ -131,7 +131,7 @@ pub async fn open_fetch(net: &Net, from: &str, offset: u64) -> Result<Conduit, R
         budget: Some(Duration::from_secs(10)),
         ..Outgoing::new("task/fetch".parse().expect("a topic"))
     };
-    let options = ConduitOptions { share: Some(ID), priority: 0 };
+    let options = ConduitOptions { share: Some(ID), ..ConduitOptions::default() };
     let bus = net.cell(from).running.bus();
     let (reply, conduit) =
         bus.open_conduit("server".parse().expect("a name"), outgoing, options).await?;

@@ -51,6 +51,7 @@ pub async fn run(spec: SideSpec, inbox: Inbox) -> Result<(), SideError> {
         Role::Later { names, .. } => process.later = names,
         Role::Answers { .. }
         | Role::Relays { .. }
+        | Role::HandsOut { .. }
         | Role::Turns { .. }
         | Role::Dials { .. }
         | Role::JobCode => {
