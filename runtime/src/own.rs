@@ -87,6 +87,8 @@ pub struct Own {
     shown: RwLock<Shown>,
     /// The certificate that the cell is about to go on with.
     next: Mutex<Option<LeafHash>>,
+    /// Certificates that it has shown, or was about to show: tokens for them may still be on their way.
+    past: Mutex<Vec<LeafHash>>,
     /// What certifies cells again; only a server has one.
     issuer: RwLock<Option<Arc<IssuingAuthority>>>,
     commons: Commons,
@@ -144,6 +146,7 @@ impl Own {
             token: Mutex::new(None),
             shown: RwLock::new(Shown::new(certificate)),
             next: Mutex::default(),
+            past: Mutex::default(),
             issuer: RwLock::default(),
             name,
             server,
@@ -174,12 +177,29 @@ impl Own {
 
     /// Goes on with another certificate.
     pub(crate) fn show(&self, next: Shown) {
+        self.remember(self.certificate().hash());
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
     /// The cell is about to go on with this certificate, or not any more.
     pub(crate) fn set_next(&self, next: Option<LeafHash>) {
+        next.into_iter().for_each(|next| self.remember(next));
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+
+    fn remember(&self, leaf: LeafHash) {
+        const REMEMBERED: usize = 8;
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        past.retain(|known| *known != leaf);
+        if past.len() >= REMEMBERED {
+            past.remove(0);
+        }
+        past.push(leaf);
+    }
+
+    /// Whether a token for this certificate was one for this cell a moment ago, or nearly became one.
+    pub(crate) fn was_shown_or_next(&self, leaf: &LeafHash) -> bool {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).contains(leaf)
     }
 
     /// Whether a token for this certificate is one for this cell, now or in a moment.

@@ -39,6 +39,11 @@ use crate::{
 /// Time that the server has to answer.
 const BUDGET: Duration = Duration::from_secs(10);
 
+/// Pauses before a certificate that was issued is tried again at once: longer, together, than a certificate of the
+/// server's own needs to be heard of.
+const PAUSES: [Duration; 3] =
+    [Duration::from_secs(2), Duration::from_secs(8), Duration::from_secs(20)];
+
 /// Why a cell has no other certificate; it goes on with the one that it has.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -238,8 +243,18 @@ impl Renewing {
                 pair
             }
         };
-        let renewal = self.running.renew(pair.certificate().clone()).await?;
-        Ok((pair.certificate().clone(), renewal))
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            match self.running.renew(pair.certificate().clone()).await {
+                Ok(renewal) => return Ok((pair.certificate().clone(), renewal)),
+                // The server may have gone on with it, and another certificate of its own may be on its way here.
+                Err(error @ (RenewError::Server(_) | RenewError::Token)) => {
+                    let Some(pause) = pauses.next() else { return Err(error.into()) };
+                    tokio::time::sleep(pause).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     fn failed(&mut self, error: &Failed) {

@@ -352,10 +352,15 @@ impl Handler<TokenChecked> for Link {
         if self.state.phase() == Phase::Closed {
             return;
         }
-        let ours = outcome.is_ok_and(|claims| {
-            claims.subject == self.own.name && self.own.is_shown_or_next(&claims.leaf.0)
-        });
+        let leaf = outcome.ok().filter(|claims| claims.subject == self.own.name);
+        let leaf = leaf.map(|claims| claims.leaf.0);
+        let ours = leaf.is_some_and(|leaf| self.own.is_shown_or_next(&leaf));
         if !ours {
+            // The parent asked for it before this cell went on with another certificate.
+            if epoch.is_none() && leaf.is_some_and(|leaf| self.own.was_shown_or_next(&leaf)) {
+                tracing::debug!(cell = %self.own.name, "a token for the certificate of before is left alone");
+                return;
+            }
             return self.close_for(Status::BadToken, "the token is not for this cell");
         }
         self.own.set_token(Some(token));

@@ -43,7 +43,7 @@ const HALF: Duration = Duration::from_secs(310);
 
 fn scenario<F: Future<Output = ()>>(announce: fn(&LogGuard), test: impl Fn(Net) -> F) {
     for is_quic in [false, true] {
-        let log = LogGuard::start();
+        let log = LogGuard::keeping(30_000, tracing::Level::INFO);
         announce(&log);
         run_paused(1, async |seed| {
             let sim = is_quic.then(|| SimNet::new(seed));
@@ -229,6 +229,7 @@ fn v_22_nobody_gets_a_certificate_for_another_or_without_the_key_or_before_it_is
                 (key(&site.identity), key(&site.identity), key(&other.identity));
             let name = "relay.site-1";
             let good = request(name, &held, &mine, &mine);
+            net.advance(Duration::from_secs(10)).await;
             assert_eq!(
                 ask(&net, "site-1", good.clone()).await,
                 Err(Status::RateLimit),
