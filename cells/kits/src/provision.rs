@@ -648,12 +648,12 @@ impl Writer<'_> {
             write(KEY, key.as_bytes())?;
         }
         let mut issuer = None;
-        if let Some(days) = project.issuer_days.filter(|_| self.has_issuer(kind)) {
+        if let Some(days) = self.order.project.issuer_days.filter(|_| self.has_issuer(kind)) {
             let days = Duration::from_secs(u64::from(days) * DAY);
             let made = self.authority.create_issuer(self.order.now_unix, days)?;
             write(ISSUER_CERTIFICATE, made.chain_pem().as_bytes())?;
             write(ISSUER_KEY, made.key_pem().as_bytes())?;
-            write(ISSUER_TERMS, &issuer_terms(life))?;
+            write(ISSUER_TERMS, &issuer_terms(self.leaf_life()))?;
             let der = made.chain().swap_remove(0);
             let counts = CertProfile::read(&der).map_or(dates, |profile| profile.dates);
             issuer = Some(IssuerRecord {
