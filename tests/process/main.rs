@@ -1,5 +1,6 @@
 //! The binary as a process: what it prints, how it ends, what it leaves behind, and what it survives.
 
+mod cluster;
 mod demo;
 mod doctor;
 mod drain;
