@@ -98,6 +98,10 @@ pub struct ConduitOptions {
     pub share: Option<[u8; 16]>,
     /// Larger goes first where conduits wait for one another. Default 0.
     pub priority: u8,
+    /// Whether only those that have the key can read the bytes. Cells on the way let such a conduit pass where the
+    /// rules demand sealing, and the other end refuses it unless it says the same ([`Accepted::sealed`]). Default
+    /// false.
+    pub sealed: bool,
 }
 
 /// What follows on a conduit that was accepted. Dropping the future lets go of the conduit.
@@ -112,6 +116,8 @@ pub struct Accepted {
     /// Where this is set nothing was accepted: the request is returned with this status, and the payload
     /// of `reply` says more.
     pub returned: Option<Status>,
+    /// Whether all that is written on it is sealed, so that no cell on the way can read it.
+    pub is_sealed: bool,
 }
 
 /// Decides on the conduits that end at a cell.
@@ -151,12 +157,16 @@ pub async fn decide(
                 }
             };
         }
-        Ok(Ok(Accepted { reply, serve, returned: None })) => (Ok(reply), Some(serve)),
+        Ok(Ok(Accepted { reply, serve, returned: None, is_sealed })) => {
+            (Ok(reply), Some((serve, is_sealed)))
+        }
         Ok(Err(failure)) => (Err(failure), None),
         Err(_panic) => return Err((Status::HandlerPanic, Bytes::new())),
     };
     match (passage::outward(filters, &peer, &target, answer), serve) {
-        (Ok(reply), Some(serve)) => Ok(Accepted { reply, serve, returned: None }),
+        (Ok(reply), Some((serve, is_sealed))) => {
+            Ok(Accepted { reply, serve, returned: None, is_sealed })
+        }
         (Ok(_), None) => Err((Status::HandlerFailed, Bytes::new())),
         (Err(Failure::Refused(status) | Failure::Unknown(status)), _) => {
             Err((status, Bytes::new()))
@@ -178,7 +188,14 @@ impl Accepted {
             reply: reply.into(),
             serve: Box::new(|conduit| Box::pin(serve(conduit))),
             returned: None,
+            is_sealed: false,
         }
+    }
+
+    /// Says whether all that is written on it is sealed. Who asked for that is refused otherwise.
+    #[must_use]
+    pub fn sealed(self, is_sealed: bool) -> Self {
+        Self { is_sealed, ..self }
     }
 
     /// Not accepted after all: returned with `status`, and `detail` says more than a [`Failure`] can.

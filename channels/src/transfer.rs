@@ -10,6 +10,7 @@ mod engine;
 mod error;
 mod fetch;
 mod gather;
+mod mean;
 mod options;
 mod pace;
 mod progress;
@@ -37,6 +38,7 @@ pub use self::{
     error::{FetchError, ServeError, SinkError, SourceError},
     fetch::{Canceller, Fetched, Fetching},
     gather::{Combine, Gathering, Hold, PIECE},
+    mean::{MEAN_CONTENT_TYPE, Mean, Numbers},
     options::{FetchOptions, ServeOptions},
     progress::{FetchProgress, ServeProgress},
     receive::{Offer, Receive, Receiving, Taken},

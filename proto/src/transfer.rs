@@ -33,6 +33,7 @@ mod pull;
 mod reference;
 mod seal;
 mod share;
+mod turns;
 
 #[cfg(test)]
 mod properties;
@@ -57,6 +58,7 @@ pub use self::{
         SEALED_PIECE, SEALED_TAG, Seal, SealedOffer, Sealer, Spot, content_len, sealed_len,
     },
     share::{Followed, Next, Role, Share, ShareKey, ShareSettings, SpoolId, Spooled},
+    turns::{Turn, TurnId, Turns},
 };
 
 /// Content type of a message whose payload is a [`SignedReference`].

@@ -235,7 +235,8 @@ impl Engine {
             cellbus_proto::transfer::Audience::Job(_) => true,
         };
         let share = (is_for_many && !fetch.have).then(|| *reference.id.as_bytes());
-        let options = ConduitOptions { share, priority: self.options.priority };
+        let sealed = reference.seal.is_some();
+        let options = ConduitOptions { share, priority: self.options.priority, sealed };
         let (bus, to) = (self.bus.clone(), reference.holder.clone());
         self.close();
         self.opening = Some(Box::pin(async move { bus.open_conduit(to, outgoing, options).await }));

@@ -162,9 +162,11 @@ async fn decide(shelf: &Shelf, delivery: Delivery, wants_data: bool) -> Result<A
         }
     };
     let reply = Reply::from(answer.encode());
-    Ok(Accepted::new(reply, move |conduit| {
+    let is_sealed = content.key().is_some();
+    let accepted = Accepted::new(reply, move |conduit| {
         stream::serve(books, origin.name, answer, content, conduit)
-    }))
+    });
+    Ok(accepted.sealed(is_sealed))
 }
 
 /// Whether a message offers a transfer.

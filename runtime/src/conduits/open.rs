@@ -83,13 +83,15 @@ async fn opened(
     if is_systems(&outgoing.target) {
         return Err(Status::BadTarget.into());
     }
-    if *to != own.name && own.protection.requires_seal(&outgoing.target) {
+    let is_bare = !options.sealed && *to != own.name;
+    if is_bare && own.protection.requires_seal(&outgoing.target) {
         return Err(Status::NotSealed.into());
     }
     if millis(budget) == 0 {
         return Err(Status::ExpiredInQueue.into());
     }
-    let outgoing = Outgoing { lane: Lane::Bulk, flags: Flags::default(), ..outgoing };
+    let flags = if options.sealed { Flags::SEALED } else { Flags::default() };
+    let outgoing = Outgoing { lane: Lane::Bulk, flags, ..outgoing };
     let sequence = own.next_sequence();
     let envelope = own.envelope(Kind::Request, sequence, to, &outgoing, millis(budget));
     let asked = Asked::of(&envelope.header);

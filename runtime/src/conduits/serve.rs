@@ -9,7 +9,7 @@ use cellbus_channels::{
 };
 use cellbus_proto::{
     admission::{Admitted, Verified},
-    envelope::{Envelope, Extras, Header, Kind},
+    envelope::{Envelope, Extras, Flags, Header, Kind},
     route::Hop,
     status::Status,
 };
@@ -86,7 +86,7 @@ pub(super) async fn decide(
             target = %request.target, "conduit refused"
         );
     }
-    let Accepted { reply, serve, .. } = decided?;
+    let Accepted { reply, serve, is_sealed, returned: _ } = decided?;
     let is_printable = |text: &Arc<str>| {
         text.len() <= Extras::CONTENT_TYPE_MAX && text.bytes().all(|b| (0x20..0x7f).contains(&b))
     };
@@ -97,6 +97,9 @@ pub(super) async fn decide(
     let kind = Kind::Reply { to: request.sequence };
     let header = own.answer(&request, kind);
     let mut header: Header = header.ok_or((Status::HandlerFailed, Bytes::new()))?;
+    if is_sealed && request.flags.contains(Flags::SEALED) {
+        header.flags = header.flags.with(Flags::SEALED);
+    }
     if reply.content_type.is_some() {
         header.extras.get_or_insert_default().content_type = reply.content_type;
     }
@@ -118,9 +121,7 @@ async fn ask(own: &Arc<Own>, admitted: Admitted, wants_data: bool) -> Result<Acc
         return Err(refused(Status::NoToken));
     };
     let Envelope { header, payload } = admitted.into_envelope();
-    if header.flags.contains(cellbus_proto::envelope::Flags::SEALED) {
-        return Err(refused(Status::Version));
-    }
+    let is_marked = header.flags.contains(Flags::SEALED);
     let origin = Origin {
         name: claims.subject.clone(),
         kind: claims.kind,
@@ -135,5 +136,10 @@ async fn ask(own: &Arc<Own>, admitted: Admitted, wants_data: bool) -> Result<Acc
     delivery.budget = budget;
     let work = conduit::decide(&*handler, &own.filters, delivery, wants_data);
     let decided = tokio::time::timeout(budget, work).await;
-    decided.unwrap_or_else(|_elapsed| Err(refused(Status::Deadline)))
+    let accepted = decided.unwrap_or_else(|_elapsed| Err(refused(Status::Deadline)))?;
+    // Cells on the way have taken the mark for it.
+    if is_marked && !accepted.is_sealed {
+        return Err(refused(Status::NotSealed));
+    }
+    Ok(accepted)
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -31,14 +31,41 @@ pub(super) fn broken_of(code: u64) -> Broken {
     if code == u64::from(CANCELLED) { Broken::Cancelled } else { Broken::Lost }
 }
 
+/// The first bytes of `chunks`, at most `most`.
+fn take_front(chunks: &mut VecDeque<Bytes>, most: usize) -> VecDeque<Bytes> {
+    let (mut front, mut left) = (VecDeque::new(), most);
+    while left > 0
+        && let Some(mut chunk) = chunks.pop_front()
+    {
+        let rest = chunk.split_off(left.min(chunk.len()));
+        left -= chunk.len();
+        front.push_back(chunk);
+        if !rest.is_empty() {
+            chunks.push_front(rest);
+        }
+    }
+    front
+}
+
 fn len(chunks: &VecDeque<Bytes>) -> usize {
     chunks.iter().map(Bytes::len).sum()
 }
 
 impl SendStream {
     /// Keeps what is written as a conduit to the pace of its link.
-    pub(crate) fn keep_pace(&mut self, pace: Option<&Arc<LinkPace>>) {
-        self.1 = pace.map(|pace| Paced::new(Arc::clone(pace)));
+    pub(crate) fn keep_pace(&mut self, pace: Option<&Arc<LinkPace>>, priority: u8) {
+        self.1 = pace.map(|pace| Paced::new(Arc::clone(pace), priority));
+    }
+
+    fn poll_write_now(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunks: &mut VecDeque<Bytes>,
+    ) -> Poll<Result<(), Broken>> {
+        match &mut self.0 {
+            SendHalf::Quic(stream) => stream.poll_write(cx, chunks),
+            SendHalf::Memory(writer) => writer.poll_write(cx, chunks),
+        }
     }
 
     /// What the peer is told when this half is dropped before it was finished.
@@ -82,20 +109,26 @@ impl ConduitSend for SendStream {
         cx: &mut Context<'_>,
         chunks: &mut VecDeque<Bytes>,
     ) -> Poll<Result<(), Broken>> {
-        let is_early = self.1.as_mut().is_some_and(|paced| paced.poll_free(cx).is_pending());
-        if is_early && !chunks.is_empty() {
-            // Who waits for its turn hears all the same that nobody reads any more.
-            return self.poll_broken(cx).map(Err);
+        if self.1.is_none() {
+            return self.poll_write_now(cx, chunks);
         }
-        let before = self.1.as_ref().map_or(0, |_| len(chunks));
-        let polled = match &mut self.0 {
-            SendHalf::Quic(stream) => stream.poll_write(cx, chunks),
-            SendHalf::Memory(writer) => writer.poll_write(cx, chunks),
-        };
-        if let Some(paced) = &self.1 {
-            paced.spend(before - len(chunks));
+        while !chunks.is_empty() {
+            let Some(Poll::Ready(most)) = self.1.as_mut().map(|paced| paced.poll_free(cx)) else {
+                // Who waits for its turn hears all the same that nobody reads any more.
+                return self.poll_broken(cx).map(Err);
+            };
+            let mut turn = take_front(chunks, most);
+            let before = len(&turn);
+            let polled = self.poll_write_now(cx, &mut turn);
+            if let Some(paced) = &self.1 {
+                paced.spend(before - len(&turn));
+            }
+            while let Some(left) = turn.pop_back() {
+                chunks.push_front(left);
+            }
+            ready!(polled)?;
         }
-        polled
+        Poll::Ready(Ok(()))
     }
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {

@@ -112,7 +112,7 @@ impl LinkConduits {
             if *self.health.closed.borrow() { Status::NoRoute } else { Status::Overloaded }
         })?;
         stream.0.set_priority(stream_priority(priority));
-        stream.0.keep_pace(self.pace.as_ref());
+        stream.0.keep_pace(self.pace.as_ref(), priority);
         Ok((stream, permit))
     }
 
@@ -185,7 +185,7 @@ async fn take(mut stream: (SendStream, RecvStream), mut taking: Taking) {
     };
     conduits.count_received();
     stream.0.set_priority(stream_priority(conduit.priority));
-    stream.0.keep_pace(conduits.pace.as_ref());
+    stream.0.keep_pace(conduits.pace.as_ref(), conduit.priority);
     let bytes = cost(&envelope).min(taking.inbound_max);
     let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
     let Ok(permit) = Arc::clone(&taking.allowance).acquire_many_owned(wanted).await else { return };

@@ -6,6 +6,8 @@
 mod cells;
 #[path = "transfers/many.rs"]
 mod many;
+#[path = "transfers/paths.rs"]
+mod paths;
 #[path = "transfers/sealed.rs"]
 mod sealed;
 

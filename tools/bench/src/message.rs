@@ -71,6 +71,13 @@ pub enum Role {
         /// Where the parent listens.
         parent: SocketAddr,
     },
+    /// Listens, and passes what its parent opens on to those that dialled it, one after the other.
+    HandsOut {
+        /// Base name of the cell whose certificate it holds.
+        name: String,
+        /// Where the parent listens.
+        parent: SocketAddr,
+    },
     /// Listens, and passes on to whoever came first.
     Turns {
         /// Base name of the cell whose certificate it holds.

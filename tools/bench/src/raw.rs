@@ -2,6 +2,7 @@
 //! have, on one thread, with the least framing that tells messages apart. Nothing is routed.
 
 use std::{
+    collections::BTreeSet,
     net::{SocketAddr, UdpSocket},
     path::PathBuf,
     sync::Arc,
@@ -92,10 +93,17 @@ impl Papers {
         let tls = tls::server_config(own, pins, clock, silent()).map_err(SideError::new)?;
         let mut server: ServerConfig = self.transport.server_config(tls).map_err(SideError::new)?;
         server.transport_config(self.streams(Side::Accepts));
-        let keys = PortKeys::drawn().map_err(SideError::new)?;
-        let config = self.transport.endpoint_config(&keys.reset, keys.connection_ids);
         let socket = self.socket(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-        Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime)).map_err(SideError::new)
+        let runtime = Arc::new(TokioRuntime);
+        Endpoint::new(self.endpoint()?, Some(server), socket, runtime).map_err(SideError::new)
+    }
+
+    fn endpoint(&self) -> Result<quinn::EndpointConfig, SideError> {
+        if self.defaults {
+            return Ok(quinn::EndpointConfig::default());
+        }
+        let keys = PortKeys::drawn().map_err(SideError::new)?;
+        Ok(self.transport.endpoint_config(&keys.reset, keys.connection_ids))
     }
 
     fn socket(&self, at: SocketAddr) -> Result<UdpSocket, SideError> {
@@ -108,8 +116,8 @@ impl Papers {
 
     fn dialler(&self) -> Result<Endpoint, SideError> {
         let socket = self.socket(SocketAddr::from(([0, 0, 0, 0], 0)))?;
-        let (config, runtime) = (quinn::EndpointConfig::default(), Arc::new(TokioRuntime));
-        Endpoint::new(config, None, socket, runtime).map_err(SideError::new)
+        let runtime = Arc::new(TokioRuntime);
+        Endpoint::new(self.endpoint()?, None, socket, runtime).map_err(SideError::new)
     }
 
     fn client(&self, name: &str) -> Result<ClientConfig, SideError> {
@@ -181,6 +189,14 @@ pub async fn run(spec: SideSpec, inbox: Inbox) -> Result<(), SideError> {
             let endpoint = papers.listen(name)?;
             let up = papers.dial(&endpoint, name, *parent).await?;
             (accepting(endpoint, move |down| splice::pass_on(down, up.clone())), Vec::new())
+        }
+        Role::HandsOut { name, parent } => {
+            let endpoint = papers.listen(name)?;
+            let up = papers.dial(&endpoint, name, *parent).await?;
+            let downs = connections.clone();
+            splice::hand_out(up, downs.subscribe());
+            let came = move |down: Connection| downs.send_modify(|all| all.push(down));
+            (accepting(endpoint, came), Vec::new())
         }
         Role::Turns { name } => {
             let held = connections.clone();
@@ -310,7 +326,11 @@ impl Process {
                 say(&Tell::Driven(driven.await?));
             }
             ObjectAsk::Spread { to, window_ms } => {
-                let connections = self.held(to.len()).await?;
+                // Who stands behind a relay is reached over the one link to it.
+                let links: BTreeSet<&str> =
+                    to.iter().map(|name| name.split('.').next().unwrap_or(name)).collect();
+                let links = self.held(links.len()).await?;
+                let connections: Vec<_> = links.iter().cycle().take(to.len()).cloned().collect();
                 let window = Duration::from_millis(window_ms);
                 let driven = object::again_and_again(window, async || {
                     bulk::spread(&connections, &self.store).await

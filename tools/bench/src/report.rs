@@ -398,6 +398,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_usual_for_objects_gives_every_figure_that_there_is_an_aim_for() {
+        use crate::measure::Family;
+
+        let mut rows = Vec::new();
+        for measure in [Family::Transfer, Family::Fanout].map(Family::usual).concat() {
+            for peer in [Peer::Cellbus, Peer::Raw] {
+                let (growth_mib, copies) = (Some(1.0), Some(1.0));
+                let measure = measure.to_string();
+                rows.push(Row { measure, growth_mib, copies, ..row(peer, 1, 1, 1.0, 1.0) });
+            }
+        }
+        let report = Report::new(1, 1.0, rows);
+        for ratio in
+            ["bulk_1GB_drop", "bulk_1GB_keep", "relay_bulk_1GB", "fan_8_100MB", "fan_8_100MB_relay"]
+        {
+            assert!(report.ratios.contains_key(ratio), "{ratio}");
+        }
+        for growth in ["transfer_growth", "fan_8_100MB_server_growth"] {
+            assert!(report.memory_mib.contains_key(growth), "{growth}");
+        }
+        assert!(report.egress.contains_key("fan_8_100MB_relay_server_copies"));
+    }
+
+    #[test]
     fn without_a_raw_row_there_is_no_ratio() {
         assert!(Report::new(1, 1.0, vec![row(Peer::Cellbus, 1, 1, 1.0, 1.0)]).ratios.is_empty());
     }

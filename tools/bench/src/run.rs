@@ -82,8 +82,8 @@ fn peers(measure: Measure, raw: bool) -> &'static [Peer] {
         (true, Load::Bulk { keep: Keep::Drop, .. }) if measure.route == Route::Direct => {
             &[Peer::Cellbus, Peer::Raw, Peer::RawDefaults]
         }
-        // Plain QUIC has nobody who makes two copies of one on the way.
-        (true, Load::Spread { relays: 1.., .. }) => &[Peer::Cellbus],
+        // Two relays are two certificates, and plain QUIC has one listener for each process.
+        (true, Load::Spread { relays: 2.., .. }) => &[Peer::Cellbus],
         (true, Load::Bulk { .. } | Load::Spread { .. }) => &[Peer::Cellbus, Peer::Raw],
         (true, Load::Publishes { .. } | Load::Fan { .. }) => &[Peer::Cellbus, Peer::RawRrf],
         (true, Load::Connect | Load::Start | Load::Idle { .. }) => &[Peer::Cellbus, Peer::RawRr],

@@ -165,6 +165,9 @@ impl Scene {
         }
         match (peer, part, parent) {
             (Peer::Cellbus, _, _) => Role::Cells { names },
+            (_, Part::Relay, Some(parent)) if matches!(measure.load, Load::Spread { .. }) => {
+                Role::HandsOut { name: first, parent }
+            }
             (_, Part::Relay, Some(parent)) => Role::Relays { name: first, parent },
             (_, Part::Sink | Part::Crowd | Part::JobCell | Part::Caller, Some(parent)) => {
                 Role::Dials { names, parent }

@@ -9,7 +9,7 @@ use cellbus_proto::transfer::{Digest, Digester};
 use super::{
     super::error::SinkError,
     Sink, Store, Syncing,
-    work::{Event, Op, Work},
+    work::{Event, Op, ROOM, Work},
 };
 
 /// A disk that is full beyond some bytes, until it is freed.
@@ -96,7 +96,7 @@ async fn what_waits_is_counted_until_it_is_written() {
     disk.room.store(u64::MAX, Ordering::SeqCst);
     disk.is_slow.store(true, Ordering::SeqCst);
     let mut work = work(&disk);
-    for _ in 0..4 {
+    for _ in 0..ROOM >> 20 {
         assert!(work.has_room());
         work.push(Op::Write(vec![Bytes::from(vec![7; 1 << 20])]));
     }
@@ -121,7 +121,7 @@ async fn what_waits_is_counted_until_it_is_written() {
     assert!(synced.is_sorted(), "{synced:?}");
     assert!(work.has_room());
     work.push(Op::Digest);
-    let expected = Digest::of(&vec![7; 4 << 20]);
+    let expected = Digest::of(&vec![7; ROOM]);
     assert!(matches!(work.next().await, Event::Digest(digest) if digest == expected));
 }
 

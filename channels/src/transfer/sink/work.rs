@@ -1,7 +1,8 @@
 //! The work on a sink: in order, off the thread that receives, and hashed on the way.
 //!
-//! One batch is being written while the next one comes in, and what was written before is made durable
-//! beside that.
+//! One block is being written while the next one comes in, and what was written before is made durable
+//! beside that. A link brings small pieces; they are put together where they are received, while they are warm, and
+//! a thread is woken for a whole block only.
 
 use std::{
     collections::VecDeque,
@@ -14,15 +15,19 @@ use bytes::Bytes;
 use cellbus_proto::transfer::{Digest, Digester, SignedReference};
 
 use self::desk::{Desk, Done, Place};
-use super::{super::error::SinkError, Found, Sink, Syncing};
+use super::{super::error::SinkError, Found, Kind, Sink, Syncing};
 use crate::transport::BoxFuture;
 
 mod desk;
 
 /// Bytes that wait or are being written, from which on no more are to be pushed.
-pub(in crate::transfer) const ROOM: usize = 4 << 20;
-/// Bytes from which on no more are written in one step.
-const JOINED: usize = 512 << 10;
+pub(in crate::transfer) const ROOM: usize = 2 << 20;
+/// Bytes that are written in one step. What is less waits for more to come, or for another step behind it.
+const BLOCK: usize = 512 << 10;
+/// Pieces from this length on are written as they are.
+const LARGE: usize = 32 << 10;
+/// Bytes from which on no more is done without looking up.
+const TURN: usize = 2 * BLOCK;
 /// Bytes that a sink in memory takes where it is, without a thread for that.
 const INLINE: usize = 64 << 10;
 
@@ -36,6 +41,8 @@ pub(in crate::transfer) enum Op {
         to: u64,
     },
     Write(Vec<Bytes>),
+    /// Small pieces, put together.
+    Block(Vec<u8>),
     Sync {
         to: u64,
     },
@@ -74,8 +81,16 @@ pub(in crate::transfer) enum Event {
 /// The work on one sink.
 pub(in crate::transfer) struct Work {
     queue: VecDeque<Op>,
-    /// Bytes in the queue, and in what is being done.
+    /// Bytes that wait, and those of what is being done.
     bytes: usize,
+    /// How bytes come to the sink.
+    manner: Manner,
+    /// Pieces that are put together, behind all that is in the queue.
+    block: Vec<u8>,
+    /// Blocks that were written, to be filled again.
+    spare: Vec<Vec<u8>>,
+    /// Whether nothing more comes.
+    is_last: bool,
     desk: Option<Box<Desk>>,
     running: Option<Running>,
     syncing: Option<BoxFuture<(u64, Result<(), SinkError>)>>,
@@ -85,6 +100,17 @@ pub(in crate::transfer) struct Work {
     forget_below: u64,
 }
 
+/// How bytes come to a sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// In blocks.
+    Blocks,
+    /// In pieces, many at once: the sink puts them together itself.
+    Pieces,
+    /// In pieces, as soon as they are there: somebody may wait for them.
+    AtOnce,
+}
+
 struct Running {
     bytes: usize,
     done: BoxFuture<Option<(Box<Desk>, Done)>>,
@@ -92,9 +118,18 @@ struct Running {
 
 impl Work {
     pub(in crate::transfer) fn new(sink: Sink) -> Self {
+        let manner = match &sink.0 {
+            Kind::Store(store) if store.lies(0).is_none() => Manner::Blocks,
+            Kind::Store(_) => Manner::Pieces,
+            Kind::Writer(..) => Manner::AtOnce,
+        };
         Self {
             queue: VecDeque::new(),
             bytes: 0,
+            manner,
+            block: Vec::new(),
+            spare: Vec::new(),
+            is_last: false,
             desk: Some(Box::new(Desk::new(sink))),
             running: None,
             syncing: None,
@@ -114,12 +149,39 @@ impl Work {
     pub(in crate::transfer) fn push(&mut self, op: Op) {
         self.bytes += op.len();
         match (self.queue.back_mut(), op) {
-            (Some(last @ Op::Write(_)), Op::Write(more)) if last.len() < JOINED => {
+            (_, Op::Write(pieces)) if self.manner == Manner::Blocks => {
+                pieces.into_iter().for_each(|piece| self.push_piece(piece));
+            }
+            (Some(last @ Op::Write(_)), Op::Write(more)) if last.len() < BLOCK => {
                 if let Op::Write(pieces) = last {
                     pieces.extend(more);
                 }
             }
-            (_, op) => self.queue.push_back(op),
+            (_, op) => {
+                self.close_block();
+                self.queue.push_back(op);
+            }
+        }
+    }
+
+    fn push_piece(&mut self, piece: Bytes) {
+        let is_large = piece.len() >= LARGE;
+        if is_large || self.block.len() + piece.len() > BLOCK {
+            self.close_block();
+        }
+        if is_large {
+            return self.queue.push_back(Op::Write(vec![piece]));
+        }
+        if self.block.capacity() == 0 {
+            self.block = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK));
+        }
+        self.block.extend_from_slice(&piece);
+    }
+
+    /// Has what was put together written.
+    fn close_block(&mut self) {
+        if !self.block.is_empty() {
+            self.queue.push_back(Op::Block(std::mem::take(&mut self.block)));
         }
     }
 
@@ -139,7 +201,10 @@ impl Work {
 
     /// Waits until everything that was pushed is done; what happened is forgotten but for the last failure.
     pub(in crate::transfer) async fn finish(&mut self) {
+        self.is_last = true;
+        self.close_block();
         while poll_fn(|cx| self.poll(cx)).await.is_some() {}
+        self.is_last = false;
     }
 
     /// Bytes that the sink takes; nothing while it is being worked on.
@@ -203,12 +268,18 @@ impl Work {
         match done {
             Some((desk, done)) => self.take_back(desk, done, bytes),
             None => {
-                self.queue.clear();
-                self.bytes = 0;
+                self.forget_all();
                 self.events.push_back(Event::Failed(SinkError::BrokenOff));
             }
         }
         true
+    }
+
+    /// It was broken off: nothing can be done any more.
+    fn forget_all(&mut self) {
+        self.queue.clear();
+        self.block.clear();
+        self.bytes = 0;
     }
 
     fn take_back(&mut self, desk: Box<Desk>, done: Done, bytes: usize) {
@@ -219,6 +290,7 @@ impl Work {
             self.events.push_back(Event::Room);
         }
         self.events.extend(done.events);
+        self.spare.extend(done.blocks);
         if let Some(rest) = done.rest {
             self.queue.push_front(rest);
         }
@@ -241,16 +313,22 @@ impl Work {
             Op::Open(_)
             | Op::Rebuild { .. }
             | Op::Write(_)
+            | Op::Block(_)
             | Op::Sync { .. }
             | Op::Probe { .. }
             | Op::Digest => false,
         };
-        if waits_for_sync || self.running.is_some() {
+        let waits_for_more = self.manner == Manner::Pieces
+            && matches!(first, Op::Write(_))
+            && self.queue.len() == 1
+            && first.len() < BLOCK
+            && !self.is_last;
+        if waits_for_sync || waits_for_more || self.running.is_some() {
             return false;
         }
         let Some(mut desk) = self.desk.take() else {
             // It was broken off, and that has been said.
-            self.queue.clear();
+            self.forget_all();
             return false;
         };
         if self.forget_below > 0 {
@@ -282,9 +360,12 @@ impl Work {
 
     /// One step that stands alone, or writes and one that follows them.
     fn next_batch(&mut self) -> Vec<Op> {
-        let mut ops = Vec::new();
-        while let Some(op) = self.queue.pop_front() {
-            let is_write = matches!(op, Op::Write(_));
+        let (mut ops, mut bytes) = (Vec::new(), 0);
+        while bytes < TURN
+            && let Some(op) = self.queue.pop_front()
+        {
+            bytes += op.len();
+            let is_write = matches!(op, Op::Write(_) | Op::Block(_));
             if !is_write && !ops.is_empty() && !matches!(op, Op::Sync { .. } | Op::Digest) {
                 self.queue.push_front(op);
                 break;
@@ -309,6 +390,7 @@ impl Op {
     fn len(&self) -> usize {
         match self {
             Self::Write(pieces) => pieces.iter().map(Bytes::len).sum(),
+            Self::Block(block) => block.len(),
             Self::Open(_)
             | Self::Change(_)
             | Self::Rebuild { .. }

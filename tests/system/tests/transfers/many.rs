@@ -10,7 +10,8 @@ use std::{
 use cellbus_channels::{
     Failure, Fqcn, Status,
     transfer::{
-        Combine, End, FetchOptions, Fetched, Hold, Offer, Receiving, Sink, Source, Taken, Verdict,
+        Combine, End, FetchOptions, Fetched, Hold, Mean, Numbers, Offer, Receiving, Sink, Source,
+        Taken, Verdict,
     },
 };
 use cellbus_harness::net::Net;
@@ -260,6 +261,75 @@ fn what_many_offer_is_combined_part_by_part() {
                 }
             }
             assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+            settled(&net).await;
+            net.finish().await;
+        },
+    );
+}
+
+#[test]
+fn a_relay_that_combines_passes_one_mean_on_and_the_server_has_the_mean_of_all() {
+    scenario(
+        |_| {},
+        |net| async move {
+            const COUNT: usize = 500_000;
+            let model = |factor: usize| {
+                let numbers = |count: usize| {
+                    (0..count).flat_map(|n| ((n * factor) as f32).to_le_bytes()).collect::<Vec<_>>()
+                };
+                Source::object([
+                    ("a".to_owned(), Source::bytes(numbers(COUNT))),
+                    ("b".to_owned(), Source::bytes(numbers(3))),
+                ])
+            };
+            let target: cellbus_channels::ChannelTopic = "task/fetch".parse().unwrap();
+            let gather = async |cell: &str, from: &[&str]| {
+                let from: Vec<Fqcn> = from.iter().map(|name| name.parse().unwrap()).collect();
+                let (hold, mean) = (Hold::Memory(8 << 20), Mean::of(Numbers::F32));
+                let transfers = transfers(&net, cell);
+                transfers.gather(from, target.clone(), 1, hold, mean).await.unwrap()
+            };
+            let mut below = gather("relay", &SITES[..2]).await;
+            let mut above = gather("server", &["relay", "site-3"]).await;
+            let written = async |cell: &str| net.inspect().await[cell].counters.bytes_out;
+            let before = written("relay").await;
+            let mut offered = Vec::new();
+            for (factor, site) in (1..).zip(SITES) {
+                let to = if site == "site-3" { to(&["server"]) } else { to(&["relay"]) };
+                let sending = transfers(&net, site).send(model(factor), to).await.unwrap();
+                offered.push(tokio::task::spawn_local(sending));
+            }
+            while let Some((site, outcome)) = within(below.next()).await {
+                assert!(outcome.is_ok(), "{site}: {outcome:?}");
+            }
+            let mean = below.finish().unwrap();
+            assert_eq!((mean.contributions(), mean.weight()), (2, 2.0));
+            let options = mean.describe(to(&["server"]));
+            let sending = transfers(&net, "relay").send(mean.into_source(), options).await;
+            offered.push(tokio::task::spawn_local(sending.unwrap()));
+            while let Some((site, outcome)) = within(above.next()).await {
+                assert!(outcome.is_ok(), "{site}: {outcome:?}");
+            }
+            let mean = above.finish().unwrap();
+            assert_eq!((mean.contributions(), mean.weight()), (2, 3.0));
+            for sending in offered {
+                assert_eq!(within(sending).await.unwrap().verdict, Verdict::Completed);
+            }
+            let (grown, size) = (written("relay").await - before, 4 * COUNT as u64);
+            assert!((size..size + size / 4).contains(&grown), "one model left it: {grown}");
+            let (into, reference) = (Sink::memory(8 << 20), to(&["site-3"]));
+            let served = transfers(&net, "server").serve(mean.into_source(), reference).await;
+            let served = served.unwrap();
+            let fetching =
+                transfers(&net, "site-3").fetch(&served.reference(), into, FetchOptions::default());
+            let fetched = within(fetching).await.unwrap();
+            for (name, bytes) in fetched.parts() {
+                for (n, number) in bytes.chunks_exact(4).enumerate() {
+                    let number = f32::from_le_bytes(number.try_into().unwrap());
+                    let expected = 2.0 * n as f32;
+                    assert!((number - expected).abs() <= expected * 1e-6, "{name} {n}: {number}");
+                }
+            }
             settled(&net).await;
             net.finish().await;
         },

@@ -7,12 +7,13 @@ use std::{
 };
 
 use cellbus_channels::{
-    Bytes, Status,
+    Bytes, ConduitOptions, Outgoing, Status,
     transfer::{
         FetchError, FetchOptions, KeyError, Offer, Receiving, Sink, Source, Taken, Told, Verdict,
     },
 };
 use cellbus_harness::net::Net;
+use cellbus_proto::{codec::Octets, transfer::Fetch};
 
 use super::cells::{MIB, scenario, serve, to, transfers, whole, within};
 
@@ -142,6 +143,70 @@ fn f_36_a_receiver_that_was_killed_is_offered_the_key_again_and_goes_on_with_its
         assert_eq!((outcome.verdict, outcome.stored), (Verdict::Completed, 1));
         assert!(fs::read(&into).unwrap() == sent);
         net.advance(Duration::from_secs(1)).await;
+        net.finish().await;
+    });
+}
+
+#[test]
+fn where_sealing_is_demanded_sealed_transfers_pass_and_no_others() {
+    let expect = |log: &cellbus_harness::guard::LogGuard| log.tolerate("NOT_SEALED");
+    scenario(expect, |mut net| async move {
+        let mut rules = cellbus_harness::net::open_policy();
+        rules.iter_mut().for_each(|rule| rule.seal = true);
+        net.set_policy(rules);
+        let sites = ["relay.site-1", "relay.site-2"];
+        let mut kept = Vec::new();
+        for site in sites {
+            kept.push(receives(&net, site).await);
+        }
+        let sent = whole(2 * MIB);
+        let sending = transfers(&net, "server").send(sent.clone(), to(&sites).sealed()).await;
+        let outcome = within(sending.unwrap()).await;
+        assert_eq!((outcome.verdict, outcome.stored), (Verdict::Completed, 2));
+        net.advance(Duration::from_secs(1)).await;
+        for (_, got) in &kept {
+            let got = got.lock().unwrap();
+            assert!(got.len() == 1 && got[0] == sent, "{} came", got.len());
+        }
+        drop(kept);
+        let bare = serve(&net, "server", sent.clone(), to(&["relay.site-1"])).await;
+        let site = transfers(&net, "site-1");
+        let options = FetchOptions::default();
+        let refused = within(site.fetch(&bare.reference(), Sink::memory(4 << 20), options)).await;
+        assert_eq!(refused.unwrap_err().status(), Status::NotSealed);
+        assert_eq!((bare.counts().fetches, bare.sent()), (0, 0));
+        net.advance(Duration::from_secs(1)).await;
+        net.finish().await;
+    });
+}
+
+#[test]
+fn a_holder_gives_nothing_that_is_not_sealed_to_who_asks_for_what_is() {
+    let expect = |log: &cellbus_harness::guard::LogGuard| log.tolerate("NOT_SEALED");
+    scenario(expect, |net| async move {
+        let bare = serve(&net, "server", whole(MIB), to(&["relay.site-1"])).await;
+        let reference = bare.reference();
+        let open = async |sealed| {
+            let fetch = Fetch {
+                id: reference.reference.id,
+                generation: reference.reference.generation,
+                offset: 0,
+                // Each is good for one fetch.
+                nonce: Octets([1 + u8::from(sealed); 16]),
+                have: false,
+            };
+            let target = "task/fetch".parse().expect("a channel and topic");
+            let outgoing = Outgoing { payload: fetch.encode(), ..Outgoing::new(target) };
+            let options = ConduitOptions { sealed, ..ConduitOptions::default() };
+            let bus = net.cell("site-1").running.bus();
+            bus.open_conduit("server".parse().expect("a cell"), outgoing, options).await
+        };
+        let error = open(true).await.err().expect("it is refused");
+        assert_eq!(error.status(), Status::NotSealed);
+        assert_eq!(error.by().map(|by| by.as_str()), Some("server"));
+        assert_eq!(bare.sent(), 0);
+        assert!(open(false).await.is_ok(), "nobody demands it");
+        net.advance(Duration::from_secs(5)).await;
         net.finish().await;
     });
 }

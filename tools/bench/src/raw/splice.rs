@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream};
+use tokio::sync::watch;
 
 use super::frames::CHUNKS;
 
@@ -22,6 +23,28 @@ pub fn pass_on(from: Connection, to: Connection) {
     tokio::spawn(async move {
         while let Ok((back, recv)) = from.accept_bi().await {
             let to = to.clone();
+            tokio::spawn(async move {
+                if let Ok((send, answers)) = to.open_bi().await {
+                    tokio::spawn(pump(answers, back));
+                    pump(recv, send).await;
+                }
+            });
+        }
+    });
+}
+
+/// Passes the streams that `from` opens on to each of `downs` in turn, until it is gone. Every receiver costs a copy
+/// over the link to here: plain QUIC has nobody who makes two of one.
+pub fn hand_out(from: Connection, downs: watch::Receiver<Vec<Connection>>) {
+    tokio::spawn(async move {
+        let mut turn = 0;
+        while let Ok((back, recv)) = from.accept_bi().await {
+            let to = {
+                let downs = downs.borrow();
+                let Some(place) = usize::checked_rem(turn, downs.len()) else { continue };
+                downs[place].clone()
+            };
+            turn += 1;
             tokio::spawn(async move {
                 if let Ok((send, answers)) = to.open_bi().await {
                     tokio::spawn(pump(answers, back));

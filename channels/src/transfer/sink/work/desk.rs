@@ -36,6 +36,10 @@ pub(super) struct Done {
     pub(super) events: Vec<Event>,
     pub(super) sync: Option<(u64, Syncing)>,
     pub(super) rest: Option<Op>,
+    /// What was written and can be filled again.
+    pub(super) blocks: Vec<Vec<u8>>,
+    /// What was written: given back where it came from, which is where its memory is used again.
+    pieces: Vec<Vec<Bytes>>,
 }
 
 impl Desk {
@@ -79,10 +83,18 @@ impl Desk {
                 done.rest = rebuild(&mut **store, &mut self.digester, (from, to), done)?;
                 self.written = to;
             }
-            Op::Write(_) | Op::Sync { .. } | Op::Digest if self.failed => {}
+            Op::Write(_) | Op::Block(_) | Op::Sync { .. } | Op::Digest if self.failed => {}
             Op::Write(pieces) => {
                 let written = &mut self.written;
                 write(&mut **store, &mut self.digester, &mut self.scratch, written, &pieces)?;
+                done.pieces.push(pieces);
+            }
+            Op::Block(mut block) => {
+                store.write(&block)?;
+                self.digester.update(&block);
+                self.written += block.len() as u64;
+                block.clear();
+                done.blocks.push(block);
             }
             Op::Sync { to } => match store.sync(to) {
                 Some(sync) => done.sync = Some((to, sync)),
@@ -123,16 +135,16 @@ impl Desk {
         let Place::Writer { writer, cap } = &mut self.place else { return Ok(()) };
         match op {
             Op::Open(_) => done.events.push(Event::Opened(None)),
-            Op::Write(_) | Op::Sync { .. } | Op::Digest if self.failed => {}
+            Op::Write(_) | Op::Block(_) | Op::Sync { .. } | Op::Digest if self.failed => {}
             Op::Write(pieces) => {
                 if let Some(bytes) = joined(&mut self.scratch, &pieces) {
-                    if self.written + bytes.len() as u64 > *cap {
-                        return Err(SinkError::TooLarge(*cap));
-                    }
-                    writer.write_all(bytes).await.map_err(SinkError::of_writer)?;
+                    put(writer, *cap, bytes, &mut self.written).await?;
                     self.digester.update(bytes);
-                    self.written += bytes.len() as u64;
                 }
+            }
+            Op::Block(block) => {
+                put(writer, *cap, &block, &mut self.written).await?;
+                self.digester.update(&block);
             }
             Op::Sync { to } => {
                 writer.flush().await.map_err(SinkError::of_writer)?;
@@ -150,6 +162,21 @@ impl Desk {
         }
         Ok(())
     }
+}
+
+/// Has a writer take `bytes`, unless that is more than it takes.
+async fn put(
+    writer: &mut Pin<Box<dyn AsyncWrite + Send>>,
+    cap: u64,
+    bytes: &[u8],
+    written: &mut u64,
+) -> Result<(), SinkError> {
+    if *written + bytes.len() as u64 > cap {
+        return Err(SinkError::TooLarge(cap));
+    }
+    writer.write_all(bytes).await.map_err(SinkError::of_writer)?;
+    *written += bytes.len() as u64;
+    Ok(())
 }
 
 /// Writes and hashes `pieces`. Both are much faster with large ones, and a link brings them small.
