@@ -210,7 +210,9 @@ fn failed(error: &CaError) -> Box<Failure> {
         CaError::Left(left) => Failure::new(CliCode::CheckFailed, text)
             .hint("give each the update that `cellbus ca taint` has made; `cellbus ca cells` shows who has it")
             .data(left),
-        _ => Failure::new(CliCode::Kit, text).hint("nothing was written"),
+        CaError::Provision(_) | CaError::NothingYet | CaError::OutOfTurn(_) | _ => {
+            Failure::new(CliCode::Kit, text).hint("nothing was written")
+        }
     }
 }
 

@@ -38,22 +38,25 @@ fn step(place: &Place, step: Step, seen: &[SeenCell]) -> Result<Report, CaError>
 
 /// Every cell, with certificates of the authority that issues now.
 fn all_over(place: &Place) -> Vec<SeenCell> {
-    let root = latest(&place.out()).unwrap().unwrap().1.root_sha256;
+    let root = latest(&place.out()).expect("it is read").expect("it was made").1.root_sha256;
     let cells = ["server", "relay-a", "site-1", "site-2"];
-    let seen =
-        |name: &str| SeenCell { name: name.parse().unwrap(), root_sha256: Some(root.clone()) };
+    let seen = |name: &str| SeenCell {
+        name: name.parse().expect("a name"),
+        root_sha256: Some(root.clone()),
+    };
     cells.map(seen).to_vec()
 }
 
 fn states(place: &Place) -> Vec<(RootState, usize)> {
-    let rows = generations(&place.out()).unwrap();
-    rows.into_iter().map(|row| (row.state.unwrap(), row.count)).collect()
+    let rows = generations(&place.out()).expect("they are read");
+    rows.into_iter().map(|row| (row.state.expect("it has one"), row.count)).collect()
 }
 
 fn roots_list(place: &Place, kits: &str) -> RootsList {
-    let bytes = fs::read(place.out().join(kits).join("roots.list")).unwrap();
-    let bundle: Bundle = body::decode_exact(&bytes).unwrap();
-    body::decode_exact(&bundle.roots.unwrap().content.0).unwrap()
+    let bytes = fs::read(place.out().join(kits).join("roots.list")).expect("the test made it so");
+    let bundle: Bundle = body::decode_exact(&bytes).expect("the test made it so");
+    body::decode_exact(&bundle.roots.expect("the test made it so").content.0)
+        .expect("the test made it so")
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -63,7 +66,7 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn v_19_v_20_a_project_goes_to_the_next_authority_in_four_steps_and_keeps_every_key() {
     let place = Place::provisioned();
-    let first = latest(&place.out()).unwrap().unwrap().1.root_sha256;
+    let first = latest(&place.out()).expect("it is read").expect("it was made").1.root_sha256;
     let before = place.tree();
 
     let report = step(&place, Step::Prepare, &[]).unwrap();
