@@ -188,6 +188,7 @@ pub async fn train(
             environment: Default::default(),
             memory_mib: None,
             detach_s: 0,
+            resources: cellbus_proto::job::SlurmRequest::default(),
             has_files: false,
             payload: parameters.clone().into(),
         })

@@ -25,6 +25,7 @@ use crate::{
 mod bootstrap;
 mod child_log;
 mod files;
+mod launchers;
 mod parts;
 pub mod process;
 mod report;
@@ -33,9 +34,12 @@ mod site;
 #[cfg(test)]
 mod tests;
 
+pub use cellbus_launch::Launcher;
+
 pub use self::{
     bootstrap::{JobBootstrap, Limits, Work},
     files::{JOB_FILE, PackError, Package, pack},
+    launchers::OpenCluster,
     parts::{AttachError, LaunchError},
     report::{JobReport, LogRow, PartReport},
     runs::{JobNews, Plan, PlanPart, SubmitError},

@@ -1,7 +1,7 @@
 //! The cells of one process: from a topology and a state directory to running cells.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -37,7 +37,7 @@ use self::{all_figures::AllFigures, sources::Sources};
 use crate::{
     control::{self, ControlSocket},
     door::{Desk, DoorOpenError, DoorSettings, Sign},
-    job::JobHost,
+    job::{JobHost, OpenCluster},
     metrics::Figures,
 };
 
@@ -186,6 +186,8 @@ pub struct Node {
     credentials_dir: Option<PathBuf>,
     /// Whether its one cell has a join door, and where.
     door: Option<DoorSettings>,
+    /// How the launchers of clusters are opened.
+    clusters: Option<OpenCluster>,
 }
 
 /// One cell of this process.
@@ -288,6 +290,7 @@ impl Node {
             dev,
             credentials_dir: None,
             door: None,
+            clusters: None,
         })
     }
 
@@ -310,6 +313,22 @@ impl Node {
     /// Opens a join door beside the one cell of this process, which must be a server.
     pub fn opens_door(&mut self, settings: DoorSettings) {
         self.door = Some(settings);
+    }
+
+    /// Lets cells give programs to clusters, by what `open` opens.
+    pub fn opens_clusters_by(&mut self, open: OpenCluster) {
+        self.clusters = Some(open);
+    }
+
+    /// How the launchers of clusters are opened, where they are.
+    #[must_use]
+    pub fn clusters(&self) -> Option<&OpenCluster> {
+        self.clusters.as_ref()
+    }
+
+    /// Where job cells of the cell with this base name reach it: on this machine, or from the nodes of a cluster.
+    fn job_address(&self, cell: &Segment) -> Option<IpAddr> {
+        self.topology.cluster_of(cell.as_str()).and_then(|cluster| cluster.address)
     }
 
     /// The figures of the cells of this process.
@@ -508,7 +527,8 @@ impl Node {
         checks: &Checks,
     ) -> Result<Ports, QuicPortError> {
         let Some(address) = spec.listen else {
-            return Ok(self.site_ports(credentials, pins, checks));
+            let at = self.job_address(&spec.name);
+            return Ok(self.site_ports(at, credentials, pins, checks));
         };
         let admits = Admits::Project(credentials);
         let port = QuicPort::listening(&self.transport, address, keys, admits, pins, checks)?;
@@ -521,12 +541,15 @@ impl Node {
         }
         tracing::debug!(cell = %spec.fqcn, dir = %dir.display(), "port is open");
         let bound = port.address();
+        let from_nodes = self.job_address(&spec.name);
         Ok(Ports {
             accept: Some(port.accept()),
             listening: Some(port),
             job_door: Box::new(move || {
                 let mut address = bound.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
-                if address.ip().is_unspecified() {
+                if let Some(at) = from_nodes.filter(|_| address.ip().is_unspecified()) {
+                    address.set_ip(at);
+                } else if address.ip().is_unspecified() {
                     address.set_ip(match address {
                         SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
                         SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
@@ -537,9 +560,11 @@ impl Node {
         })
     }
 
-    /// A site listens to nobody but its own job cells, on loopback, and only once it has one.
+    /// A site listens to nobody but its own job cells, on loopback or where nodes of its cluster reach it, and only once
+    /// it has one.
     fn site_ports(
         &self,
+        at: Option<IpAddr>,
         credentials: &Credentials,
         pins: &Arc<PinnedPeers>,
         checks: &Checks,
@@ -553,9 +578,9 @@ impl Node {
                 // Job cells do not outlive the site's process, so nobody has to recognise this port
                 // after a restart, and nobody else shall be able to.
                 let keys = PortKeys::drawn()?;
-                let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+                let at = SocketAddr::new(at.unwrap_or(std::net::Ipv4Addr::LOCALHOST.into()), 0);
                 let admits = Admits::Jobs(&own);
-                QuicPort::listening(&transport, loopback, &keys, admits, &pins, &checks)
+                QuicPort::listening(&transport, at, &keys, admits, &pins, &checks)
             })?;
             Ok(port.address().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))))
         };

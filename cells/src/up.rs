@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     control::{ProblemRow, ReloadOutcome, ReloadReply},
     door::DoorSettings,
-    job::JobHost,
+    job::{JobHost, OpenCluster},
     metrics::MetricsListener,
     node::{Node, NodeCell, Reload, RulesSource, UpError},
 };
@@ -168,6 +168,8 @@ pub struct Given {
     pub rules: RulesSource,
     /// Whether it has a join door, and where.
     pub door: Option<DoorSettings>,
+    /// How the launchers of clusters are opened.
+    pub clusters: OpenCluster,
 }
 
 /// As [`run`], for one cell that was given its credentials: a kit.
@@ -189,6 +191,7 @@ pub async fn run_given(
     if let Some(door) = given.door {
         node.opens_door(door);
     }
+    node.opens_clusters_by(given.clusters);
     run_node(node, vec![cell.to_owned()], SecondSignal::Ends, tell).await
 }
 
@@ -203,14 +206,16 @@ pub async fn run(
     root: PathBuf,
     only: Option<&str>,
     second: SecondSignal,
+    clusters: OpenCluster,
     tell: impl FnMut(UpEvent),
 ) -> Result<UpEnd, UpError> {
     let names = match only {
         Some(name) => vec![name.to_owned()],
         None => tree_order(&topology),
     };
-    let node = Node::prepare(topology, root)?;
+    let mut node = Node::prepare(topology, root)?;
     node.reads_rules_from(file);
+    node.opens_clusters_by(clusters);
     run_node(node, names, second, tell).await
 }
 

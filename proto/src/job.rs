@@ -6,6 +6,7 @@
 //! says it has. A job that is run again under its name is another attempt, and nothing that is said about
 //! one attempt changes another.
 
+mod cluster;
 mod part;
 mod programs;
 mod reconcile;
@@ -20,6 +21,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    cluster::ClusterSpec,
     part::{Action, Exit, Input, Part, PartTimes, SchedulerEnd},
     programs::{
         ArgvPart, LauncherKind, ParameterKind, ProgramLimits, ProgramRun, ProgramSpec, Refusal,

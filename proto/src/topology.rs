@@ -5,6 +5,7 @@
 //! reloading alike. It reports everything that is wrong at once.
 
 mod addresses;
+mod clusters;
 mod diff;
 mod draft;
 mod effective;
@@ -54,7 +55,7 @@ use self::{
 use crate::{
     directory::Directory,
     identity::CellKind,
-    job::ProgramSpec,
+    job::{ClusterSpec, ProgramSpec},
     name::{Channel, Fqcn, Segment},
     policy::{End, Policy, Rule},
     trust::Versions,
@@ -88,6 +89,8 @@ pub struct Topology {
     pub lists: Versions,
     /// What jobs may run.
     pub programs: Vec<ProgramSpec>,
+    /// The clusters that cells give programs to; each cell to one of them at most.
+    pub clusters: Vec<ClusterSpec>,
     /// Lines in which the rules stand, from 1.
     lines: Vec<u32>,
     cells: Vec<CellSpec>,
@@ -305,6 +308,7 @@ fn read(text: &str, tables: Tables, is_toml: bool, problems: &mut Problems) -> O
         tables.cells.into_iter().map(|table| Draft::read(table, problems)).collect();
     let known = Cells::of(&drafts, project.as_ref(), cells_are_complete);
     let programs: Vec<ProgramSpec> = programs::read(&tables.programs, &known, problems);
+    let clusters = clusters::read(&tables.clusters, &known, dev, problems);
     let rules = Rules {
         rules: tables
             .rules
@@ -322,9 +326,10 @@ fn read(text: &str, tables: Tables, is_toml: bool, problems: &mut Problems) -> O
     let paths = Tree::of(&drafts, cells_are_complete).check(dev, top, problems);
     let cells = drafts.into_iter().zip(paths);
     let (topology, tests) = assemble(project?, dev, cells, rules, limits)?;
-    let topology = Topology { metrics, lists, programs, ..topology };
+    let topology = Topology { metrics, lists, programs, clusters, ..topology };
     // What the rules say is known once all of them, and all cells, are.
     if is_toml && !problems.has_errors() {
+        clusters::check(&topology, &tables.clusters, &tables.programs, problems);
         let spans: Vec<Range<usize>> =
             tables.rules.iter().map(|(_, table)| table.span.clone()).collect();
         review::rules(&topology, &spans, problems);
@@ -441,6 +446,7 @@ fn assemble(
         metrics: None,
         lists: Versions::default(),
         programs: Vec::new(),
+        clusters: Vec::new(),
         lines,
         cells,
         by_name,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 pub use self::{
     federation::Federation,
-    jobs::{Study, outcome},
+    jobs::{PROGRAMS, Study, outcome},
     lines::Lines,
     place::{Answer, Place, own_address},
     procfs::{Doomed, Process, descendants},

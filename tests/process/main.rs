@@ -1,6 +1,7 @@
 //! The binary as a process: what it prints, how it ends, what it leaves behind, and what it survives.
 
 mod authorities;
+mod cluster;
 mod demo;
 mod doctor;
 mod drain;

@@ -10,11 +10,29 @@ pub mod shim;
 
 use std::{ffi::OsString, fmt, future::Future, path::PathBuf, pin::Pin, time::Duration};
 
-pub use cellbus_proto::job::{Exit, ProgramLimits, SchedulerEnd};
+pub use cellbus_proto::job::{Exit, ProgramLimits, SchedulerEnd, SlurmRequest};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 pub use self::process::ProcessLauncher;
+
+/// Variables by which a scheduler says what a program was given. None of them carries a secret.
+pub const FROM_SCHEDULER: [&str; 14] = [
+    "CUDA_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL",
+    "ROCR_VISIBLE_DEVICES",
+    "ZE_AFFINITY_MASK",
+    "SLURM_CLUSTER_NAME",
+    "SLURM_CPUS_ON_NODE",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_GPUS_ON_NODE",
+    "SLURM_JOB_GPUS",
+    "SLURM_JOB_ID",
+    "SLURM_JOB_NODELIST",
+    "SLURM_JOB_PARTITION",
+    "SLURM_MEM_PER_NODE",
+    "SLURMD_NODENAME",
+];
 
 /// A future of a launcher.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -76,6 +94,8 @@ pub struct Order {
     pub limits: ProgramLimits,
     /// Whether it outlives whoever launched it.
     pub lifetime: Lifetime,
+    /// What is asked of a scheduler; the launcher of processes has none.
+    pub resources: SlurmRequest,
 }
 
 /// Where what a program prints goes.

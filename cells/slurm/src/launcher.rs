@@ -106,17 +106,35 @@ impl SlurmLauncher {
     /// # Errors
     /// When Slurm cannot be told; what was not told is still there.
     pub async fn sweep(&self, known: &[Handle]) -> Result<usize, SlurmError> {
+        self.sweep_all(self.left(known)?).await
+    }
+
+    /// As [`sweep`](Self::sweep), of what is there now and not of what is launched meanwhile.
+    ///
+    /// # Errors
+    /// When the shared directory cannot be read.
+    pub fn sweep_now(
+        &self,
+        known: &[Handle],
+    ) -> Result<impl Future<Output = Result<usize, SlurmError>> + Send + use<>, SlurmError> {
+        let (left, launcher) = (self.left(known)?, self.clone());
+        Ok(async move { launcher.sweep_all(left).await })
+    }
+
+    /// What is in the shared directory, except for `known`.
+    fn left(&self, known: &[Handle]) -> Result<Vec<Mark>, SlurmError> {
         let known: Vec<Mark> =
             known.iter().filter_map(|handle| Some(Job::of(handle)?.mark)).collect();
-        let mut swept = 0;
-        for mark in self.inner.spool.marks()? {
-            if !known.contains(&mark) {
-                self.inner.cancel_named(&self.inner.spool.name_of(&mark)).await?;
-                self.inner.spool.remove(&mark);
-                swept += 1;
-            }
+        let marks = self.inner.spool.marks()?.into_iter();
+        Ok(marks.filter(|mark| !known.contains(mark)).collect())
+    }
+
+    async fn sweep_all(&self, left: Vec<Mark>) -> Result<usize, SlurmError> {
+        for mark in &left {
+            self.inner.cancel_named(&self.inner.spool.name_of(mark)).await?;
+            self.inner.spool.remove(mark);
         }
-        Ok(swept)
+        Ok(left.len())
     }
 }
 
@@ -299,7 +317,10 @@ impl Launcher for SlurmLauncher {
     }
 
     fn launch(&self, order: Order) -> BoxFuture<'_, Result<Handle, LaunchError>> {
-        Box::pin(async move { self.launch_with(order, &SlurmRequest::default()).await })
+        Box::pin(async move {
+            let wishes = order.resources.clone();
+            self.launch_with(order, &wishes).await
+        })
     }
 
     fn poll<'a>(

@@ -15,8 +15,8 @@ use std::{
 };
 
 use cellbus_launch::{
-    Exit, Handle, LaunchError, Launcher, Lifetime, Order, Output, ProcessLauncher, Progress,
-    Signal, Stream,
+    Exit, FROM_SCHEDULER, Handle, LaunchError, Launcher, Lifetime, Order, Output, ProcessLauncher,
+    Progress, Signal, SlurmRequest, Stream,
 };
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,24 +30,6 @@ use crate::{
 pub const VERB: &str = "slurm-step";
 /// Where Slurm and the step say what they have to say.
 pub(crate) const LOG: &str = "step.log";
-
-/// Variables of Slurm that a program needs to find what it was given.
-const FROM_SLURM: [&str; 14] = [
-    "CUDA_VISIBLE_DEVICES",
-    "GPU_DEVICE_ORDINAL",
-    "ROCR_VISIBLE_DEVICES",
-    "ZE_AFFINITY_MASK",
-    "SLURM_CLUSTER_NAME",
-    "SLURM_CPUS_ON_NODE",
-    "SLURM_CPUS_PER_TASK",
-    "SLURM_GPUS_ON_NODE",
-    "SLURM_JOB_GPUS",
-    "SLURM_JOB_ID",
-    "SLURM_JOB_NODELIST",
-    "SLURM_JOB_PARTITION",
-    "SLURM_MEM_PER_NODE",
-    "SLURMD_NODENAME",
-];
 
 /// Why a step has not run its program.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +108,7 @@ async fn attend(dir: &Path) -> Result<Exit, StepError> {
     let limits = work.limits();
     // What Slurm says about a place comes last, so that no job says it in its stead.
     let mut environment = work.environment;
-    for name in FROM_SLURM {
+    for name in FROM_SCHEDULER {
         environment.remove(name);
         environment.extend(std::env::var(name).ok().map(|value| (name.to_owned(), value)));
     }
@@ -142,6 +124,7 @@ async fn attend(dir: &Path) -> Result<Exit, StepError> {
         output: Output::Kept,
         limits,
         lifetime: Lifetime::Bound,
+        resources: SlurmRequest::default(),
     };
     let handle = launcher.launch(order).await?;
     let write = async {

@@ -66,7 +66,8 @@ pub struct JobBootstrap {
     pub run: RunId,
     /// What to run.
     pub work: Work,
-    /// Process that launched this one; when it dies, so does this one, unless `detach_s` says otherwise.
+    /// Process that launched this one; when it dies, so does this one, unless `detach_s` says otherwise. 0 for one that a
+    /// scheduler has launched.
     pub launcher: u32,
 }
 
@@ -137,6 +138,7 @@ pub(super) struct Birth {
     pub door: Option<PathBuf>,
     pub run: RunId,
     pub work: Work,
+    pub is_on_cluster: bool,
 }
 
 impl JobBootstrap {
@@ -144,6 +146,7 @@ impl JobBootstrap {
     pub(super) fn new(own: &Own, issued: &Issued, birth: Birth) -> Self {
         let Birth { id, name, address, cells, socket_dir, work_dir, .. } = birth;
         let Birth { server_cell, site_cells, idle_s, detach_s, door, run, work, .. } = birth;
+        let is_on_cluster = birth.is_on_cluster;
         Self {
             version: VERSION,
             id,
@@ -165,8 +168,14 @@ impl JobBootstrap {
             door,
             run,
             work,
-            launcher: std::process::id(),
+            launcher: if is_on_cluster { 0 } else { std::process::id() },
         }
+    }
+
+    /// Whether a scheduler has launched this process, perhaps on another machine than its cell's.
+    #[must_use]
+    pub fn is_on_cluster(&self) -> bool {
+        self.launcher == 0
     }
 
     /// The key, for its one use.

@@ -13,7 +13,7 @@ use std::{
 
 use cellbus_channels::{Event, JobChange};
 use cellbus_launch::{
-    Handle, HandleError, Launcher, Lifetime, Order, Output, ProcessLauncher, Progress, Signal,
+    Handle, HandleError, Lifetime, Order, Output, ProcessLauncher, Progress, Signal,
 };
 use cellbus_proto::{
     causes::with_sources,
@@ -21,8 +21,8 @@ use cellbus_proto::{
     directory::Directory,
     identity::{CellKind, Identity},
     job::{
-        Action, End, Exit, Input, JobId, JobState, LogLine, Outcome, Part, PartSpec, PartTimes,
-        Refusal, Resolved, ResolvedRun, TableRow, Why, resolve,
+        Action, End, Exit, Input, JobId, JobState, LauncherKind, LogLine, Outcome, Part, PartSpec,
+        PartTimes, Refusal, Resolved, ResolvedRun, TableRow, Why,
     },
     name::{Fqcn, Segment},
     topology::Topology,
@@ -40,6 +40,7 @@ use super::{
     bootstrap::{Birth, JobBootstrap, Work},
     child_log,
     files::{StageError, Staging, remove_dir},
+    launchers::{Launchers, Patience},
     process,
 };
 use crate::node::{JobDoor, Node, NodeCell};
@@ -53,8 +54,6 @@ pub use self::attach::AttachError;
 /// Files of a job that arrive, and when the last of them came.
 type Staged = BTreeMap<JobId, (Staging, std::time::Instant)>;
 
-/// From being told to end until a job cell is made to.
-const GRACE: Duration = Duration::from_secs(5);
 /// File in the state directory of a cell that says where its job cells come back.
 const DOOR_FILE: &str = "job-door";
 /// Jobs whose files may arrive at a time.
@@ -96,6 +95,9 @@ pub enum LaunchError {
     /// It cannot be written down, so that nobody would know it later.
     #[error("record of the part")]
     Record(#[source] SecretFileError),
+    /// The cluster of this cell cannot be used.
+    #[error("the cluster cannot be used: {0}")]
+    Cluster(String),
     /// The process cannot be started.
     #[error(transparent)]
     Launch(#[from] cellbus_launch::LaunchError),
@@ -122,7 +124,7 @@ struct Inner {
     /// The file that says where job cells come back.
     door_file: PathBuf,
     records: PartRecords,
-    launcher: Arc<dyn Launcher>,
+    launchers: Launchers,
     table: Mutex<Table>,
     changed: watch::Sender<u64>,
     sink: Mutex<Option<Arc<LogSink>>>,
@@ -155,13 +157,14 @@ struct Watched {
 impl Parts {
     pub(super) fn new(cell: &NodeCell, node: &Node) -> std::io::Result<Self> {
         ProcessLauncher::adopt_orphans()?;
-        let dir = cell.dir().join("jobs");
+        let (topology, base) = (node.topology(), cell.spec().name.as_str());
+        let own_dir = cell.dir().join("jobs");
+        let (launchers, dir) = Launchers::of(topology, base, node.clusters(), own_dir)?;
         let records = PartRecords::of(cell.dir());
         let known = records.read();
         if let Err(error) = adopt::clear(&dir, &known) {
             tracing::warn!(%error, dir = %dir.display(), "what old jobs left cannot be removed");
         }
-        let launcher = ProcessLauncher::of_this_program()?.with_pipes_in(&dir);
         let parts = Self {
             inner: Arc::new(Inner {
                 own: Arc::clone(cell.running().own()),
@@ -172,7 +175,7 @@ impl Parts {
                 dir,
                 door_file: cell.dir().join(DOOR_FILE),
                 records,
-                launcher: Arc::new(launcher),
+                launchers,
                 table: Mutex::default(),
                 changed: watch::Sender::default(),
                 sink: Mutex::default(),
@@ -297,7 +300,7 @@ impl Parts {
     /// What this cell would launch for such a part.
     pub(super) fn resolve(&self, program: &Segment, spec: &PartSpec) -> Result<Resolved, Refusal> {
         let Inner { topology, own, .. } = &*self.inner;
-        resolve(&topology.programs, topology.end_of(own.name.base()), program.as_str(), spec)
+        topology.resolve(own.name.base(), program.as_str(), spec)
     }
 
     /// Starts a part of `job`, and watches it.
@@ -328,8 +331,8 @@ impl Parts {
         let events = self.inner.running.bus().events();
         match self.launch(&id, &name, &spec, resolved).await {
             Ok(record) => {
-                let times =
-                    PartTimes { start: Duration::from_secs(u64::from(spec.start_s)), grace: GRACE };
+                let start = Duration::from_secs(u64::from(spec.start_s));
+                let times = PartTimes { start, grace: Patience::with(&record.handle).grace };
                 let mut part = Part::new(times);
                 let _nothing_to_do = part.handle(clock::now(), Input::Launched);
                 self.show(&id, &part);
@@ -358,6 +361,8 @@ impl Parts {
         resolved: Resolved,
     ) -> Result<PartRecord, LaunchError> {
         let inner = &self.inner;
+        let launcher = inner.launchers.of_kind(resolved.launcher)?;
+        let is_on_cluster = resolved.launcher == LauncherKind::Slurm;
         let detach_s = resolved.detach_s;
         let is_attached_to = resolved.run == ResolvedRun::Attached;
         let work_dir = self.prepare(id, spec).await?;
@@ -398,6 +403,7 @@ impl Parts {
             door: (detach_s > 0).then(|| inner.door_file.clone()),
             run: spec.run,
             work,
+            is_on_cluster,
         };
         let bootstrap = JobBootstrap::new(&inner.own, &issued, birth).to_bytes()?;
         let pin = issued.hash();
@@ -417,8 +423,9 @@ impl Parts {
             output: Output::Kept,
             limits: cellbus_launch::ProgramLimits::default(),
             lifetime: if detach_s > 0 { Lifetime::Detached } else { Lifetime::Bound },
+            resources: spec.resources.clone(),
         };
-        let handle = match inner.launcher.launch(order).await {
+        let handle = match launcher.launch(order).await {
             Ok(handle) => handle,
             Err(error) => {
                 inner.door.pins.remove(&pin);
@@ -429,7 +436,7 @@ impl Parts {
         let record = PartRecord::new(id, spec.run, name, at, pin, detach_s, is_attached_to);
         if let Err(error) = inner.records.write(&record) {
             inner.door.pins.remove(&pin);
-            if let Err(error) = inner.launcher.reap(&handle).await {
+            if let Err(error) = launcher.reap(&handle).await {
                 tracing::warn!(id = %record.id, %error, "a job cell is not gone");
             }
             return Err(LaunchError::Record(error));
@@ -464,7 +471,8 @@ impl Parts {
             entry.end.get_or_insert(lost);
         }
         self.change();
-        if let Err(error) = self.inner.launcher.signal(&handle, Signal::Kill).await {
+        let launcher = self.inner.launchers.of_handle(&handle);
+        if let Err(error) = launcher.signal(&handle, Signal::Kill).await {
             tracing::warn!(%id, %error, "the process of a job cell may go on");
         }
     }
@@ -479,11 +487,10 @@ impl Parts {
     ) {
         /// The longest look at a process without news.
         const LOOK: Duration = Duration::from_secs(60);
-        /// What it printed last may take so long to be read.
-        const LAST_WORDS: Duration = Duration::from_secs(2);
         let Watched { record, is_adopted } = watched;
         let (id, name, handle) = (record.id.clone(), record.name.clone(), record.handle.clone());
-        let launcher = Arc::clone(&self.inner.launcher);
+        let last_words = Patience::with(&handle).last_words;
+        let launcher = Arc::clone(self.inner.launchers.of_handle(&handle));
         let log = child_log::relay(Arc::clone(&launcher), handle.clone(), id.job.clone());
         let log = tokio::spawn(log);
         let printed = tokio::spawn(self.clone().tell_output(id.clone(), handle.clone()));
@@ -525,7 +532,7 @@ impl Parts {
                             exit = self.last_word(&record);
                         }
                         // Nothing that it started is left when its end is told.
-                        let _ = tokio::time::timeout(LAST_WORDS, launcher.signal(&handle, Signal::Kill)).await;
+                        let _ = tokio::time::timeout(last_words, launcher.signal(&handle, Signal::Kill)).await;
                         part.handle(clock::now(), Input::Exited(exit))
                     } else {
                         None
@@ -549,7 +556,7 @@ impl Parts {
             let _ = printed.await;
             let _ = log.await;
         };
-        let _ = tokio::time::timeout(LAST_WORDS, words).await;
+        let _ = tokio::time::timeout(last_words, words).await;
         match launcher.reap(&handle).await {
             Ok(_) => {}
             Err(HandleError::Unknown(_)) if is_adopted => {}
@@ -574,7 +581,7 @@ impl Parts {
 
     async fn tell_output(self, id: JobId, handle: Handle) {
         let sink = self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let launcher = Arc::clone(&self.inner.launcher);
+        let launcher = Arc::clone(self.inner.launchers.of_handle(&handle));
         child_log::output(launcher, handle, |lines| {
             let told = sink.as_ref().map(|sink| sink(id.clone(), lines));
             async move {

@@ -49,6 +49,9 @@ pub const CELL_VARIABLE: &str = "CELLBUS_CELL";
 /// File in which a job cell that may outlive its launcher says with which code it ends, as text.
 pub(super) const LAST_WORD: &str = "exit";
 
+/// Without a parent for so long, a job cell on a cluster ends: a cell that dies cannot end what runs on another machine.
+const LOST_ON_CLUSTER: Duration = Duration::from_secs(60);
+
 /// Between two looks at whether the parent is there.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -105,6 +108,13 @@ impl JobCellError {
         };
         u8::try_from(code).unwrap_or(1)
     }
+}
+
+/// What a scheduler has told this process of its place.
+pub(crate) fn environment_of_scheduler() -> impl Iterator<Item = (OsString, OsString)> {
+    cellbus_launch::FROM_SCHEDULER
+        .into_iter()
+        .filter_map(|name| std::env::var_os(name).map(|value| (name.into(), value)))
 }
 
 /// The part of this process's environment that a job cell gets.
@@ -164,7 +174,11 @@ async fn live(bootstrap: &JobBootstrap) -> Result<(), JobCellError> {
         // From here on its parent has it in its records, and will know it when it comes back.
         rustix::process::set_parent_process_death_signal(None).map_err(io::Error::from)?;
     }
-    let limit = Duration::from_secs(u64::from(bootstrap.detach_s));
+    let limit = if bootstrap.is_on_cluster() {
+        LOST_ON_CLUSTER
+    } else {
+        Duration::from_secs(u64::from(bootstrap.detach_s))
+    };
     let is_forsaken = std::cell::Cell::new(false);
     let stop = async {
         tokio::select! {
@@ -213,7 +227,8 @@ fn follow_launcher(bootstrap: &JobBootstrap) -> Result<(), JobCellError> {
         .map_err(io::Error::from)?;
     let parent = rustix::process::getppid().map(rustix::process::Pid::as_raw_nonzero);
     let launched_by = parent.and_then(|pid| u32::try_from(pid.get()).ok());
-    if launched_by != Some(bootstrap.launcher) {
+    // Of a step on another machine nothing is known here but that it is the parent of this process.
+    if !bootstrap.is_on_cluster() && launched_by != Some(bootstrap.launcher) {
         return Err(JobCellError::Bootstrap("whoever launched this process is gone"));
     }
     Ok(())
@@ -239,6 +254,12 @@ fn start(bootstrap: &JobBootstrap) -> Result<RunningCell, JobCellError> {
     let directory: Arc<Directory> = Arc::new(bootstrap.cells.iter().cloned().collect());
     let transport = QuicTransport::new(QuicSettings::default())?;
     let any = match bootstrap.address {
+        SocketAddr::V4(at) if !at.ip().is_loopback() => {
+            SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, 0))
+        }
+        SocketAddr::V6(at) if !at.ip().is_loopback() => {
+            SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0))
+        }
         SocketAddr::V4(_) => SocketAddr::from(([127, 0, 0, 1], 0)),
         SocketAddr::V6(_) => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0)),
     };

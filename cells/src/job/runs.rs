@@ -13,7 +13,7 @@ use cellbus_proto::{
     identity::CellKind,
     job::{
         End, JobId, JobState, LogBatch, LogLine, Manifest, Outcome, PartSpec, Reported, RunId,
-        Step, Table, TableAnswer, TableRow, Wanted, Whole, WholeTimes, Why, reconcile, resolve,
+        Step, Table, TableAnswer, TableRow, Wanted, Whole, WholeTimes, Why, reconcile,
     },
     name::{Fqcn, Segment},
     topology::{Topology, job_file::JobFile},
@@ -354,8 +354,8 @@ impl Runs {
             plan.sites.iter().map(|site| (site, &plan.site)).chain([(&own, &plan.server)])
         {
             let spec = self.spec(&id, &plan, part, run)?;
-            let end = topology.end_of(cell.base());
-            resolve(&topology.programs, end, part.program.as_str(), &spec)
+            topology
+                .resolve(cell.base(), part.program.as_str(), &spec)
                 .map_err(|source| SubmitError::Refused { cell: cell.clone(), source })?;
         }
         let report = {
@@ -422,6 +422,7 @@ impl Runs {
             arguments: part.arguments.clone(),
             environment: part.environment.clone(),
             memory_mib: part.memory_mib,
+            resources: part.resources.clone(),
             start_s: plan.budget.start_s,
             idle_s: plan.budget.idle_s,
             detach_s: part.detach_s,

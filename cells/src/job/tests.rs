@@ -130,6 +130,7 @@ fn spec(attempt: u32) -> PartSpec {
         memory_mib: None,
         detach_s: 0,
         run: RunId::from_random([7; 16]),
+        resources: cellbus_proto::job::SlurmRequest::default(),
         start_s: 20,
         idle_s: 0,
         files: Manifest::default(),
@@ -144,6 +145,7 @@ fn plan(job: &Segment, program: &str) -> Plan {
         environment: BTreeMap::new(),
         memory_mib: None,
         detach_s: 0,
+        resources: cellbus_proto::job::SlurmRequest::default(),
         has_files: false,
         payload: Vec::new().into(),
     };

@@ -7,6 +7,7 @@ use cellbus_launch::{
     Signal,
 };
 use cellbus_proto::{
+    job::SlurmRequest,
     local::Bootstrap,
     name::{Fqcn, Segment},
 };
@@ -20,7 +21,7 @@ use zeroize::Zeroizing;
 use super::{ProgramError, topics};
 use crate::job::{
     JobBootstrap,
-    process::{CELL_VARIABLE, RUN_VARIABLE, allowed_environment},
+    process::{CELL_VARIABLE, RUN_VARIABLE, allowed_environment, environment_of_scheduler},
 };
 
 /// The argument that makes this binary a trainer. Nobody types it.
@@ -67,10 +68,15 @@ pub(super) async fn run(
 ) -> Result<(), ProgramError> {
     let bus = cell.bus();
     topics::serve(&bus, bootstrap, command.parameters.clone()).await?;
+    // A socket is of one machine: on a node it has a place of its own, not in what the node shares with the cell.
+    let on_node =
+        bootstrap.is_on_cluster().then(|| tempfile::Builder::new().prefix("cb-").tempdir());
+    let on_node = on_node.transpose()?;
+    let socket_dir = on_node.as_ref().map_or(&*bootstrap.socket_dir, tempfile::TempDir::path);
     // The directory is this job's own; what a killed predecessor left there is nobody's.
-    let _ = std::fs::remove_file(bootstrap.socket_dir.join(SOCKET));
-    create_private_dir(&bootstrap.socket_dir)?;
-    let socket = LocalSocket::bind(&bootstrap.socket_dir, SOCKET)?;
+    let _ = std::fs::remove_file(socket_dir.join(SOCKET));
+    create_private_dir(socket_dir)?;
+    let socket = LocalSocket::bind(socket_dir, SOCKET)?;
     let secret = LaunchSecret::generate()?;
     let path = socket
         .path()
@@ -129,15 +135,21 @@ fn order(bootstrap: &JobBootstrap, command: Command, born_with: Zeroizing<Vec<u8
         ("CELLBUS_SITES", text(&cells.join(","))),
     ];
     let told = told.map(|(name, value)| (OsString::from(name), value));
+    let of_place = bootstrap.is_on_cluster().then(environment_of_scheduler);
     Order {
         label: bootstrap.name.to_string(),
         argv: command.argv,
-        environment: allowed_environment().chain(command.environment).chain(told).collect(),
+        environment: allowed_environment()
+            .chain(command.environment)
+            .chain(of_place.into_iter().flatten())
+            .chain(told)
+            .collect(),
         dir: bootstrap.work_dir.clone(),
         bootstrap: born_with,
         output: command.output,
         limits: command.limits,
         lifetime: Lifetime::Bound,
+        resources: SlurmRequest::default(),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{PartSpec, Value};
+use super::{PartSpec, SlurmRefusal, Value};
 use crate::{
     name::Segment,
     policy::{End, Pattern},
@@ -61,6 +61,8 @@ pub enum LauncherKind {
     /// As a process of the machine that the cell runs on.
     #[default]
     Process,
+    /// As a batch job of the Slurm cluster that the cell uses.
+    Slurm,
 }
 
 /// What a parameter takes.
@@ -167,6 +169,15 @@ pub enum Refusal {
     /// The job brings files, and may not.
     #[error("program `{0}` takes no files of a job here (custom_code)")]
     Files(Segment),
+    /// The job asks a scheduler for something, and none runs the program.
+    #[error("program `{0}` runs without a scheduler here, and takes no `resources`")]
+    NoScheduler(String),
+    /// The program is for a cluster, and the cell uses none.
+    #[error("this cell uses no cluster")]
+    NoCluster,
+    /// The job asks the scheduler for what the cell does not let it ask for.
+    #[error("resources: {0}")]
+    Resources(#[from] SlurmRefusal),
     /// The job wants more than the program may use.
     #[error("program `{program}` may use {limit} MiB of memory here, the job wants {wanted}")]
     Memory {
@@ -194,6 +205,20 @@ pub enum Refusal {
         /// What the job wants.
         wanted: u32,
     },
+}
+
+impl LauncherKind {
+    /// Every launcher.
+    pub const ALL: [Self; 2] = [Self::Process, Self::Slurm];
+
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Slurm => "slurm",
+        }
+    }
 }
 
 impl ParameterKind {
@@ -332,7 +357,7 @@ mod tests {
     use crate::{
         codec::{Octets, body::Blob},
         identity::CellKind,
-        job::{FileEntry, Manifest},
+        job::{FileEntry, Manifest, SlurmRequest},
     };
 
     fn offered() -> Vec<ProgramSpec> {
@@ -379,6 +404,7 @@ mod tests {
             memory_mib: None,
             detach_s: 0,
             run: crate::job::RunId::from_random([7; 16]),
+            resources: SlurmRequest::default(),
             start_s: 10,
             idle_s: 0,
             files: Manifest::default(),

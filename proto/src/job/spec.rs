@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{End, JobId, JobState, RunId, Value};
+use super::{End, JobId, JobState, RunId, SlurmRequest, Value};
 use crate::{
     codec::{Octets, body::Blob},
     name::{Fqcn, Segment},
@@ -37,6 +37,8 @@ pub struct PartSpec {
     pub environment: BTreeMap<String, String>,
     /// MiB of memory that the program may use at most, where the job wants less than the program's limit.
     pub memory_mib: Option<u64>,
+    /// What the job asks of the scheduler that runs the program, where one does.
+    pub resources: SlurmRequest,
     /// Seconds until the part must be there.
     pub start_s: u32,
     /// Seconds without any message of the program after which it is ended; 0 for never.

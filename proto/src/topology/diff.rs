@@ -114,6 +114,8 @@ pub enum Change {
         /// Whether it was added, removed or is another one.
         how: &'static str,
     },
+    /// The clusters that cells give programs to are others, or are used otherwise.
+    ClustersChanged,
     /// A limit has another value.
     LimitChanged {
         /// The key; figures are in its unit.
@@ -160,6 +162,9 @@ pub fn diff(old: &Topology, new: &Topology) -> Vec<Change> {
         changes.push(Change::LimitChanged { key: "tap_payload", from, to });
     }
     diff_programs(old, new, &mut changes);
+    if old.clusters != new.clusters {
+        changes.push(Change::ClustersChanged);
+    }
     if old.metrics != new.metrics {
         changes.push(Change::MetricsChanged { from: old.metrics, to: new.metrics });
     }
@@ -263,6 +268,7 @@ impl Change {
             | Self::SealChanged { .. }
             | Self::MetricsChanged { .. }
             | Self::ProgramChanged { .. }
+            | Self::ClustersChanged
             | Self::LimitChanged { .. } => None,
         }
     }
@@ -291,6 +297,7 @@ impl Change {
             | Self::OrgChanged { .. }
             | Self::MetricsChanged { .. }
             | Self::ProgramChanged { .. }
+            | Self::ClustersChanged
             | Self::LimitChanged { .. } => false,
         }
     }
@@ -332,6 +339,7 @@ impl fmt::Display for Change {
                 write!(f, "metrics: listen {from} -> {to}")
             }
             Self::ProgramChanged { program, how } => write!(f, "program {program}: {how}"),
+            Self::ClustersChanged => f.write_str("slurm: changed"),
             Self::LimitChanged { key, from, to } => write!(f, "{key}: {from} -> {to}"),
         }
     }

@@ -10,14 +10,16 @@ use serde::{Deserialize, Deserializer, de};
 use toml::{Spanned, de::DeTable};
 
 use super::{
-    TEXT_MAX_BYTES, draft,
+    TEXT_MAX_BYTES,
+    clusters::{self, RawResources},
+    draft,
     parse::{self, Table},
     problem::{Code, Problem, Problems},
     raw::keys_of,
     wording::quoted,
 };
 use crate::{
-    job::{Value, is_word},
+    job::{SlurmRequest, Value, is_word},
     name::Segment,
     policy::Pattern,
 };
@@ -52,6 +54,8 @@ pub struct JobPart {
     pub memory_mib: Option<u64>,
     /// Seconds that it goes on while its cell is away; 0 where it ends with its cell, as at the server.
     pub detach_s: u32,
+    /// What is asked of the scheduler that runs the program, where one does.
+    pub resources: SlurmRequest,
     /// Whether the files of the job go there.
     pub has_files: bool,
 }
@@ -127,6 +131,9 @@ pub(super) struct RawServerPart {
     /// MiB of memory that it may use at most.
     #[schemars(with = "Option<u64>", range(min = 1))]
     pub memory_mib: Option<Spanned<u64>>,
+    /// What is asked of the scheduler that runs the program, where one does.
+    #[schemars(with = "Option<RawResources>")]
+    pub resources: Option<Spanned<RawResources>>,
     /// Whether the files of the job go there; they do, where there are any.
     #[schemars(with = "Option<bool>")]
     pub files: Option<Spanned<bool>>,
@@ -155,6 +162,9 @@ pub(super) struct RawSitePart {
     /// Seconds that programs at sites go on while their cell is away; without it, they end with it.
     #[schemars(with = "Option<u32>", range(min = 1, max = 86400))]
     pub detach_s: Option<Spanned<u64>>,
+    /// What is asked of the scheduler that runs the program, where one does.
+    #[schemars(with = "Option<RawResources>")]
+    pub resources: Option<Spanned<RawResources>>,
     /// Whether the files of the job go there; they do, where there are any.
     #[schemars(with = "Option<bool>")]
     pub files: Option<Spanned<bool>>,
@@ -278,6 +288,7 @@ struct PartOf<'a> {
     arguments: Option<&'a Spanned<BTreeMap<String, Spanned<RawValue>>>>,
     environment: Option<&'a Spanned<BTreeMap<String, Spanned<String>>>>,
     memory_mib: Option<&'a Spanned<u64>>,
+    resources: Option<&'a Spanned<RawResources>>,
     files: Option<&'a Spanned<bool>>,
 }
 
@@ -291,6 +302,7 @@ macro_rules! part_of {
             arguments: $table.raw.arguments.as_ref(),
             environment: $table.raw.environment.as_ref(),
             memory_mib: $table.raw.memory_mib.as_ref(),
+            resources: $table.raw.resources.as_ref(),
             files: $table.raw.files.as_ref(),
         }
     };
@@ -445,7 +457,9 @@ fn part(part: &PartOf<'_>, has_files: bool, problems: &mut Problems) -> Option<J
         );
     }
     is_good.then_some(())?;
+    let resources = part.resources.map(|raw| clusters::resources(raw.get_ref(), problems));
     Some(JobPart {
+        resources: resources.unwrap_or_else(|| Some(SlurmRequest::default()))?,
         program: program?,
         arguments,
         environment,

@@ -9,6 +9,7 @@ use toml::{
 };
 
 use super::{
+    clusters::RawCluster,
     limits::RawLimits,
     metrics::RawMetrics,
     problem::{Code, Problem, Problems},
@@ -41,6 +42,7 @@ pub(super) struct Tables {
     pub channels: Vec<Table<RawChannel>>,
     pub policy_tests: Vec<Table<RawPolicyTest>>,
     pub programs: Vec<Table<RawProgram>>,
+    pub clusters: Vec<Table<RawCluster>>,
     pub limits: Option<Table<RawLimits>>,
     pub metrics: Option<Table<RawMetrics>>,
     pub trust: Option<Table<RawTrust>>,
@@ -104,6 +106,9 @@ impl Tables {
                 }
                 "program" => {
                     tables.programs = tables.read_list("program", "[[program]]", value, problems);
+                }
+                "slurm" => {
+                    tables.clusters = tables.read_list("slurm", "[[slurm]]", value, problems);
                 }
                 "allow" => tables.read_rules(Effect::Allow, value, problems),
                 "deny" => tables.read_rules(Effect::Deny, value, problems),
@@ -223,19 +228,72 @@ where
             Err(error) => error,
         };
         let at = error.span().unwrap_or_else(|| span.clone());
-        let culprit = kept.iter().find(|(_, value)| {
-            let value = value.span();
-            value.start <= at.start && at.end <= value.end
-        });
+        let culprit = kept.iter().find(|(_, value)| holds(value, &at));
         let Some((key, value)) = culprit.map(|(key, value)| (key.clone(), value.clone())) else {
             let message = format!("{place} cannot be read: {}", error.message());
             problems.add(Problem::new(Code::WrongType, at, message, "here"));
             return Table { span, raw: T::default(), broken };
         };
-        problems.add(wrong_type(key.get_ref(), &value, &error, at));
+        problems.add(match innermost(key.get_ref(), &value, &at) {
+            Innermost::Value(key, value) => wrong_type(key, value, &error, at),
+            Innermost::Key(key, table) => unknown_inside(key, table, &error, at),
+        });
         kept.remove(key.get_ref().as_ref());
         broken.insert(key.into_inner().into_owned());
     }
+}
+
+/// Whether a place of the text is one of `value`. That of a table with a header of its own is its header alone.
+fn holds(value: &Spanned<DeValue<'_>>, at: &Range<usize>) -> bool {
+    let is_in = |span: Range<usize>| span.start <= at.start && at.end <= span.end;
+    is_in(value.span())
+        || match value.get_ref() {
+            DeValue::Table(table) => {
+                table.iter().any(|(key, value)| is_in(key.span()) || holds(value, at))
+            }
+            DeValue::Array(list) => list.iter().any(|value| holds(value, at)),
+            DeValue::String(_)
+            | DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_) => false,
+        }
+}
+
+/// What an error within a value is about.
+enum Innermost<'a, 'i> {
+    /// A value, under this key.
+    Value(&'a str, &'a Spanned<DeValue<'i>>),
+    /// A key, of the table under that other one.
+    Key(&'a str, &'a str),
+}
+
+/// What the place `at` within `value` is about: the value itself, or what stands in its tables.
+fn innermost<'a, 'i>(
+    key: &'a str,
+    value: &'a Spanned<DeValue<'i>>,
+    at: &Range<usize>,
+) -> Innermost<'a, 'i> {
+    let DeValue::Table(table) = value.get_ref() else { return Innermost::Value(key, value) };
+    for (inner, below) in table.iter() {
+        if holds(below, at) {
+            return innermost(inner.get_ref(), below, at);
+        }
+        if inner.span().start <= at.start && at.end <= inner.span().end {
+            return Innermost::Key(inner.get_ref(), key);
+        }
+    }
+    Innermost::Value(key, value)
+}
+
+fn unknown_inside(key: &str, table: &str, error: &Error, at: Range<usize>) -> Problem {
+    let message = format!("unknown key {} in `{table}`", quoted(key));
+    let problem = Problem::new(Code::UnknownKey, at, message, "no such key here");
+    let known = error.message().rsplit_once("expected one of ").map(|(_, known)| known);
+    problem.help(match known {
+        Some(known) => format!("keys in `{table}` are {known}"),
+        None => "leave it out".to_owned(),
+    })
 }
 
 fn wrong_type(key: &str, value: &Spanned<DeValue<'_>>, error: &Error, at: Range<usize>) -> Problem {

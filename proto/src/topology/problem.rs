@@ -110,6 +110,9 @@ codes! {
     BadVariable = "CBT083", Error, "A variable that no job may set, or a text that names none.";
     RepeatedProgram = "CBT084", Error, "Two programs of one name at one cell.";
     CodeWithoutConsent = "CBT085", Error, "A program from the files of a job, where jobs bring no files.";
+    RepeatedCluster = "CBT086", Error, "A cell is to use two clusters.";
+    NoCluster = "CBT087", Error, "A program for a cluster at a cell that uses none.";
+    BadResource = "CBT088", Error, "Something that no cluster can be asked for.";
     More = "CBT099", Error, "There are more problems than are shown.";
     ReservedWord = "CBT100", Error, "A name that file systems or kits use for something else.";
     NoProjectAdmin = "CBT101", Error, "No admin of the project file is the project admin.";
@@ -147,6 +150,7 @@ impl Code {
                 | Self::BadArgument
                 | Self::BadParameter
                 | Self::BadVariable
+                | Self::BadResource
         )
     }
 }

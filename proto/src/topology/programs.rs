@@ -44,7 +44,7 @@ pub struct RawProgram {
     #[schemars(with = "Option<u32>", range(min = 1, max = 86400))]
     pub detach_s: Option<Spanned<u64>>,
     /// How it is started.
-    #[schemars(with = "Option<String>", extend("enum" = ["process"], "default" = "process"))]
+    #[schemars(with = "Option<String>", extend("enum" = ["process", "slurm"], "default" = "process"))]
     pub launcher: Option<Spanned<String>>,
     /// The values that a job may give it, and of which kind they are.
     #[schemars(with = "Option<BTreeMap<String, FileParameter>>")]
@@ -285,15 +285,16 @@ fn forbidden(name: &str) -> Option<(&'static str, &'static str)> {
 }
 
 fn launcher(raw: &RawProgram, problems: &mut Problems) -> Option<LauncherKind> {
-    match raw.launcher.as_ref().map(|launcher| (launcher, launcher.get_ref().as_str())) {
-        None | Some((_, "process")) => Some(LauncherKind::Process),
-        Some((launcher, text)) => {
-            let message = format!("{} is no launcher", quoted(text));
-            let problem = Problem::new(Code::BadChoice, launcher.span(), message, "not a launcher");
-            problems.add(problem.help("launchers are `process`"));
-            None
-        }
+    let Some(launcher) = &raw.launcher else { return Some(LauncherKind::default()) };
+    let text = launcher.get_ref();
+    let found = LauncherKind::ALL.into_iter().find(|kind| kind.as_str() == text);
+    if found.is_none() {
+        let message = format!("{} is no launcher", quoted(text));
+        let problem = Problem::new(Code::BadChoice, launcher.span(), message, "not a launcher");
+        let words = LauncherKind::ALL.map(LauncherKind::as_str);
+        problems.add(problem.help(format!("launchers are {}", listed(words))));
     }
+    found
 }
 
 fn run(

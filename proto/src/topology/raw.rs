@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, de::value::Error, forward_to_deserialize_
 use toml::Spanned;
 
 use super::{
-    job_file::RawJobFile, limits::RawLimits, metrics::RawMetrics, programs::RawProgram,
-    trust::RawTrust,
+    clusters::RawCluster, job_file::RawJobFile, limits::RawLimits, metrics::RawMetrics,
+    programs::RawProgram, trust::RawTrust,
 };
 
 /// The cells of a project, who may say what to whom, and the limits that hold.
@@ -37,6 +37,9 @@ pub(super) struct RawTopology {
     /// What jobs may run, and where.
     #[serde(default)]
     pub program: Vec<RawProgram>,
+    /// The Slurm clusters that cells give programs to.
+    #[serde(default)]
+    pub slurm: Vec<RawCluster>,
     /// Every limit, window and timer; what is left out has its default.
     #[serde(default)]
     pub limits: RawLimits,
@@ -286,6 +289,7 @@ mod tests {
                 "channel",
                 "policy_test",
                 "program",
+                "slurm",
                 "limits",
                 "metrics",
                 "trust"

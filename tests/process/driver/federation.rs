@@ -17,6 +17,8 @@ pub struct Federation {
     pub place: Place,
     file: PathBuf,
     running: BTreeMap<&'static str, Running>,
+    /// Words that say how much cells log.
+    pub log: &'static [&'static str],
     kept: Vec<Running>,
     occupied: Vec<UdpSocket>,
 }
@@ -83,7 +85,7 @@ topics = ["report"]
         let place = Place::new();
         let file = place.write("study.toml", text);
         let (running, kept, occupied) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { place, file, running, kept, occupied }
+        Self { place, file, running, log: &["-v"], kept, occupied }
     }
 
     /// All cells, started at once and registered.
@@ -101,7 +103,8 @@ topics = ["report"]
         Self::of_text(&Self::topology("127.0.0.1:0", "127.0.0.1:0", "")).started()
     }
 
-    fn started(mut self) -> Self {
+    /// All cells, started at once and registered.
+    pub fn started(mut self) -> Self {
         for cell in Self::CELLS {
             self.start(cell);
         }
@@ -120,8 +123,8 @@ topics = ["report"]
     pub fn start(&mut self, cell: &'static str) {
         let state = self.place.state();
         let state = state.to_str().expect("temporary paths are text");
-        let arguments = ["up", self.file(), "--only", cell, "--state", state, "-o", "jsonl", "-v"];
-        let running = self.place.start(&arguments);
+        let arguments = ["up", self.file(), "--only", cell, "--state", state, "-o", "jsonl"];
+        let running = self.place.start(&[&arguments, self.log].concat());
         self.running.insert(cell, running);
     }
 

@@ -29,6 +29,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
             "cellbus-cells",
             "cellbus-kits",
             "cellbus-launch",
+            "cellbus-slurm",
             "cellbus-bench",
             "cellbus-otel",
         ],

@@ -1,4 +1,4 @@
-//! How fast the local socket is, beside plain ping-pong over a Unix socket; and what a large attachment costs.
+//! How fast the local socket is, beside plain ping-pong over a Unix socket; and what a large attachment and jobs cost.
 //!
 //! Job code and cell have a thread and a runtime each, in this process. The plain peer sends and reads frames of the
 //! same lengths, with the same prefix, and knows nothing of their content. Both are measured in turns.
@@ -22,7 +22,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 mod attachment;
+pub mod jobs;
 mod plain;
+
+use self::jobs::JobFigures;
 
 /// The cell that answers.
 const CELL: &str = "site-1.job-1";
@@ -40,6 +43,10 @@ pub struct LocalOptions {
     pub payload: usize,
     /// Bytes that are attached.
     pub attachment: u64,
+    /// Jobs of which the time to the first task is taken.
+    pub launches: u32,
+    /// Jobs after which it is counted what they have left.
+    pub jobs: u32,
 }
 
 /// What was found.
@@ -53,6 +60,8 @@ pub struct LocalReport {
     pub ratio: f64,
     /// One for each round.
     pub attachments: Vec<Attached>,
+    /// What jobs have cost.
+    pub jobs: JobFigures,
 }
 
 /// Round trips in a second, one after the other.
@@ -93,6 +102,12 @@ pub enum LocalError {
     /// A request was not answered.
     #[error("a request has failed")]
     Request(#[from] RequestError),
+    /// A program of a job could not be reached.
+    #[error(transparent)]
+    Handle(#[from] HandleError),
+    /// A job did not do what it is for.
+    #[error("jobs: {0}")]
+    Job(String),
     /// The cell did not keep to the protocol.
     #[error("the cell answered otherwise than it should")]
     Protocol,
@@ -120,7 +135,8 @@ pub fn run(options: &LocalOptions) -> Result<LocalReport, LocalError> {
     let mut ratios: Vec<f64> = rounds.iter().map(|round| round.cellbus / round.plain).collect();
     ratios.sort_by(f64::total_cmp);
     let ratio = ratios.get(ratios.len() / 2).copied().unwrap_or(0.0);
-    Ok(LocalReport { payload: options.payload, rounds, ratio, attachments })
+    let jobs = jobs::measure(options.launches, options.jobs)?;
+    Ok(LocalReport { payload: options.payload, rounds, ratio, attachments, jobs })
 }
 
 /// Round trips of job code with its cell, in a second.

@@ -161,11 +161,26 @@ pub enum Command {
     /// Runs as the measured process that standard input describes
     #[command(name = bench::SIDE, hide = true)]
     BenchSide,
+    /// Runs as a program of the jobs that `bench local` measures
+    #[command(name = cellbus_bench::local::jobs::VERB, hide = true)]
+    BenchJob {
+        /// What it does.
+        #[arg(value_parser = bench::role)]
+        role: cellbus_bench::local::jobs::Role,
+    },
     /// Becomes a program that a cell launches
     #[command(name = cellbus_cells::LAUNCH_SHIM, hide = true)]
     #[command(disable_help_flag = true)]
     LaunchShim {
         /// What comes before it, and the program.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Runs a program of a job on a node of a cluster
+    #[command(name = cellbus_slurm::step::VERB, hide = true)]
+    #[command(disable_help_flag = true)]
+    SlurmStep {
+        /// The directory of the job.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },

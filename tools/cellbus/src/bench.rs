@@ -9,7 +9,10 @@ use std::{
 
 use cellbus_bench::{
     BenchError, BenchEvent, Options, Program,
-    local::{Attached, LocalOptions, LocalReport, LocalRound},
+    local::{
+        Attached, LocalOptions, LocalReport, LocalRound,
+        jobs::{Held, JobFigures, Role},
+    },
     measure::{Family, Measure},
     report::{Report, Spread, Summary},
     row::Row,
@@ -63,6 +66,14 @@ pub struct LocalArgs {
     #[arg(long, value_name = "MIB", default_value_t = 512)]
     #[arg(value_parser = clap::value_parser!(u32).range(2..=4096))]
     attachment: u32,
+    /// Jobs of which the time to their first task is taken
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    launches: u32,
+    /// Jobs that are started and ended, after which it is counted what they left
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    jobs: u32,
 }
 
 /// Arguments of every verb of `bench`.
@@ -103,6 +114,18 @@ pub enum Baseline {
     Raw,
 }
 
+/// Reads what a program of a measured job does.
+pub fn role(text: &str) -> Result<Role, String> {
+    Role::find(text).ok_or_else(|| "a program of a job `gives` or `takes`".to_owned())
+}
+
+/// Runs as a program of a measured job.
+pub fn run_job(role: Role) -> Outcome {
+    let said = crate::block_on(cellbus_bench::local::jobs::program(role));
+    let said = said.map_err(|error| Failure::new(CliCode::Unfinished, with_sources(&error)))?;
+    Ok(Success::new(&said, String::new()))
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok();
     let seconds = seconds.filter(|seconds| (0.02..=600.0).contains(seconds));
@@ -122,12 +145,14 @@ pub fn run(global: &Global, bench: &Bench) -> Outcome {
 }
 
 fn run_local(args: &LocalArgs) -> Outcome {
-    let LocalArgs { rounds, seconds, size, attachment } = *args;
+    let LocalArgs { rounds, seconds, size, attachment, launches, jobs } = *args;
     let options = LocalOptions {
         rounds,
         window: seconds,
         payload: size as usize,
         attachment: u64::from(attachment) << 20,
+        launches,
+        jobs,
     };
     let found = cellbus_bench::local::run(&options);
     let report = found.map_err(|error| Failure::new(CliCode::Unfinished, with_sources(&error)))?;
@@ -148,8 +173,22 @@ fn render_local(report: &LocalReport) -> String {
         let figures = [handed_over_ms, taken_ms, grown_mib].map(|figure| number(*figure));
         attached.row([&mib, &figures[0], &figures[1], &figures[2]]);
     }
-    let ratio = report.ratio;
-    format!("{}\n\n{}\n\nmedian ratio {ratio:.2}", rounds.render(), attached.render())
+    let JobFigures { jobs, seconds, before, after, first_task_median_ms, .. } = &report.jobs;
+    let mut held = Table::new(["JOBS", "DESCRIPTORS", "PROCESSES", "FILES", "BYTES"]);
+    let both = [("before".to_owned(), before), (format!("after {jobs}"), after)];
+    for (when, Held { descriptors, processes, files, bytes }) in both {
+        let figures = [descriptors, processes, files, bytes].map(u64::to_string);
+        held.row([&when, &figures[0], &figures[1], &figures[2], &figures[3]]);
+    }
+    let (ratio, first) = (report.ratio, number(*first_task_median_ms));
+    format!(
+        "{}\n\n{}\n\n{}\n\nmedian ratio {ratio:.2}\nfrom the start of a job to its first task: median {first} ms\n\
+         {jobs} jobs in {} s",
+        rounds.render(),
+        attached.render(),
+        held.render(),
+        number(*seconds)
+    )
 }
 
 fn run_family(global: &Global, family: Family, args: &BenchArgs) -> Outcome {

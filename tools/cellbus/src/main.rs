@@ -6,6 +6,7 @@ mod ask;
 mod bench;
 mod ca;
 mod cert;
+mod clusters;
 mod codes;
 mod config;
 mod demo;
@@ -59,6 +60,9 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|verb| verb == cellbus_cells::LAUNCH_SHIM) {
         return shim(arguments);
     }
+    if arguments.get(1).is_some_and(|verb| verb == cellbus_slurm::step::VERB) {
+        return cellbus_slurm::step::run(arguments.into_iter().skip(2));
+    }
     let format = args::format_of(&arguments);
     let is_process_of_a_job = arguments.last().is_some_and(|verb| {
         verb == cellbus_cells::job::process::VERB
@@ -108,9 +112,14 @@ fn run(cli: Cli) -> Outcome {
             let text = "a shim is started by a launcher and by nobody else";
             Err(Failure::new(CliCode::Usage, text))
         }
+        Command::SlurmStep { .. } => {
+            let text = "a step is started by the batch script of a cell and by nobody else";
+            Err(Failure::new(CliCode::Usage, text))
+        }
         Command::JobCell => job_cell(),
         Command::Bench(bench) => bench::run(&global, &bench),
         Command::BenchSide => process(cellbus_bench::side::run()),
+        Command::BenchJob { role } => bench::run_job(role),
         Command::Trainer => process(block_on(trainer())),
         Command::Status(look) => looks(format, &look, ask::status),
         Command::Cells(LookAt { target, watch }) => {

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::{
     args::{Global, Up},
+    clusters,
     codes::CliCode,
     files, kit,
     output::{Failure, Format, Outcome, Success, print_event, printable, say},
@@ -66,7 +67,8 @@ pub fn run(global: &Global, args: &Up) -> Outcome {
         };
         // Not resolved: where links lead may be what changes.
         let file = std::path::absolute(file).map_err(|error| input(&error))?;
-        let running = up::run(topology, &file, root, args.only.as_deref(), second, tell);
+        let running =
+            up::run(topology, &file, root, args.only.as_deref(), second, clusters::open(), tell);
         crate::on_actix(running).map_err(|error| failed(&error))?
     };
     finished(ended, &file.display().to_string())
@@ -89,6 +91,7 @@ fn run_kit(global: &Global, args: &Up, dir: &Path) -> Outcome {
         credentials: kit.startup(),
         rules: RulesSource::new(move || kit::load_again(&again.0, again.1.as_deref(), &state)),
         door: kit.door.map(|door| DoorSettings { listen: door.listen, address: door.address }),
+        clusters: clusters::open(),
     };
     let file = kit::topology_file(&dir);
     let tell = move |event: UpEvent| show(format, &event);

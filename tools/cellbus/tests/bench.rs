@@ -222,7 +222,7 @@ fn files_that_cannot_be_used_are_said_before_anything_is_measured() {
 #[test]
 fn the_local_socket_is_measured_beside_plain_ping_pong() {
     let place = place();
-    let line = "local --rounds 2 --seconds 0.05 --attachment 8";
+    let line = "local --rounds 2 --seconds 0.05 --attachment 8 --launches 2 --jobs 6";
     let output = bench(place.path(), line);
     let found = envelope(&output);
     assert_eq!(output.status.code(), Some(0), "{found}");
@@ -234,4 +234,12 @@ fn the_local_socket_is_measured_beside_plain_ping_pong() {
         assert_eq!(attached.bytes, 8 << 20);
         assert!(attached.handed_over_ms > 0.0 && attached.taken_ms > 0.0, "{attached:?}");
     }
+    // C8: what jobs have held is given back.
+    let jobs = found.jobs;
+    assert_eq!((jobs.first_task_ms.len(), jobs.jobs), (2, 6));
+    assert!(jobs.first_task_ms.iter().all(|time| *time > 0.0), "{jobs:?}");
+    assert_eq!((jobs.before.processes, jobs.after.processes), (0, 0), "{jobs:?}");
+    assert!(jobs.after.descriptors <= jobs.before.descriptors, "{jobs:?}");
+    assert!(jobs.after.files <= jobs.before.files, "{jobs:?}");
+    assert!(jobs.after.bytes <= jobs.before.bytes, "{jobs:?}");
 }

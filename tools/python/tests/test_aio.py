@@ -223,3 +223,66 @@ def test_closing_ends_handlers_and_says_goodbye(cell: FakeCell) -> None:
 
     run(main)
     assert cell.wait_for(0x1F)[0].fields == [None]
+
+
+def test_federated_averaging_beside_an_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np = pytest.importorskip("numpy")
+    monkeypatch.setenv("CELLBUS_SERVER_CELL", "server.job-7")
+    hub: dict[str, FakeCell] = {}
+    cells = [
+        FakeCell(tmp_path / str(index), name=name, hub=hub)
+        for index, name in enumerate(["server.job-7", "site-1.job-7", "site-2.job-7"])
+    ]
+
+    async def connect(cell: FakeCell) -> cellbus.aio.Bus:
+        monkeypatch.setenv("CELLBUS_BOOTSTRAP_FD", str(cell.bootstrap()))
+        return await cellbus.aio.connect()
+
+    async def train(bus: cellbus.aio.Bus, step: float) -> int:
+        count = 0
+        async for task in cellbus.aio.tasks(bus):
+            await task.progress(0.5, "half")
+            await task.submit({"w": task.tensors()["w"] + step}, weight=step)
+            count += 1
+        return count
+
+    async def main() -> None:
+        server, *sites = [await connect(cell) for cell in cells]
+        rounds: list[int] = []
+        ticks = 0
+
+        async def on_round(rounded: cellbus.Round, model: object) -> None:
+            assert asyncio.get_running_loop() is loop
+            rounds.append(rounded.number)
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0)
+                ticks += 1
+
+        loop = asyncio.get_running_loop()
+        ticking = loop.create_task(tick())
+        averaging = cellbus.aio.FedAvg({"w": np.zeros(2)}, rounds=3, sites=["site-1", "site-2"], on_round=on_round)
+        done = await asyncio.gather(averaging.run(server), train(sites[0], 1.0), train(sites[1], 3.0))
+        assert done[0]["w"].tolist() == [7.5, 7.5]
+        assert (done[1:], rounds, averaging.history[2].weight) == ([3, 3], [0, 1, 2], 4.0)
+        assert ticks > 0
+
+        # Being cancelled ends the work, and nobody is answered any more.
+        waiting = loop.create_task(
+            cellbus.aio.FedAvg({"w": np.zeros(2)}, rounds=1, sites=["site-1"]).run(server, farewell=0.0)
+        )
+        while ("task", "fetch") not in hub["server.job-7"].handlers:
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        ticking.cancel()
+        for bus in (server, *sites):
+            await bus.close()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    for cell in cells:
+        cell.close()
+        assert not cell.errors

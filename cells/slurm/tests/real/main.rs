@@ -5,6 +5,7 @@
 
 mod cases;
 mod cluster;
+mod daemons;
 mod worker;
 
 use std::{
@@ -80,7 +81,9 @@ fn test(arguments: Vec<String>) -> ExitCode {
         say(&format!("test {name} ... {outcome} after {} s", begun.elapsed().as_secs()));
         if ended.is_err() {
             failed.push(*name);
-            cluster.clear();
+            if let Err(error) = cluster.clear() {
+                say(&error);
+            }
         }
     }
     if failed.is_empty() {

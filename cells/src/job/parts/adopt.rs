@@ -7,7 +7,7 @@ use cellbus_proto::job::{End, Exit, JobState, Outcome, Part, PartTimes, Why};
 use cellbus_runtime::secret_file::read_secret_file;
 use tokio::sync::watch;
 
-use super::{Entry, GRACE, Parts, Watched, record::PartRecord};
+use super::{Entry, Parts, Patience, Watched, record::PartRecord};
 use crate::job::{
     files::remove_dir,
     process::{CELL_VARIABLE, LAST_WORD, RUN_VARIABLE},
@@ -54,7 +54,8 @@ impl Parts {
                 }
             }
             tracing::info!(cell = %self.inner.own.name, %id, detach_s, "a part of an earlier life of this cell");
-            let times = PartTimes { start: Duration::ZERO, grace: GRACE };
+            let times =
+                PartTimes { start: Duration::ZERO, grace: Patience::with(&record.handle).grace };
             let part = Part::adopted(times);
             let events = self.inner.running.bus().events();
             let handle = record.handle.clone();

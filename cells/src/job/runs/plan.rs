@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use cellbus_proto::{
-    job::Value,
+    job::{SlurmRequest, Value},
     name::{Fqcn, Segment},
     topology::job_file::{JobBudget, JobPart},
 };
@@ -83,6 +83,8 @@ pub struct PlanPart {
     pub memory_mib: Option<u64>,
     /// Seconds that it goes on while its cell is away; 0 where it ends with its cell.
     pub detach_s: u32,
+    /// What is asked of the scheduler that runs the program, where one does.
+    pub resources: SlurmRequest,
     /// Whether the files go there.
     pub has_files: bool,
     /// What a program of this binary is told.
@@ -91,8 +93,18 @@ pub struct PlanPart {
 
 impl From<JobPart> for PlanPart {
     fn from(part: JobPart) -> Self {
-        let JobPart { program, arguments, environment, memory_mib, detach_s, has_files } = part;
+        let JobPart { program, arguments, environment, memory_mib, .. } = part;
+        let JobPart { detach_s, resources, has_files, .. } = part;
         let payload = Bytes::new();
-        Self { program, arguments, environment, memory_mib, detach_s, has_files, payload }
+        Self {
+            program,
+            arguments,
+            environment,
+            memory_mib,
+            detach_s,
+            resources,
+            has_files,
+            payload,
+        }
     }
 }

@@ -131,3 +131,25 @@ fn how_long_a_site_may_be_away_has_limits_and_the_server_none() {
         assert!(with(server, site).is_err(), "{server}{site}");
     }
 }
+
+#[test]
+fn j_21_what_a_job_asks_of_a_scheduler_is_plain_words_and_numbers() {
+    let asks = |table: &str| format!("{GOOD}\n[site.resources]\n{table}\n");
+    let job = parse(&asks("partition = \"gpu\"\ncpus = 4\ngres = { gpu = 1 }")).unwrap();
+    assert_eq!(job.site.resources.partition.as_deref(), Some("gpu"));
+    assert_eq!((job.site.resources.cpus, job.site.resources.gres["gpu"]), (Some(4), 1));
+    assert_eq!(job.server.resources, SlurmRequest::default());
+    for (table, code) in [
+        ("partition = \"x --uid=0\"", Code::BadResource),
+        ("cpus = 0", Code::BadResource),
+        ("gres = { \"gpu,shard\" = 1 }", Code::BadResource),
+        ("cpus = \"4\"", Code::WrongType),
+        ("nodes = 4", Code::UnknownKey),
+    ] {
+        let text = asks(table);
+        let problems = parse(&text).expect_err(table);
+        let [problem] = &problems[..] else { panic!("{table}: {problems:#?}") };
+        assert_eq!(problem.code, code, "{table}: {problem:#?}");
+        assert!(problem.span.start > GOOD.len(), "{table}: {problem:#?}");
+    }
+}

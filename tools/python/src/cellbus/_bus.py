@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -12,12 +11,13 @@ from types import TracebackType
 from typing import Any, Literal, cast, overload
 
 from cellbus import _around, _asking, _bootstrap
+from cellbus._about import About, parameters_of
 from cellbus._asking import Asked, HandleRefused, Handlers, find_handler
-from cellbus._core import Call, Incoming, Limits
+from cellbus._core import Call, Core, Incoming
 from cellbus._engine import Engine
 from cellbus._message import Handler, Message, Pending, Pool
 from cellbus._transfers import Transfers
-from cellbus.errors import CellbusError, RefusedError
+from cellbus.errors import RefusedError
 from cellbus.message import Event, EventKind, Flags, Options, Outcome, Part, Reply
 from cellbus.payload import Payload
 from cellbus.status import Status
@@ -43,7 +43,7 @@ class Serving(AbstractContextManager["Serving"]):
         self.close()
 
 
-class Bus(AbstractContextManager["Bus"]):
+class Bus(About, AbstractContextManager["Bus"]):
     """What a process can say through its cell, and hear. All threads may use it.
 
     Operations that wait raise `RefusedError` where the work was certainly not done, `UnknownError` where nobody
@@ -58,41 +58,8 @@ class Bus(AbstractContextManager["Bus"]):
         self._serving = threading.Lock()
         engine.on_message = self._dispatch
 
-    @property
-    def cell(self) -> str:
-        """The full name of the own cell, such as `site-1.job-7`."""
-        return self._engine.core.cell
-
-    @property
-    def job(self) -> str | None:
-        """The job of the own cell."""
-        return self._engine.core.job
-
-    @property
-    def attempt(self) -> int | None:
-        """Which attempt of the job this is, from 1."""
-        return self._engine.core.attempt
-
-    @property
-    def role(self) -> str | None:
-        """What the launcher calls this process."""
-        return self._engine.core.role
-
-    @property
-    def site(self) -> str:
-        """The name of the site: the cell's without the job."""
-        cell, job = self.cell, self.job
-        return cell.removesuffix(f".{job}") if job else cell
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the connection has not ended, as far as is known."""
-        return self._engine.core.failure is None
-
-    @property
-    def limits(self) -> Limits:
-        """What this connection may have: a named tuple, in bytes, counts and milliseconds."""
-        return self._engine.core.limits
+    def _known(self) -> Core:
+        return self._engine.core
 
     @property
     def transfers(self) -> Transfers:
@@ -176,10 +143,7 @@ class Bus(AbstractContextManager["Bus"]):
 
     def parameters(self) -> dict[str, Any]:
         """The arguments of the job for this program, as its `job.toml` says."""
-        found = json.loads(bytes(self.request("job", "parameters", to=self.cell).payload))
-        if not isinstance(found, dict):
-            raise CellbusError("the parameters of the job are no object")
-        return found
+        return parameters_of(self.request("job", "parameters", to=self.cell))
 
     def publish(
         self,

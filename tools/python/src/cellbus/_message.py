@@ -9,13 +9,12 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
 from cellbus import _asking
+from cellbus._about import Received
 from cellbus._core import Call, Incoming
 from cellbus._engine import Engine
 from cellbus.errors import CellbusError, UnknownError
-from cellbus.message import Origin, Reply
 from cellbus.payload import Payload
 from cellbus.status import Status
-from cellbus.tensors import Tensors
 
 __all__ = ["Handler", "Message", "Pending", "Pool"]
 
@@ -69,7 +68,7 @@ class Pending(Generic[T]):
             call.finish(error=UnknownError(Status.DEADLINE, None, "cancelled"))
 
 
-class Message:
+class Message(Received):
     """A message for a handler.
 
     Its handler's return value is the reply: anything that can be sent, or a `Reply`. What it raises is reported
@@ -78,22 +77,8 @@ class Message:
 
     def __init__(self, engine: Engine, incoming: Incoming) -> None:
         self._engine = engine
-        self._incoming = incoming
-        self._is_deferred = False
+        super().__init__(incoming)
         self._cancelled = threading.Event()
-        self.origin: Origin = incoming.origin
-        """Who sent it, verified by the cell."""
-        self.channel: str = incoming.channel
-        self.topic: str = incoming.topic
-        self.payload: bytes | memoryview = incoming.payload
-        """The bytes; a read-only `memoryview` where they were attached."""
-        self.content_type: str | None = incoming.content_type
-        self.headers: bytes = incoming.headers
-        """The application's own headers."""
-        self.expects_reply: bool = incoming.expects_reply
-        """Whether somebody waits for an answer."""
-        self.deadline: float | None = time.monotonic() + incoming.budget_ms / 1000 if incoming.expects_reply else None
-        """Until when somebody waits, in seconds on the monotonic clock."""
         incoming.on_cancel = self._cancelled.set
         if incoming.is_cancelled:
             self._cancelled.set()
@@ -106,15 +91,6 @@ class Message:
     def wait_cancelled(self, timeout: float | None = None) -> bool:
         """Waits until nobody waits any longer, at most `timeout` seconds; says whether that is so."""
         return self._cancelled.wait(timeout)
-
-    def tensors(self) -> Tensors:
-        """The payload as named tensors, without a copy. Raises `TensorError`."""
-        return Reply(self.payload).tensors()
-
-    def defer(self) -> Message:
-        """Takes over answering: the return value of the handler is ignored. Gives this message."""
-        self._is_deferred = True
-        return self
 
     def part(self, payload: Payload, *, content_type: str | None = None) -> None:
         """Sends one of several replies, where the asker takes several; the last is `reply`."""

@@ -17,13 +17,14 @@ from cellbus import _around, _bootstrap
 from cellbus._core import Core
 from cellbus._wire import Wire
 from cellbus.aio._bus import Bus
+from cellbus.aio._fedavg import FedAvg
 from cellbus.aio._message import Message, Pending, Serving
 from cellbus.aio._task import Task, tasks
 from cellbus.aio._transfers import Served, Transfers
 from cellbus.errors import RefusedError
 from cellbus.status import Status
 
-__all__ = ["Bus", "Message", "Pending", "Served", "Serving", "Task", "Transfers", "connect", "tasks"]
+__all__ = ["Bus", "FedAvg", "Message", "Pending", "Served", "Serving", "Task", "Transfers", "connect", "tasks"]
 
 
 async def connect(*, rendezvous: str | os.PathLike[str] | None = None, timeout: float = 10.0, workers: int = 64) -> Bus:

@@ -3,61 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, overload
 
 from cellbus import _asking
-from cellbus._core import Limits
+from cellbus._about import About, parameters_of
+from cellbus._core import Core
 from cellbus._frames import write_frame
 from cellbus._shapes import ToCell
 from cellbus.aio._link import Link
 from cellbus.aio._message import Handler, Pending, Serving
 from cellbus.aio._transfers import Transfers
-from cellbus.errors import CellbusError, Disconnected
+from cellbus.errors import Disconnected
 from cellbus.message import Event, EventKind, Flags, Options, Part, Reply
 from cellbus.payload import Payload
 
 __all__ = ["Bus"]
 
 
-class Bus(Link):
+class Bus(About, Link):
     """What a process can say through its cell, and hear. As `cellbus.Bus`, to be awaited."""
 
-    @property
-    def cell(self) -> str:
-        """The full name of the own cell, such as `site-1.job-7`."""
-        return self._core.cell
-
-    @property
-    def job(self) -> str | None:
-        """The job of the own cell."""
-        return self._core.job
-
-    @property
-    def attempt(self) -> int | None:
-        """Which attempt of the job this is, from 1."""
-        return self._core.attempt
-
-    @property
-    def role(self) -> str | None:
-        """What the launcher calls this process."""
-        return self._core.role
-
-    @property
-    def site(self) -> str:
-        """The name of the site: the cell's without the job."""
-        return self.cell.removesuffix(f".{self.job}") if self.job else self.cell
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the connection has not ended."""
-        return self._core.failure is None
-
-    @property
-    def limits(self) -> Limits:
-        """What this connection may have: a named tuple, in bytes, counts and milliseconds."""
-        return self._core.limits
+    def _known(self) -> Core:
+        return self._core
 
     @property
     def transfers(self) -> Transfers:
@@ -115,10 +83,7 @@ class Bus(Link):
 
     async def parameters(self) -> dict[str, Any]:
         """The arguments of the job for this program, as its `job.toml` says."""
-        found = json.loads(bytes((await self.request("job", "parameters", to=self.cell)).payload))
-        if not isinstance(found, dict):
-            raise CellbusError("the parameters of the job are no object")
-        return found
+        return parameters_of(await self.request("job", "parameters", to=self.cell))
 
     async def publish(
         self,

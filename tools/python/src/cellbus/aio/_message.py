@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from cellbus import _asking
+from cellbus._about import Received
 from cellbus._core import Call, Incoming
 from cellbus.errors import CellbusError, UnknownError
-from cellbus.message import Origin, Reply
 from cellbus.payload import Outgoing, Payload
 from cellbus.status import Status
-from cellbus.tensors import Tensors
 
 if TYPE_CHECKING:
     from cellbus.aio._link import Link
@@ -67,27 +65,13 @@ class Pending(Generic[T]):
             call.finish(error=UnknownError(Status.DEADLINE, None, "cancelled"))
 
 
-class Message:
+class Message(Received):
     """A message for a handler. As `cellbus.Message`; what answers is to be awaited."""
 
     def __init__(self, bus: Link, incoming: Incoming) -> None:
         self._bus = bus
-        self._incoming = incoming
-        self._is_deferred = False
+        super().__init__(incoming)
         self._cancelled = asyncio.Event()
-        self.origin: Origin = incoming.origin
-        """Who sent it, verified by the cell."""
-        self.channel: str = incoming.channel
-        self.topic: str = incoming.topic
-        self.payload: bytes | memoryview = incoming.payload
-        """The bytes; a read-only `memoryview` where they were attached."""
-        self.content_type: str | None = incoming.content_type
-        self.headers: bytes = incoming.headers
-        """The application's own headers."""
-        self.expects_reply: bool = incoming.expects_reply
-        """Whether somebody waits for an answer."""
-        self.deadline: float | None = time.monotonic() + incoming.budget_ms / 1000 if incoming.expects_reply else None
-        """Until when somebody waits, in seconds on the monotonic clock."""
         if incoming.is_cancelled:
             self._cancelled.set()
 
@@ -99,15 +83,6 @@ class Message:
     async def wait_cancelled(self) -> None:
         """Waits until nobody waits any longer."""
         await self._cancelled.wait()
-
-    def tensors(self) -> Tensors:
-        """The payload as named tensors, without a copy. Raises `TensorError`."""
-        return Reply(self.payload).tensors()
-
-    def defer(self) -> Message:
-        """Takes over answering: the return value of the handler is ignored. Gives this message."""
-        self._is_deferred = True
-        return self
 
     async def part(self, payload: Payload, *, content_type: str | None = None) -> None:
         """Sends one of several replies, where the asker takes several; the last is `reply`."""
