@@ -186,14 +186,15 @@ fn a_holder_gives_nothing_that_is_not_sealed_to_who_asks_for_what_is() {
     scenario(expect, |net| async move {
         let bare = serve(&net, "server", whole(MIB), to(&["relay.site-1"])).await;
         let reference = bare.reference();
-        let fetch = Fetch {
-            id: reference.reference.id,
-            generation: reference.reference.generation,
-            offset: 0,
-            nonce: Octets([1; 16]),
-            have: false,
-        };
-        let open = async |sealed| {
+        let open = async |sealed: bool| {
+            let fetch = Fetch {
+                id: reference.reference.id,
+                generation: reference.reference.generation,
+                offset: 0,
+                // Each is good for one fetch.
+                nonce: Octets([1 + u8::from(sealed); 16]),
+                have: false,
+            };
             let target = "task/fetch".parse().expect("a channel and topic");
             let outgoing = Outgoing { payload: fetch.encode(), ..Outgoing::new(target) };
             let options = ConduitOptions { sealed, ..ConduitOptions::default() };
