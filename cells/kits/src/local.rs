@@ -353,7 +353,9 @@ parent = "server"
 
     #[test]
     fn v_05_what_jobs_may_run_at_a_site_the_site_says_and_nobody_else() {
-        let merge = |programs| super::merge(TOPOLOGY, OwnFiles { programs, ..OwnFiles::default() });
+        fn merge(programs: &str) -> Result<Merged, Vec<Placed>> {
+            super::merge(TOPOLOGY, OwnFiles { programs, ..OwnFiles::default() })
+        }
         let train =
             "[[program]]\nname = \"train\"\ncells = [\"site-1\"]\nargv = [\"/opt/train\"]\n";
         let merged = merge(train).unwrap();

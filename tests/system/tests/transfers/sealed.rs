@@ -186,7 +186,7 @@ fn a_holder_gives_nothing_that_is_not_sealed_to_who_asks_for_what_is() {
     scenario(expect, |net| async move {
         let bare = serve(&net, "server", whole(MIB), to(&["relay.site-1"])).await;
         let reference = bare.reference();
-        let open = async |sealed| {
+        let open = async |sealed: bool| {
             let fetch = Fetch {
                 id: reference.reference.id,
                 generation: reference.reference.generation,
@@ -201,7 +201,7 @@ fn a_holder_gives_nothing_that_is_not_sealed_to_who_asks_for_what_is() {
             let bus = net.cell("site-1").running.bus();
             bus.open_conduit("server".parse().expect("a cell"), outgoing, options).await
         };
-        let error = open(true).await.err().expect("it is refused");
+        let error = open(true).await.expect_err("it is refused");
         assert_eq!(error.status(), Status::NotSealed);
         assert_eq!(error.by().map(|by| by.as_str()), Some("server"));
         assert_eq!(bare.sent(), 0);
