@@ -95,6 +95,9 @@ pub enum LaunchError {
     /// It cannot be written down, so that nobody would know it later.
     #[error("record of the part")]
     Record(#[source] SecretFileError),
+    /// This process ends.
+    #[error("this process ends")]
+    Unfinished,
     /// The cluster of this cell cannot be used.
     #[error("the cluster cannot be used: {0}")]
     Cluster(String),
@@ -303,15 +306,25 @@ impl Parts {
         topology.resolve(own.name.base(), program.as_str(), spec)
     }
 
-    /// Starts a part of `job`, and watches it.
+    /// Starts a part of `job`, and watches it; also where nobody waits for that any more.
     pub(super) async fn start(
         &self,
         job: Segment,
         program: &Segment,
         spec: PartSpec,
     ) -> Result<(), LaunchError> {
+        let begun = tokio::spawn(self.clone().begin(job, program.clone(), spec));
+        begun.await.unwrap_or(Err(LaunchError::Unfinished))
+    }
+
+    async fn begin(
+        self,
+        job: Segment,
+        program: Segment,
+        spec: PartSpec,
+    ) -> Result<(), LaunchError> {
         let id = JobId { job, attempt: spec.attempt };
-        let resolved = self.resolve(program, &spec)?;
+        let resolved = self.resolve(&program, &spec)?;
         let name = self.inner.own.name.child(&id.job)?;
         let (stop, stops) = watch::channel(None);
         {
@@ -434,15 +447,22 @@ impl Parts {
         };
         let (id, name, at) = (id.clone(), name.clone(), handle.clone());
         let record = PartRecord::new(id, spec.run, name, at, pin, detach_s, is_attached_to);
-        if let Err(error) = inner.records.write(&record) {
+        if let Err(error) = self.write_down(&record).await {
             inner.door.pins.remove(&pin);
             if let Err(error) = launcher.reap(&handle).await {
                 tracing::warn!(id = %record.id, %error, "a job cell is not gone");
             }
-            return Err(LaunchError::Record(error));
+            return Err(error);
         }
         inner.door.pins.add(pin);
         Ok(record)
+    }
+
+    /// Waiting for a disk keeps nobody on this thread from his work.
+    async fn write_down(&self, record: &PartRecord) -> Result<(), LaunchError> {
+        let (records, record) = (self.inner.records.clone(), record.clone());
+        let written = tokio::task::spawn_blocking(move || records.write(&record)).await;
+        written.map_err(|_ended| LaunchError::Unfinished)?.map_err(LaunchError::Record)
     }
 
     /// Makes the directory of a job, with its files.
@@ -574,7 +594,7 @@ impl Parts {
         let _ = fs::remove_dir(&self.inner.dir);
         let end = part.end().cloned().unwrap_or_else(End::completed);
         tracing::info!(cell = %self.inner.own.name, %id, %end, "part of a job has ended");
-        self.note_end(record, &end);
+        self.note_end(record, &end).await;
         self.notice(&name, change_of(&end));
         self.show(&id, &part);
     }

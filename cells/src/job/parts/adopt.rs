@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, fs, io, path::Path, time::Duration};
 
 use cellbus_launch::{Handle, ProcessLauncher};
-use cellbus_proto::job::{End, Exit, JobState, Outcome, Part, PartTimes, Why};
+use cellbus_proto::{
+    causes::with_sources,
+    job::{End, Exit, JobState, Outcome, Part, PartTimes, Why},
+};
 use cellbus_runtime::secret_file::read_secret_file;
 use tokio::sync::watch;
 
@@ -89,10 +92,11 @@ impl Parts {
     }
 
     /// Writes down how a part has ended, until that is known where it has to be.
-    pub(super) fn note_end(&self, mut record: PartRecord, end: &End) {
+    pub(super) async fn note_end(&self, mut record: PartRecord, end: &End) {
         record.end = Some(end.clone());
-        if let Err(error) = self.inner.records.write(&record) {
-            tracing::error!(id = %record.id, %error, "the end of a part cannot be written down");
+        if let Err(error) = self.write_down(&record).await {
+            let (id, why) = (&record.id, with_sources(&error));
+            tracing::error!(%id, %why, "the end of a part cannot be written down");
         }
     }
 }
