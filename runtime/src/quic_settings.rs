@@ -59,8 +59,7 @@ pub struct QuicSettings {
     pub segmentation_offload: bool,
     /// Default cubic.
     pub congestion: Congestion,
-    /// Largest packet to try, in bytes of UDP payload; at least 1200. Path discovery finds what passes, up to this.
-    /// Default 4096, which loopback and networks with jumbo frames carry. `None`: that of an Ethernet.
+    /// Largest packet to try, in bytes of UDP payload; at least 1200. Default `None`: that of an Ethernet.
     pub mtu_upper_bound: Option<u16>,
     /// Bytes to ask of the kernel for each direction of the socket. Default 4 MiB.
     pub socket_buffer: u32,
@@ -84,7 +83,7 @@ impl Default for QuicSettings {
             send_window: 8 * MIB,
             segmentation_offload: true,
             congestion: Congestion::Cubic,
-            mtu_upper_bound: Some(4096),
+            mtu_upper_bound: None,
             socket_buffer: 4 * MIB,
             max_incoming: 256,
             incoming_buffer: 64 * KIB,

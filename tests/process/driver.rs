@@ -8,7 +8,10 @@ mod procfs;
 mod running;
 mod tree;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 pub use self::{
     federation::Federation,
@@ -19,6 +22,15 @@ pub use self::{
     running::{Exit, Running},
     tree::{Entry, entries},
 };
+
+/// Tells a thread that watches that there is nothing more to see, also when the test fails.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Time for what takes a moment on an idle machine; the machine may be busy.
 pub const SOON: Duration = Duration::from_secs(30);

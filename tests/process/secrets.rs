@@ -13,10 +13,10 @@ use rustix::{
     thread::{CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities},
 };
 
-use crate::driver::{Place, Process, Running, SOON, descendants, entries};
+use crate::driver::{Over, Place, Process, Running, SOON, descendants, entries};
 
 /// Variables that a job's processes may have; none of them carries a secret.
-const VARIABLES: [&str; 12] = [
+const VARIABLES: [&str; 13] = [
     "PATH",
     "HOME",
     "TZ",
@@ -25,6 +25,7 @@ const VARIABLES: [&str; 12] = [
     "TMPDIR",
     "CELLBUS_BOOTSTRAP_FD",
     "CELLBUS_JOB",
+    "CELLBUS_RUN",
     "CELLBUS_ATTEMPT",
     "CELLBUS_CELL",
     "CELLBUS_SERVER_CELL",
@@ -108,11 +109,12 @@ fn s2_11_no_secret_is_in_arguments_environment_or_logs() {
     let done = AtomicBool::new(false);
     let (state, seen) = thread::scope(|scope| {
         let watching = scope.spawn(|| watch(running.process(), &done));
+        let over = Over(&done);
         let state = running.err.wait("where the cells are", 4 * SOON, |line| {
             let (_, rest) = line.split_once("`cellbus cells --state ")?;
             Some(rest.split_once('`')?.0.to_owned())
         });
-        done.store(true, Ordering::Relaxed);
+        drop(over);
         (state, watching.join().expect("it only looks"))
     });
     let forms = forms_of_keys(Path::new(&state));

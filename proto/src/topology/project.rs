@@ -231,6 +231,12 @@ fn split(document: DeTable<'_>, problems: &mut Problems) -> (Own, Tables) {
                 None => own.is_broken = true,
             },
             "admin" => own.admins = own.list("admin", "[[admin]]", value, problems),
+            name @ ("program" | "slurm") => {
+                let message = format!("`{name}` is for each site to say, not for the project");
+                let problem = Problem::new(Code::UnknownKey, key.span(), message, "not here");
+                problems.add(problem.help("write it into `local/programs.toml` of the site's kit"));
+                own.is_broken = true;
+            }
             "study" => own.studies = own.list("study", "[[study]]", value, problems),
             _ => drop(rest.insert(key, value)),
         }
