@@ -116,7 +116,7 @@ def test_s_36_who_asks_too_much_waits_and_never_exceeds_the_limits(
             assert not thread.is_alive()
     assert cell.breach is None
     assert cell.most_bytes <= 80_000
-    assert len(cell.wait_for(0x02)) == 360
+    assert len(cell.wait_for(0x02, 360)) == 360
 
 
 def test_a_request_beyond_the_limits_waits_until_another_has_ended(
@@ -130,7 +130,7 @@ def test_a_request_beyond_the_limits_waits_until_another_has_ended(
         thread.start()
         while not bus._engine._gates:
             time.sleep(0.001)
-        assert len(cell.wait_for(0x02)) == 2
+        assert len(cell.wait_for(0x02, 2)) == 2
         cell.end(0x83, [1, None, None], b"first")
         thread.join(20)
         assert third[0].payload == b"third"
