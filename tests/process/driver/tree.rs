@@ -22,7 +22,8 @@ pub struct Entry {
 impl Entry {
     /// Whether anybody but its owner may do anything with it.
     pub fn is_open_to_others(&self) -> bool {
-        let own = if self.is_dir { 0o700 } else { 0o600 };
+        // Between its birth and its first mode a socket has the owner's own bit for executing, which opens nothing.
+        let own = if self.is_dir || self.is_socket { 0o700 } else { 0o600 };
         self.mode & !own != 0
     }
 }
