@@ -19,7 +19,8 @@ use crate::{
 /// finds nobody waiting.
 pub struct Call {
     stage: Stage,
-    line: Line,
+    /// None once it has been taken for the next call.
+    line: Option<Line>,
     deferred: Option<oneshot::Receiver<Result<Reply, Failure>>>,
     replies: Option<mpsc::Receiver<Reply>>,
     cancelled: Vec<oneshot::Sender<()>>,
@@ -63,7 +64,7 @@ impl Call {
             Ok(future) => Stage::Running(future),
             Err(_panic) => Stage::Ending(Outcome::Panicked),
         };
-        Self { stage, line, deferred: None, replies: None, cancelled: Vec::new() }
+        Self { stage, line: Some(line), deferred: None, replies: None, cancelled: Vec::new() }
     }
 
     /// Goes on until something comes of it. After [`Step::End`] nothing does.
@@ -136,16 +137,17 @@ impl Call {
     /// a moment before it is dropped.
     pub fn cancel(&mut self) -> bool {
         self.take_asked();
-        self.line.end();
+        self.end_line();
         self.replies = None;
         let told = std::mem::take(&mut self.cancelled).into_iter().map(|asked| asked.send(()));
         told.fold(false, |any, told| any | told.is_ok()) && matches!(self.stage, Stage::Running(_))
     }
 
-    /// Its line, for [`Line::reuse`] once the call has ended.
+    /// Its line for the next message, once the call has ended: an allocation saved. `None` where a handler holds
+    /// on to it, or has asked for anything.
     #[must_use]
-    pub fn into_line(self) -> Line {
-        self.line.clone()
+    pub fn into_line(mut self) -> Option<Line> {
+        self.line.take_if(|line| line.is_as_new())
     }
 
     fn end_with(&mut self, outcome: Outcome) {
@@ -154,12 +156,18 @@ impl Call {
     }
 
     fn take_asked(&mut self) {
-        if let Some(asked) = self.line.take_asked() {
+        if let Some(asked) = self.line.as_ref().and_then(Line::take_asked) {
             // What was asked for a second time has no receiver of its own; the first one stays.
             self.deferred = self.deferred.take().or(asked.deferred);
             self.replies = self.replies.take().or(asked.replies);
             self.cancelled.extend(asked.cancelled);
             self.cancelled.retain(|asked| !asked.is_closed());
+        }
+    }
+
+    fn end_line(&self) {
+        if let Some(line) = &self.line {
+            line.end();
         }
     }
 
@@ -173,6 +181,6 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.line.end();
+        self.end_line();
     }
 }

@@ -1,6 +1,6 @@
 //! Typed endpoints: what a request and its reply are, said once for both sides.
 
-use std::{fmt, future::Future, marker::PhantomData, time::Duration};
+use std::{fmt, future::Future, marker::PhantomData, sync::Arc, time::Duration};
 
 use cellbus_proto::{
     name::{ChannelTopic, Fqcn},
@@ -122,7 +122,9 @@ impl Bus {
         let handler = from_fn(move |delivery| {
             let is_ours = delivery.content_type.as_deref() == Some(CONTENT_TYPE_MSGPACK);
             let request = is_ours.then(|| rmp_serde::from_slice::<Req>(&delivery.payload).ok());
-            let running = request.flatten().map(|request| function(request, delivery.origin));
+            let running = request
+                .flatten()
+                .map(|request| function(request, Arc::unwrap_or_clone(delivery.origin)));
             async move {
                 let answer = running.ok_or(Failure::Refused(Status::FilterError))?.await?;
                 let payload = rmp_serde::to_vec_named(&answer)

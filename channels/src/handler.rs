@@ -39,7 +39,7 @@ pub struct Origin {
 #[derive(Clone, Debug)]
 pub struct Delivery {
     /// Who sent it.
-    pub origin: Origin,
+    pub origin: Arc<Origin>,
     /// What it was addressed to.
     pub target: ChannelTopic,
     /// The payload.
@@ -141,9 +141,13 @@ impl Reply {
 impl Delivery {
     /// A message with no content type and no headers, of which somebody expects a reply within 30 s.
     #[must_use]
-    pub fn new(origin: Origin, target: ChannelTopic, payload: impl Into<Bytes>) -> Self {
+    pub fn new(
+        origin: impl Into<Arc<Origin>>,
+        target: ChannelTopic,
+        payload: impl Into<Bytes>,
+    ) -> Self {
         Self {
-            origin,
+            origin: origin.into(),
             target,
             payload: payload.into(),
             content_type: None,

@@ -17,6 +17,7 @@ mod handler;
 pub mod local;
 mod message;
 mod passage;
+mod publisher;
 mod queue;
 pub mod replies;
 pub mod task;
@@ -39,6 +40,7 @@ pub use self::{
         ReplySender, ReplyToken, Selector, from_blocking_fn, from_fn,
     },
     message::RequestBuilder,
+    publisher::Publisher,
     queue::{Pushed, Queue, QueueBuilder},
     replies::Replies,
     transport::{BoxFuture, BoxStream, OneOfMany, Outgoing, Probe, Rare, Transport},

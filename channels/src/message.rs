@@ -15,6 +15,7 @@ use crate::{
     filter::Point,
     handler::Reply,
     passage,
+    publisher::Publisher,
     replies::Replies,
     trace,
     transport::{Outgoing, Probe, Rare},
@@ -128,11 +129,16 @@ impl<To> RequestBuilder<To> {
 
     /// Whether whatever carries the messages knows everything that this one has.
     pub(crate) fn is_carried(&self) -> bool {
-        const NEW: [Flags; 4] = [Flags::RECEIPT, Flags::BATCH, Flags::PROBE, Flags::SEALED];
-        let needs_more = self.outgoing.rare.as_ref().is_some_and(|rare| !rare.headers.is_empty())
-            || NEW.iter().any(|flag| self.outgoing.flags.contains(*flag));
-        !needs_more || self.bus.transport().is_complete()
+        carries(&self.bus, &self.outgoing)
     }
+}
+
+/// Whether whatever carries the messages of `bus` knows everything that this one has.
+pub(crate) fn carries(bus: &Bus, outgoing: &Outgoing) -> bool {
+    const NEW: [Flags; 4] = [Flags::RECEIPT, Flags::BATCH, Flags::PROBE, Flags::SEALED];
+    let needs_more = outgoing.rare.as_ref().is_some_and(|rare| !rare.headers.is_empty())
+        || NEW.iter().any(|flag| outgoing.flags.contains(*flag));
+    !needs_more || bus.transport().is_complete()
 }
 
 /// A message that asks for no receipt, because it will have a reply.
@@ -209,6 +215,11 @@ impl RequestBuilder {
             Some(outcome) => outcome,
             None => bus.transport().publish(to, outgoing).await,
         }
+    }
+
+    /// For many publishes to this cell and target, one after the other, each with a payload of its own.
+    pub fn publisher(self) -> Publisher {
+        Publisher::new(self)
     }
 
     /// Sends the request and has every cell on the way, and the last, note what it did with it. Handed to the

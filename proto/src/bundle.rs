@@ -31,46 +31,82 @@ const LENGTH: usize = 4;
 /// What is no message of a bundle, and no bundle.
 const ALONE: [Flags; 3] = [Flags::SEALED, Flags::RETRY, Flags::PROBE];
 
-/// The messages, with those that follow one another and go together put into bundles. Their order stays.
-///
-/// A bundle's payload has at most `payload_max` bytes, and at most [`BYTES_MAX`], or
-/// [`AWAITED_BYTES_MAX`], and what says how many there are. `bundled` gives what a bundle has in common with others: that of its messages with these
-/// flags too.
+/// Messages on their way into bundles: each is put to those before it where they go together, and their order
+/// stays.
+#[derive(Debug, Default)]
+pub struct Joiner {
+    joined: Vec<Envelope>,
+    first: Option<Envelope>,
+    /// The payloads that go together with the first one's, that among them; none while it is alone.
+    run: Vec<Bytes>,
+    len: usize,
+}
+
+impl Joiner {
+    /// Takes a message.
+    ///
+    /// A bundle's payload has at most `payload_max` bytes, and at most [`BYTES_MAX`], or [`AWAITED_BYTES_MAX`], and
+    /// what says how many there are. `bundled` gives what a bundle has in common with others: that of its messages
+    /// with these flags too.
+    pub fn push(
+        &mut self,
+        next: Envelope,
+        payload_max: usize,
+        bundled: impl FnMut(&Arc<Common>, Flags) -> Arc<Common>,
+    ) {
+        if let Some(first) = &mut self.first {
+            let before = if self.run.is_empty() { LENGTH + first.payload.len() } else { self.len };
+            let after = before + LENGTH + next.payload.len();
+            let goes_with = self.run.len() + 1 < batch::ITEMS_MAX
+                && after <= room(&first.header.kind, payload_max)
+                && goes_together(&first.header, self.run.len().max(1), &next)
+                && (!self.run.is_empty() || may_join(first));
+            if goes_with {
+                if self.run.is_empty() {
+                    self.run.push(mem::take(&mut first.payload));
+                }
+                self.run.push(next.payload);
+                self.len = after;
+                return;
+            }
+        }
+        self.close(bundled);
+        self.first = Some(next);
+    }
+
+    /// Everything that was taken, and nothing is left.
+    #[must_use]
+    pub fn finish(
+        &mut self,
+        bundled: impl FnMut(&Arc<Common>, Flags) -> Arc<Common>,
+    ) -> Vec<Envelope> {
+        self.close(bundled);
+        mem::take(&mut self.joined)
+    }
+
+    fn close(&mut self, mut bundled: impl FnMut(&Arc<Common>, Flags) -> Arc<Common>) {
+        let Some(mut first) = self.first.take() else { return };
+        if !self.run.is_empty() {
+            first.header.common = bundled(&first.header.common, flags_of(&first.header.kind));
+            first.payload = batch::encode_sized(&self.run);
+            self.run.clear();
+        }
+        self.joined.push(first);
+    }
+}
+
+/// The messages, with those that follow one another and go together put into bundles: as [`Joiner::push`] does
+/// with each.
 #[must_use]
 pub fn join(
     messages: Vec<Envelope>,
     payload_max: usize,
     mut bundled: impl FnMut(&Arc<Common>, Flags) -> Arc<Common>,
 ) -> Vec<Envelope> {
-    let room = |kind: &Kind| {
-        let most = if *kind == Kind::Publish { BYTES_MAX } else { AWAITED_BYTES_MAX };
-        payload_max.saturating_sub(LENGTH).min(most)
-    };
-    let mut joined = Vec::with_capacity(messages.len().min(64));
-    let mut run: Vec<Bytes> = Vec::new();
-    let mut len = 0;
-    let mut messages = messages.into_iter();
-    let Some(mut first) = messages.next() else { return joined };
-    for next in messages {
-        let before = if run.is_empty() { LENGTH + first.payload.len() } else { len };
-        let after = before + LENGTH + next.payload.len();
-        let goes_with = run.len() + 1 < batch::ITEMS_MAX
-            && after <= room(&first.header.kind)
-            && goes_together(&first.header, run.len().max(1), &next)
-            && may_join(&first);
-        if goes_with {
-            if run.is_empty() {
-                run.push(mem::take(&mut first.payload));
-            }
-            len = after;
-            run.push(next.payload);
-        } else {
-            joined.push(close(first, &mut run, &mut bundled));
-            (first, len) = (next, 0);
-        }
-    }
-    joined.push(close(first, &mut run, &mut bundled));
-    joined
+    let mut joiner = Joiner::default();
+    joiner.joined.reserve(messages.len().min(64));
+    messages.into_iter().for_each(|next| joiner.push(next, payload_max, &mut bundled));
+    joiner.finish(bundled)
 }
 
 /// Whether a message is several.
@@ -174,17 +210,10 @@ fn flags_of(kind: &Kind) -> Flags {
     }
 }
 
-fn close(
-    mut first: Envelope,
-    run: &mut Vec<Bytes>,
-    bundled: &mut impl FnMut(&Arc<Common>, Flags) -> Arc<Common>,
-) -> Envelope {
-    if !run.is_empty() {
-        first.header.common = bundled(&first.header.common, flags_of(&first.header.kind));
-        first.payload = batch::encode_sized(run);
-        run.clear();
-    }
-    first
+/// Bytes that the payloads in a bundle of such messages may take together, lengths included.
+fn room(kind: &Kind, payload_max: usize) -> usize {
+    let most = if *kind == Kind::Publish { BYTES_MAX } else { AWAITED_BYTES_MAX };
+    payload_max.saturating_sub(LENGTH).min(most)
 }
 
 #[cfg(test)]

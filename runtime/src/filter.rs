@@ -110,7 +110,7 @@ impl TakeIngress {
 impl Drop for TakeIngress {
     fn drop(&mut self) {
         if let Some(own) = self.0.take() {
-            drop(own.ingress.take());
+            drop(own.ingress.take(&own));
         }
     }
 }
@@ -415,9 +415,8 @@ impl Handler<TakeIngress> for AuthFilter {
 
     fn handle(&mut self, mut told: TakeIngress, ctx: &mut Self::Context) {
         told.0 = None;
-        let batch = self.own.ingress.take();
-        let weight = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        let batch = self.own.bundle(batch);
+        let (batch, count) = self.own.ingress.take(&self.own);
+        let weight = u32::try_from(count).unwrap_or(u32::MAX);
         let mut out = self.departures();
         for envelope in batch {
             let _ = self.take_whole(Hop::Local, envelope, &mut out);

@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     hash::BuildHasherDefault,
+    mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -16,6 +17,7 @@ use std::{
 
 use actix::Addr;
 use cellbus_proto::{
+    bundle::Joiner,
     envelope::{Common, Envelope, Lane, cost},
     folded::Folded,
     name::{ChannelTopic, Fqcn},
@@ -26,15 +28,24 @@ use crate::{
     filter::{AuthFilter, TakeIngress},
     outbox::Outbox,
     own::Own,
-    seam::{Gone, Inbox, post},
+    seam::{Gone, post},
 };
 
 /// What waits for the filter.
 #[derive(Debug, Default)]
 pub struct Ingress {
-    waiting: Inbox<Envelope>,
+    waiting: Mutex<Waiting>,
+    /// Bytes of what waits; changed only while that is locked.
     bytes: AtomicUsize,
     taken: Notify,
+}
+
+/// Messages that wait, in bundles where they go together, which saves keeping each.
+#[derive(Debug, Default)]
+struct Waiting {
+    joiner: Joiner,
+    count: usize,
+    is_told: bool,
 }
 
 /// Which way messages from this cell to one place take.
@@ -108,15 +119,21 @@ impl Ingress {
         }
     }
 
-    /// Takes everything.
-    pub(crate) fn take(&self) -> Vec<Envelope> {
-        let waiting = self.waiting.take();
-        let bytes = waiting.iter().map(cost).sum();
-        let before = self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    /// Takes everything: the messages, in bundles, and how many they are.
+    pub(crate) fn take(&self, own: &Own) -> (Vec<Envelope>, usize) {
+        let mut waiting = self.lock();
+        let taken = (own.joined(&mut waiting.joiner), mem::take(&mut waiting.count));
+        waiting.is_told = false;
+        let before = self.bytes.swap(0, Ordering::Relaxed);
+        drop(waiting);
         if before >= Self::MAX {
             self.taken.notify_waiters();
         }
-        waiting
+        taken
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -130,14 +147,18 @@ pub fn push(
     filter: &Addr<AuthFilter>,
 ) -> Result<(), NotPushed> {
     let ingress = &own.ingress;
+    let mut waiting = ingress.lock();
     if !ingress.has_room() {
         return Err(NotPushed::Full);
     }
     ingress.bytes.fetch_add(cost(&envelope), Ordering::Relaxed);
-    if ingress.waiting.push(envelope) {
-        return post(filter, TakeIngress::of(own)).map_err(|Gone| NotPushed::Gone);
+    own.join(&mut waiting.joiner, envelope);
+    waiting.count += 1;
+    if mem::replace(&mut waiting.is_told, true) {
+        return Ok(());
     }
-    Ok(())
+    drop(waiting);
+    post(filter, TakeIngress::of(own)).map_err(|Gone| NotPushed::Gone)
 }
 
 impl Lease {

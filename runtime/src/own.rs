@@ -7,7 +7,7 @@ use std::sync::{
 
 use cellbus_channels::{filter::Filters, transfer::Shelf};
 use cellbus_proto::{
-    bundle,
+    bundle::{self, Joiner},
     envelope::{Address, Common, Envelope, Flags, Header, Incarnation, Kind, Lane},
     identity::{CellKind, Identity},
     name::{ChannelTopic, Fqcn},
@@ -302,6 +302,17 @@ impl Own {
         }
         let payload_max = self.payload_max.load(Ordering::Relaxed);
         bundle::join(messages, payload_max, |common, flags| self.commons.of_bundle(common, flags))
+    }
+
+    /// Puts a message of this cell to those before it, in a bundle where they go together.
+    pub(crate) fn join(&self, joiner: &mut Joiner, message: Envelope) {
+        let payload_max = self.payload_max.load(Ordering::Relaxed);
+        joiner.push(message, payload_max, |common, flags| self.commons.of_bundle(common, flags));
+    }
+
+    /// What has been joined.
+    pub(crate) fn joined(&self, joiner: &mut Joiner) -> Vec<Envelope> {
+        joiner.finish(|common, flags| self.commons.of_bundle(common, flags))
     }
 
     /// Says how large the payload of a message may be.

@@ -117,8 +117,8 @@ impl Runs {
         let runs = self.clone();
         let table = from_fn(move |delivery| {
             let decoded = body::decode_exact::<Table>(&delivery.payload);
-            let site = delivery.origin.name;
-            let answer = decoded.map(|table| runs.hear(&site, table.rows));
+            let site = &delivery.origin.name;
+            let answer = decoded.map(|table| runs.hear(site, table.rows));
             async move {
                 let answer = answer.map_err(|error| Failure::from(error.status))?;
                 Ok(Reply::from(body::encode(&answer)))
@@ -127,8 +127,8 @@ impl Runs {
         let runs = self.clone();
         let log = from_fn(move |delivery| {
             let decoded = body::decode_exact::<LogBatch>(&delivery.payload);
-            let site = delivery.origin.name;
-            let heard = decoded.map(|LogBatch { id, lines }| runs.hear_log(&site, &id, lines));
+            let site = &delivery.origin.name;
+            let heard = decoded.map(|LogBatch { id, lines }| runs.hear_log(site, &id, lines));
             async move {
                 heard.map_err(|error| Failure::from(error.status))?;
                 Ok(Reply::default())

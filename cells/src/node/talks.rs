@@ -203,7 +203,7 @@ async fn ask_person(
         delivery;
     let row = DeliveryRow {
         number,
-        origin: origin.name,
+        origin: origin.name.clone(),
         kind: origin.kind,
         org: origin.org.to_string(),
         target: target.to_string(),

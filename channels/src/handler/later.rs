@@ -124,15 +124,12 @@ impl Line {
         line
     }
 
-    /// The line for the next message, if no handler holds on to this one: an allocation saved.
-    #[must_use]
-    pub fn reuse(mut self) -> Option<Self> {
-        let shared = Arc::get_mut(&mut self.0)?;
-        if *shared.is_used.get_mut() || shared.state.is_poisoned() {
-            return None;
-        }
-        *shared.state.get_mut().ok()? = State::default();
-        Some(self)
+    /// Whether nobody else has this line, or has ever asked or ended anything over it.
+    pub(crate) fn is_as_new(&mut self) -> bool {
+        Arc::get_mut(&mut self.0).is_some_and(|shared| {
+            let is_open = |state: &mut State| !state.is_over && !state.takes_one;
+            !*shared.is_used.get_mut() && shared.state.get_mut().is_ok_and(is_open)
+        })
     }
 
     pub(super) fn defer(&self) -> ReplyToken {

@@ -47,13 +47,30 @@ fn keep<T>() -> (Kept<T>, Kept<T>) {
 fn a_handler_that_is_ready_at_once_has_ended_when_it_is_first_polled() {
     let mut call = start(|delivery| async move { Ok(delivery.payload.into()) });
     assert_eq!(now(&mut call), Some(Step::End(replied("x"))));
-    let line = call.into_line().reuse().expect("nobody holds on to it");
+    let line = call.into_line().expect("nobody holds on to it");
     assert!(!line.defer().is_gone(), "it is as new");
-    assert!(line.reuse().is_none(), "what was asked for is not handed on");
-    let line = Line::default();
-    let kept = delivery().over(line.clone());
-    assert!(line.reuse().is_none(), "a handler may still ask");
-    drop(kept);
+}
+
+#[test]
+fn a_line_over_which_anything_was_asked_or_may_be_is_not_handed_on() {
+    let mut call = start(|delivery| async move {
+        drop(delivery.cancelled());
+        Ok(Reply::default())
+    });
+    assert_eq!(now(&mut call), Some(Step::End(replied(""))));
+    assert!(call.into_line().is_none(), "it has been used");
+    let (given, kept) = keep();
+    let mut call = start(move |delivery| {
+        *given.lock().unwrap() = Some(delivery);
+        async { Ok(Reply::default()) }
+    });
+    assert_eq!(now(&mut call), Some(Step::End(replied(""))));
+    assert!(call.into_line().is_none(), "a handler may still ask");
+    let kept: Delivery = kept.lock().unwrap().take().unwrap();
+    assert!(kept.defer().is_gone(), "it asks too late");
+    let only_one =
+        Call::new(&from_fn(|_| async { Ok(Reply::default()) }), delivery(), Line::for_one_reply());
+    assert!(only_one.into_line().is_none(), "it is not as every line");
 }
 
 #[test]

@@ -226,8 +226,11 @@ async fn take(
     };
     let mut running = Running { shelf, id };
     let reference = Arc::new(signed);
-    let offer =
-        Offer { origin: delivery.origin, reference: Arc::clone(&reference), key: key.clone() };
+    let offer = Offer {
+        origin: Arc::unwrap_or_clone(delivery.origin),
+        reference: Arc::clone(&reference),
+        key: key.clone(),
+    };
     let Taken { sink, mut options, then } = counter.receive.take(offer).await?;
     options.key = options.key.or(key);
     if reference.reference.content_size().is_some_and(|size| size > sink.cap()) {

@@ -164,7 +164,7 @@ async fn decide(shelf: &Shelf, delivery: Delivery, wants_data: bool) -> Result<A
     let reply = Reply::from(answer.encode());
     let is_sealed = content.key().is_some();
     let accepted = Accepted::new(reply, move |conduit| {
-        stream::serve(books, origin.name, answer, content, conduit)
+        stream::serve(books, origin.name.clone(), answer, content, conduit)
     });
     Ok(accepted.sealed(is_sealed))
 }

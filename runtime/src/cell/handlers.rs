@@ -176,11 +176,9 @@ impl Handlers {
         self.lines.pop().unwrap_or_default()
     }
 
-    fn keep_line(&mut self, line: Line) {
-        if self.lines.len() < Self::LINES_MAX
-            && let Some(line) = line.reuse()
-        {
-            self.lines.push(line);
+    fn keep_line(&mut self, line: Option<Line>) {
+        if self.lines.len() < Self::LINES_MAX {
+            self.lines.extend(line);
         }
     }
 }

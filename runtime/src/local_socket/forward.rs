@@ -174,6 +174,7 @@ async fn turn(link: &Link, len: usize) -> Option<Turn> {
 
 fn to_wire(id: u64, budget_ms: u32, delivery: Delivery, body: Body) -> ToJob {
     let Delivery { origin, target, headers, expects_reply, .. } = delivery;
+    let origin = Arc::unwrap_or_clone(origin);
     ToJob::Deliver(local::Delivery {
         id,
         origin: local::Origin {

@@ -139,7 +139,7 @@ fn a_cell_that_is_no_job_gets_the_reference_and_may_answer_with_one() {
                 }
                 let options = cellbus_channels::transfer::ServeOptions::new(
                     delivery.target,
-                    [delivery.origin.name],
+                    [delivery.origin.name.clone()],
                 );
                 let served = transfers.serve(answer, options).await;
                 let served = served.map_err(|error| Failure::failed(error.to_string()))?;

@@ -232,11 +232,11 @@ impl Process {
         const STRIDE: u64 = 16;
         let (bus, target) = (self.bus()?, target(COUNT)?);
         let (mut sent, mut refused) = (0, 0);
+        let mut publisher = bus.request(to, target).publisher();
         let from = Instant::now();
         while from.elapsed() < window {
             for _ in 0..STRIDE {
-                let message = bus.request(to.clone(), target.clone()).payload(payload.clone());
-                match message.publish().await {
+                match publisher.publish(payload.clone()).await {
                     Ok(()) => sent += 1,
                     Err(PublishError::Refused { status, .. }) if status.is_transient() => {
                         refused += 1;
