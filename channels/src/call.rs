@@ -1,7 +1,7 @@
 //! One call of a handler, from its start to its one end: for whoever runs handlers.
 
 use std::{
-    future::Future,
+    future::{Future, ready},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll},
@@ -55,15 +55,59 @@ pub enum Outcome {
     Panicked,
 }
 
+/// What a handler did that handles messages where they are.
+pub struct AtOnce(Result<Result<Reply, Failure>, Panicked>);
+
+/// The handler panicked.
+struct Panicked;
+
+impl AtOnce {
+    /// Has `handler` do that, if it does.
+    #[must_use]
+    pub fn of(handler: &dyn Handler, delivery: &Delivery) -> Option<Self> {
+        match catch_unwind(AssertUnwindSafe(|| handler.handle_at_once(delivery))) {
+            Ok(outcome) => outcome.map(|outcome| Self(Ok(outcome))),
+            Err(_panic) => Some(Self(Err(Panicked))),
+        }
+    }
+
+    /// How that ended, for a handler that has asked for nothing over the line of its delivery.
+    #[must_use]
+    pub fn outcome(self) -> Outcome {
+        match self.0 {
+            Ok(Ok(reply)) => Outcome::Replied(reply),
+            Ok(Err(failure)) => Outcome::Failed(failure),
+            Err(Panicked) => Outcome::Panicked,
+        }
+    }
+
+    /// The rest of the call, for one that may have: over `line`, which was that of the delivery.
+    #[must_use]
+    pub fn over(self, line: Line) -> Call {
+        let stage = match self.0 {
+            Ok(outcome) => Stage::Running(Box::pin(ready(outcome))),
+            Err(Panicked) => Stage::Ending(Outcome::Panicked),
+        };
+        Call::at(stage, line)
+    }
+}
+
 impl Call {
     /// Calls `handler`. What it asks for is told over `line`.
     #[must_use]
     pub fn new(handler: &dyn Handler, delivery: Delivery, line: Line) -> Self {
         let delivery = delivery.over(line.clone());
+        if let Some(done) = AtOnce::of(handler, &delivery) {
+            return done.over(line);
+        }
         let stage = match catch_unwind(AssertUnwindSafe(|| handler.handle(delivery))) {
             Ok(future) => Stage::Running(future),
             Err(_panic) => Stage::Ending(Outcome::Panicked),
         };
+        Self::at(stage, line)
+    }
+
+    fn at(stage: Stage, line: Line) -> Self {
         Self { stage, line: Some(line), deferred: None, replies: None, cancelled: Vec::new() }
     }
 

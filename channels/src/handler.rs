@@ -86,6 +86,14 @@ pub enum Failure {
 pub trait Handler: Send + Sync + 'static {
     /// Handles one message. The reply to a publish is discarded.
     fn handle(&self, delivery: Delivery) -> BoxFuture<Result<Reply, Failure>>;
+
+    /// Handles one message where it is, without a future; `None`: nothing was done, and [`Self::handle`] is called.
+    ///
+    /// Default: nothing is.
+    fn handle_at_once(&self, delivery: &Delivery) -> Option<Result<Reply, Failure>> {
+        let _never_handled = delivery;
+        None
+    }
 }
 
 /// What a handler is registered for.
@@ -240,6 +248,30 @@ where
             })
         }
     })
+}
+
+struct FromSyncFn<F>(F);
+
+impl<F> Handler for FromSyncFn<F>
+where
+    F: Fn(&Delivery) -> Result<Reply, Failure> + Send + Sync + 'static,
+{
+    fn handle(&self, delivery: Delivery) -> BoxFuture<Result<Reply, Failure>> {
+        Box::pin(std::future::ready((self.0)(&delivery)))
+    }
+
+    fn handle_at_once(&self, delivery: &Delivery) -> Option<Result<Reply, Failure>> {
+        Some((self.0)(delivery))
+    }
+}
+
+/// A handler from a function or closure that is done in microseconds, and waits for nothing: for messages that come by
+/// the hundred thousand, since it costs no future. It runs on the thread of its cell, which does nothing else meanwhile.
+pub fn from_sync_fn<F>(function: F) -> impl Handler
+where
+    F: Fn(&Delivery) -> Result<Reply, Failure> + Send + Sync + 'static,
+{
+    FromSyncFn(function)
 }
 
 /// A handler from an async function or closure. It must not block: [`from_blocking_fn`] is for what does.

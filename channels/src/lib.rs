@@ -37,13 +37,13 @@ pub use self::{
     gather::{Gather, Straggler},
     handler::{
         Cancelled, Delivery, Failure, Handler, HandlerOptions, Line, Origin, Reply, ReplyGone,
-        ReplySender, ReplyToken, Selector, from_blocking_fn, from_fn,
+        ReplySender, ReplyToken, Selector, from_blocking_fn, from_fn, from_sync_fn,
     },
     message::RequestBuilder,
     publisher::Publisher,
     queue::{Pushed, Queue, QueueBuilder},
     replies::Replies,
-    transport::{BoxFuture, BoxStream, OneOfMany, Outgoing, Probe, Rare, Transport},
+    transport::{BoxFuture, BoxStream, OneOfMany, Outgoing, Passage, Probe, Rare, Transport},
 };
 pub use bytes::Bytes;
 pub use cellbus_proto::{

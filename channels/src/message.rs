@@ -129,16 +129,11 @@ impl<To> RequestBuilder<To> {
 
     /// Whether whatever carries the messages knows everything that this one has.
     pub(crate) fn is_carried(&self) -> bool {
-        carries(&self.bus, &self.outgoing)
+        const NEW: [Flags; 4] = [Flags::RECEIPT, Flags::BATCH, Flags::PROBE, Flags::SEALED];
+        let needs_more = self.outgoing.rare.as_ref().is_some_and(|rare| !rare.headers.is_empty())
+            || NEW.iter().any(|flag| self.outgoing.flags.contains(*flag));
+        !needs_more || self.bus.transport().is_complete()
     }
-}
-
-/// Whether whatever carries the messages of `bus` knows everything that this one has.
-pub(crate) fn carries(bus: &Bus, outgoing: &Outgoing) -> bool {
-    const NEW: [Flags; 4] = [Flags::RECEIPT, Flags::BATCH, Flags::PROBE, Flags::SEALED];
-    let needs_more = outgoing.rare.as_ref().is_some_and(|rare| !rare.headers.is_empty())
-        || NEW.iter().any(|flag| outgoing.flags.contains(*flag));
-    !needs_more || bus.transport().is_complete()
 }
 
 /// A message that asks for no receipt, because it will have a reply.

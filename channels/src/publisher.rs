@@ -1,6 +1,6 @@
 //! Publishes to one place, again and again.
 
-use std::{fmt, mem};
+use std::fmt;
 
 use bytes::Bytes;
 use cellbus_proto::name::Fqcn;
@@ -9,9 +9,9 @@ use crate::{
     bus::Bus,
     error::PublishError,
     filter::Point,
-    message::{RequestBuilder, carries},
+    message::RequestBuilder,
     trace,
-    transport::{Outgoing, Rare},
+    transport::{Outgoing, Passage},
 };
 
 /// Publishes to one place, again and again: what the messages have in common is put together once, which a
@@ -25,13 +25,15 @@ pub struct Publisher {
     to: Fqcn,
     /// Every message, but for the payload.
     outgoing: Outgoing,
+    /// The way that the last one took, if the next ones can too.
+    passage: Option<Box<dyn Passage>>,
 }
 
 impl Publisher {
     pub(crate) fn new(message: RequestBuilder) -> Self {
         let RequestBuilder { bus, to, mut outgoing } = message;
         outgoing.payload = Bytes::new();
-        Self { bus, to, outgoing }
+        Self { bus, to, outgoing, passage: None }
     }
 
     /// Sends one message, as [`RequestBuilder::publish`] does.
@@ -42,29 +44,27 @@ impl Publisher {
     /// # Cancellation
     /// Dropping the future leaves open whether the message was sent.
     pub async fn publish(&mut self, payload: impl Into<Bytes>) -> Result<(), PublishError> {
-        self.outgoing.payload = payload.into();
-        if let Some(outcome) = self.publish_at_once() {
+        let mut payload = payload.into();
+        if let Some(outcome) = self.publish_at_once(&mut payload) {
             return outcome;
         }
-        let payload = mem::take(&mut self.outgoing.payload);
         let mut outgoing = Outgoing { payload, ..self.outgoing.clone() };
         if let Some(trace) = trace::current() {
-            let rare: &mut Rare = outgoing.rare.get_or_insert_default();
+            let rare = outgoing.rare.get_or_insert_default();
             rare.trace = rare.trace.or(Some(trace));
         }
-        RequestBuilder { bus: self.bus.clone(), to: self.to.clone(), outgoing }.publish().await
+        let (bus, to) = (self.bus.clone(), self.to.clone());
+        let outcome = RequestBuilder { bus, to, outgoing }.publish().await;
+        self.passage = self.bus.transport().passage(&self.to, &self.outgoing);
+        outcome
     }
 
-    /// Whether that is all there is to do with most messages: nothing looks at them here, and there is room.
-    fn publish_at_once(&mut self) -> Option<Result<(), PublishError>> {
-        let (bus, outgoing) = (&self.bus, &self.outgoing);
+    /// Where nothing looks at the message here, and nothing belongs to it.
+    fn publish_at_once(&self, payload: &mut Bytes) -> Option<Result<(), PublishError>> {
+        let passage = self.passage.as_ref()?;
         let is_plain = trace::current().is_none()
-            && !bus.filters().applies(Point::RequestOut, &outgoing.target)
-            && carries(bus, outgoing);
-        let outcome = is_plain.then(|| bus.transport().publish_at_once(&self.to, outgoing))??;
-        // Else the last payload would be kept until the next one.
-        self.outgoing.payload = Bytes::new();
-        Some(outcome)
+            && !self.bus.filters().applies(Point::RequestOut, &self.outgoing.target);
+        is_plain.then(|| passage.publish_at_once(payload)).flatten()
     }
 }
 

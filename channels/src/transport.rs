@@ -77,6 +77,13 @@ pub struct Probe {
     pub outcome: Result<Reply, RequestError>,
 }
 
+/// A way to one place, on which all that can be decided before there is a payload is.
+pub trait Passage: Send + Sync {
+    /// Sends what is taken out of `payload`, where that can be done without waiting for anything; else `None`, and
+    /// the payload stays.
+    fn publish_at_once(&self, payload: &mut Bytes) -> Option<Result<(), PublishError>>;
+}
+
 /// Carries messages for a [`Bus`](crate::Bus): a cell in this process, or the local socket of one.
 pub trait Transport: Send + Sync + 'static {
     /// The cell that speaks here.
@@ -95,6 +102,15 @@ pub trait Transport: Send + Sync + 'static {
     /// Default: nothing can.
     fn publish_at_once(&self, to: &Fqcn, outgoing: &Outgoing) -> Option<Result<(), PublishError>> {
         let _never_sent = (to, outgoing);
+        None
+    }
+
+    /// The way that publishes like this one, but for their payloads, take from now on. `None` where none is known, or
+    /// they have more beside their payload than it carries.
+    ///
+    /// Default: none is.
+    fn passage(&self, to: &Fqcn, outgoing: &Outgoing) -> Option<Box<dyn Passage>> {
+        let _never_known = (to, outgoing);
         None
     }
 

@@ -74,6 +74,36 @@ impl Joiner {
         self.first = Some(next);
     }
 
+    /// Takes the payload of a publish that has nothing beside it, where it goes together with what came before: then
+    /// no header is made for it, and it needs no number.
+    ///
+    /// # Errors
+    /// The payload, which does not.
+    pub fn put(
+        &mut self,
+        common: &Arc<Common>,
+        budget_ms: u32,
+        payload: Bytes,
+        payload_max: usize,
+    ) -> Result<(), Bytes> {
+        let Some(first) = self.first.as_ref().filter(|_| !self.run.is_empty()) else {
+            return Err(payload);
+        };
+        let after = self.len + LENGTH + payload.len();
+        let goes_with = first.header.kind == Kind::Publish
+            && Arc::ptr_eq(&first.header.common, common)
+            && first.header.budget_ms == budget_ms
+            && payload.len() <= ITEM_MAX
+            && after <= room(&Kind::Publish, payload_max)
+            && self.run.len() + 1 < batch::ITEMS_MAX;
+        if !goes_with {
+            return Err(payload);
+        }
+        self.len = after;
+        self.run.push(payload);
+        Ok(())
+    }
+
     /// Everything that was taken, and nothing is left.
     #[must_use]
     pub fn finish(

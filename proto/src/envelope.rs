@@ -418,9 +418,15 @@ impl Header {
 /// Bytes that an envelope is counted as in every queue: its payload and a fixed sum for the rest.
 #[must_use]
 pub fn cost(envelope: &Envelope) -> usize {
-    const HEADER_COST: usize = 256;
     let extras = envelope.header.extras.as_ref().map_or(0, |extras| {
         extras.headers.len() + 256 + 64 * (extras.fan.len() + 4 * extras.path.len())
     });
-    envelope.payload.len() + HEADER_COST + extras
+    cost_of_plain(envelope.payload.len()) + extras
+}
+
+/// The same of one that has no extras and a payload of so many bytes.
+#[must_use]
+pub fn cost_of_plain(payload_len: usize) -> usize {
+    const HEADER_COST: usize = 256;
+    payload_len.saturating_add(HEADER_COST)
 }

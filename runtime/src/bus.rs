@@ -12,8 +12,8 @@ use actix::Addr;
 use bytes::Bytes;
 use cellbus_channels::{
     BoxFuture, BoxStream, Conduit, ConduitHandler, ConduitOptions, Event, Flags, HandleError,
-    Handler, HandlerOptions, OneOfMany, Outgoing, Probe, PublishError, Reply, RequestError,
-    Selector, Transport,
+    Handler, HandlerOptions, OneOfMany, Outgoing, Passage, Probe, PublishError, Reply,
+    RequestError, Selector, Transport,
     filter::Filters,
     replies::{self, Buffer},
     transfer::Shelf,
@@ -32,7 +32,7 @@ use crate::{
         SubmitMany, TakeAsks, check_outgoing, millis, publish_of,
     },
     clock, conduits,
-    ingress::{self, Leases, NotPushed},
+    ingress::{self, Lease, Leases, NotPushed, PlainWay},
     own::Own,
     seam::{Gone, post},
 };
@@ -245,6 +245,20 @@ impl Transport for CellTransport {
 
     fn publish_at_once(&self, to: &Fqcn, outgoing: &Outgoing) -> Option<Result<(), PublishError>> {
         self.publish_now(to, outgoing)
+    }
+
+    fn passage(&self, to: &Fqcn, outgoing: &Outgoing) -> Option<Box<dyn Passage>> {
+        if outgoing.content_type.is_some() || outgoing.rare.is_some() {
+            return None;
+        }
+        let generation = self.own.generation();
+        let lease = self.leases.with(to, &outgoing.target, generation, Lease::clone)?;
+        let budget_ms = millis(outgoing.budget.unwrap_or(lease.budget));
+        let is_alike = lease.common.flags == outgoing.flags && lease.lane == outgoing.lane;
+        (is_alike && budget_ms > 0).then(|| {
+            let own = Arc::clone(&self.own);
+            Box::new(PlainWay { own, lease, budget_ms }) as Box<dyn Passage>
+        })
     }
 
     fn publish(&self, to: Fqcn, outgoing: Outgoing) -> BoxFuture<Result<(), PublishError>> {

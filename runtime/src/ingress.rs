@@ -16,9 +16,11 @@ use std::{
 };
 
 use actix::Addr;
+use bytes::Bytes;
+use cellbus_channels::{Passage, PublishError};
 use cellbus_proto::{
     bundle::Joiner,
-    envelope::{Common, Envelope, Lane, cost},
+    envelope::{Common, Envelope, Lane, cost, cost_of_plain},
     folded::Folded,
     name::{ChannelTopic, Fqcn},
 };
@@ -146,13 +148,37 @@ pub fn push(
     envelope: Envelope,
     filter: &Addr<AuthFilter>,
 ) -> Result<(), NotPushed> {
+    let cost = cost(&envelope);
+    add(own, cost, filter, |joiner| own.join(joiner, envelope))
+}
+
+/// The same of a publish that has nothing beside its payload, which is taken where there is room.
+fn push_plain(
+    own: &Arc<Own>,
+    lease: &Lease,
+    budget_ms: u32,
+    payload: &mut Bytes,
+) -> Result<(), NotPushed> {
+    let cost = cost_of_plain(payload.len());
+    add(own, cost, &lease.filter, |joiner| {
+        own.join_plain(joiner, &lease.common, budget_ms, mem::take(payload));
+    })
+}
+
+fn add(
+    own: &Arc<Own>,
+    cost: usize,
+    filter: &Addr<AuthFilter>,
+    join: impl FnOnce(&mut Joiner),
+) -> Result<(), NotPushed> {
     let ingress = &own.ingress;
     let mut waiting = ingress.lock();
-    if !ingress.has_room() {
+    let bytes = ingress.bytes.load(Ordering::Relaxed);
+    if bytes >= Ingress::MAX {
         return Err(NotPushed::Full);
     }
-    ingress.bytes.fetch_add(cost(&envelope), Ordering::Relaxed);
-    own.join(&mut waiting.joiner, envelope);
+    ingress.bytes.store(bytes.saturating_add(cost), Ordering::Relaxed);
+    join(&mut waiting.joiner);
     waiting.count += 1;
     if mem::replace(&mut waiting.is_told, true) {
         return Ok(());
@@ -205,5 +231,30 @@ impl Leases {
 
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The way of publishes that have nothing beside their payload.
+#[derive(Debug)]
+pub(crate) struct PlainWay {
+    pub(crate) own: Arc<Own>,
+    pub(crate) lease: Lease,
+    pub(crate) budget_ms: u32,
+}
+
+impl Passage for PlainWay {
+    fn publish_at_once(&self, payload: &mut Bytes) -> Option<Result<(), PublishError>> {
+        let Self { own, lease, budget_ms } = self;
+        let is_good = lease.way.generation == own.generation()
+            && payload.len() <= lease.payload_max
+            && lease.has_room(lease.lane);
+        if !is_good {
+            return None;
+        }
+        match push_plain(own, lease, *budget_ms, payload) {
+            Ok(()) => Some(Ok(())),
+            Err(NotPushed::Full) => None,
+            Err(NotPushed::Gone) => Some(Err(PublishError::Closed)),
+        }
     }
 }

@@ -2,7 +2,11 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use cellbus_proto::{
@@ -28,7 +32,15 @@ struct Queue {
     wake: Notify,
     /// Told when best-effort messages find room again.
     room: Notify,
+    /// Whether they do, asked with every publish: as of the last time that the state was let go.
+    has_room: AtomicBool,
     max_bytes: usize,
+}
+
+/// A state that is being looked at or changed.
+struct Held<'a> {
+    state: MutexGuard<'a, State>,
+    queue: &'a Queue,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +97,7 @@ impl Outbox {
             state: Mutex::default(),
             wake: Notify::new(),
             room: Notify::new(),
+            has_room: AtomicBool::new(true),
             max_bytes,
         };
         Arc::new(Self {
@@ -182,9 +195,8 @@ impl Outbox {
         let queue = &self.lanes[lane as usize];
         let mut state = queue.lock();
         state.bytes = state.bytes.saturating_sub(bytes);
-        let room = state.bytes <= queue.max_bytes / 2;
         drop(state);
-        if room {
+        if queue.has_room() {
             queue.room.notify_waiters();
         }
     }
@@ -192,9 +204,7 @@ impl Outbox {
     /// Whether best-effort messages of this cell itself may be added on `lane`: it is at most half full.
     #[must_use]
     pub fn has_room(&self, lane: Lane) -> bool {
-        let queue = &self.lanes[lane as usize];
-        let state = queue.lock();
-        state.closed || state.ending || state.bytes <= queue.max_bytes / 2
+        self.lanes[lane as usize].has_room()
     }
 
     /// Waits until [`Self::has_room`] says yes.
@@ -273,7 +283,34 @@ impl Item {
 }
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Held<'_> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Held { state, queue: self }
+    }
+
+    fn has_room(&self) -> bool {
+        self.has_room.load(Ordering::Acquire)
+    }
+}
+
+impl Deref for Held<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let State { bytes, ending, closed, .. } = *self.state;
+        let has_room = closed || ending || bytes <= self.queue.max_bytes / 2;
+        self.queue.has_room.store(has_room, Ordering::Release);
     }
 }

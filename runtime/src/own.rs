@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
+use bytes::Bytes;
 use cellbus_channels::{filter::Filters, transfer::Shelf};
 use cellbus_proto::{
     bundle::{self, Joiner},
@@ -308,6 +309,22 @@ impl Own {
     pub(crate) fn join(&self, joiner: &mut Joiner, message: Envelope) {
         let payload_max = self.payload_max.load(Ordering::Relaxed);
         joiner.push(message, payload_max, |common, flags| self.commons.of_bundle(common, flags));
+    }
+
+    /// The same of a publish that has nothing beside its payload.
+    pub(crate) fn join_plain(
+        &self,
+        joiner: &mut Joiner,
+        common: &Arc<Common>,
+        budget_ms: u32,
+        payload: Bytes,
+    ) {
+        let payload_max = self.payload_max.load(Ordering::Relaxed);
+        let Err(payload) = joiner.put(common, budget_ms, payload, payload_max) else { return };
+        let (common, sequence) = (Arc::clone(common), self.next_sequence());
+        let (kind, hops_left, extras) = (Kind::Publish, 0, None);
+        let header = Header { kind, sequence, common, budget_ms, hops_left, extras };
+        self.join(joiner, Envelope { header, payload });
     }
 
     /// What has been joined.

@@ -132,6 +132,23 @@ impl Line {
         })
     }
 
+    /// Whether a handler has asked for anything over it, or may still: somebody has it beside whoever calls this and
+    /// the delivery.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.is_used() || Arc::strong_count(&self.0) > 2
+    }
+
+    /// The line for another message, if it is as new: an allocation saved.
+    #[must_use]
+    pub fn reuse(mut self) -> Option<Self> {
+        self.is_as_new().then_some(self)
+    }
+
+    fn is_used(&self) -> bool {
+        self.0.is_used.load(Ordering::Acquire)
+    }
+
     pub(super) fn defer(&self) -> ReplyToken {
         let mut state = self.lock();
         if state.is_over || state.asked.deferred.is_some() {
@@ -172,7 +189,7 @@ impl Line {
 
     /// What has been asked for since the last call; `None` where that is nothing, ever.
     pub(crate) fn take_asked(&self) -> Option<Asked> {
-        self.0.is_used.load(Ordering::Acquire).then(|| std::mem::take(&mut self.lock().asked))
+        self.is_used().then(|| std::mem::take(&mut self.lock().asked))
     }
 
     /// Nobody waits any more: what is asked for from now on comes too late.

@@ -3,6 +3,7 @@
 
 use std::{
     iter::Enumerate,
+    mem,
     sync::Arc,
     task::{Context as Poller, Poll, Waker},
     vec::IntoIter,
@@ -11,7 +12,7 @@ use std::{
 use actix::Context;
 use bytes::Bytes;
 use cellbus_channels::{
-    call::{Call, Outcome, Step},
+    call::{AtOnce, Call, Outcome, Step},
     filter::Point,
 };
 use cellbus_proto::{batch, bundle, envelope::Header, name::Fqcn, status::Status};
@@ -77,18 +78,29 @@ impl Cell {
     ) {
         let begun = self.now();
         let mut last = begun;
-        let mut template = whole.delivery();
-        template.budget = whole.deadline.saturating_duration_since(begun);
+        let handler = &*whole.registration.handler;
+        let mut line = self.handlers.line();
+        let mut delivery = whole.delivery().over(line.clone());
+        delivery.budget = whole.deadline.saturating_duration_since(begun);
         let mut since = 0;
         let is_awaited = whole.request.wants_answer();
         while whole.deadline > last
             && let Some((place, payload)) = items.next()
         {
             let size = payload.len() + OVERHEAD;
-            let mut delivery = template.clone();
             delivery.payload = payload;
-            let mut call = Call::new(&*whole.registration.handler, delivery, self.handlers.line());
-            let polled = call.poll_step(&mut Poller::from_waker(Waker::noop()));
+            let (call, polled) = match AtOnce::of(handler, &delivery) {
+                Some(done) if !line.is_kept() => (None, Poll::Ready(Step::End(done.outcome()))),
+                Some(done) => {
+                    let used = mem::replace(&mut line, self.handlers.line());
+                    delivery = delivery.over(line.clone());
+                    poll_once(done.over(used))
+                }
+                None => {
+                    let own = self.handlers.line();
+                    poll_once(Call::new(handler, delivery.clone(), own))
+                }
+            };
             since += 1;
             let is_last = items.len() == 0;
             let ends = matches!(polled, Poll::Ready(Step::End(_)));
@@ -102,7 +114,7 @@ impl Cell {
             };
             let first = match polled {
                 Poll::Ready(Step::End(outcome)) => {
-                    self.handlers.keep_line(call.into_line());
+                    self.handlers.keep_line(call.and_then(Call::into_line));
                     if is_awaited && matches!(outcome, Outcome::Replied(_)) {
                         let request = whole.numbered(place);
                         let answer = self.answer_of(&request, outcome);
@@ -120,10 +132,13 @@ impl Cell {
                 Poll::Ready(Step::Reply(reply)) => Some(Step::Reply(reply)),
                 Poll::Pending => None,
             };
+            let Some(call) = call else { continue };
             let number = self.handlers.next_number();
             let begun = Begun { call, first, since: last, deadline: whole.deadline };
             return self.go_on(number, ticket(), begun, false, ctx);
         }
+        drop(delivery);
+        self.handlers.keep_line(line.reuse());
     }
 
     /// Reads the clock, and notes how long the last `count` handlers took, each its share.
@@ -140,6 +155,11 @@ impl Cell {
         self.own.stats.handled_many(spent, u32::try_from(count).unwrap_or(u32::MAX));
         then
     }
+}
+
+fn poll_once(mut call: Call) -> (Option<Call>, Poll<Step>) {
+    let polled = call.poll_step(&mut Poller::from_waker(Waker::noop()));
+    (Some(call), polled)
 }
 
 impl Incoming {

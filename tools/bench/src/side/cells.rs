@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use cellbus_cells::node::{Node, NodeCell};
 use cellbus_channels::{
-    Bus, ChannelTopic, Delivery, Fqcn, HandlerOptions, PublishError, Reply, from_fn,
+    Bus, ChannelTopic, Fqcn, HandlerOptions, PublishError, Reply, from_fn, from_sync_fn,
 };
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
@@ -135,11 +135,11 @@ impl Process {
     async fn answer(&self, cell: &NodeCell) -> Result<(), SideError> {
         let bus = cell.running().bus();
         let counter = self.counter.clone();
-        let echo = from_fn(|delivery: Delivery| async move { Ok(Reply::from(delivery.payload)) });
-        let take = from_fn(|_| async move { Ok(Reply::default()) });
-        let count = from_fn(move |_| {
+        let echo = from_sync_fn(|delivery| Ok(Reply::from(delivery.payload.clone())));
+        let take = from_sync_fn(|_| Ok(Reply::default()));
+        let count = from_sync_fn(move |_| {
             counter.add(1);
-            std::future::ready(Ok(Reply::default()))
+            Ok(Reply::default())
         });
         bus.handle(target(ECHO)?, echo).await.map_err(SideError::new)?;
         bus.handle(target(TAKE)?, take).await.map_err(SideError::new)?;
