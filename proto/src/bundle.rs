@@ -24,7 +24,7 @@ pub const ITEM_MAX: usize = 4 << 10;
 pub const BYTES_MAX: usize = 32 << 10;
 /// The same where somebody waits: as much as a burst of datagrams carries, so that what came in front is at
 /// work while the rest is still on its way.
-pub const AWAITED_BYTES_MAX: usize = 10 << 10;
+pub const AWAITED_BYTES_MAX: usize = 16 << 10;
 
 /// Bytes that an item takes beside its own.
 const LENGTH: usize = 4;

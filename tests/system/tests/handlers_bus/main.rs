@@ -10,6 +10,7 @@ use std::{
 use cellbus_channels::{Bus, Delivery, Failure, HandlerOptions, Reply, from_fn};
 use cellbus_harness::{guard::LogGuard, net::Net, seeds::run_paused, sim::SimNet};
 
+mod at_once;
 mod batches;
 mod bundles;
 mod cancelling;
