@@ -3,19 +3,16 @@
 //! The actor decides (with `proto::link`) and signs; reading and writing are tasks of their own.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
+use actix::{Actor, Addr, AsyncContext, Context, SpawnHandle};
 use cellbus_proto::{
-    admission::{Admitted, Peer},
+    admission::Peer,
     codec::{
-        CodecError, Frame, FrameLimits,
-        body::{Answer, Beat, Blob, Drain, Echo},
+        Frame, FrameLimits,
+        body::{Answer, Beat, Blob, Echo},
     },
     envelope::{Address, Common, Envelope, Flags, Header, Incarnation, Kind, Lane},
     identity::CellKind,
@@ -23,31 +20,41 @@ use cellbus_proto::{
     name::Fqcn,
     route::LinkId,
     status::Status,
-    well_known::{self, SystemTopic},
+    well_known::SystemTopic,
 };
 use tokio::sync::{oneshot, watch};
 
 use crate::{
     cell::{Cell, LinkDown, LinkLeft, LinkUp, Roster},
     clock,
-    conn::{CarrierStats, CloseCode, Connection, End},
-    filter::{AuthFilter, RemovePeer, SetPeer},
+    conn::{CloseCode, Connection, End},
+    filter::{AuthFilter, SetPeer},
     outbox::Outbox,
     own::{Own, Shown},
     seam::post,
-    tls::root_of,
 };
 
 mod child;
 mod conduits;
+mod health;
 mod lanes;
 mod parent;
 mod reader;
 mod renewal;
+mod told;
 mod writer;
 mod written;
 
-use self::{child::ChildSide, parent::ParentSide, written::Written};
+use self::{
+    child::ChildSide,
+    parent::ParentSide,
+    told::{Control, Ended, LaneAccepted, LanesEnded, Unreadable},
+    written::Written,
+};
+pub use self::{
+    health::Health,
+    told::{CheckTrust, Exempted, Misbehaved, Say},
+};
 
 /// The actor of one link.
 #[derive(Debug)]
@@ -163,164 +170,6 @@ pub struct LinkEnd {
     /// What the parent answered to the registration, where it refused it.
     pub refused: Option<Status>,
 }
-
-/// How a link is doing, readable from anywhere.
-#[derive(Debug)]
-pub struct Health {
-    connection: Connection,
-    start: Instant,
-    heard_ms: AtomicU64,
-    rtt_us: AtomicU64,
-    sent: AtomicU64,
-    received: AtomicU64,
-    lane_written: Arc<AtomicU64>,
-    lane_read: AtomicU64,
-    closed: watch::Sender<bool>,
-}
-
-impl Health {
-    fn new(connection: Connection) -> Arc<Self> {
-        Arc::new(Self {
-            connection,
-            start: clock::now(),
-            heard_ms: AtomicU64::new(0),
-            rtt_us: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            lane_written: Arc::default(),
-            lane_read: AtomicU64::new(0),
-            closed: watch::Sender::new(false),
-        })
-    }
-
-    fn hear(&self) {
-        let since = clock::now().saturating_duration_since(self.start).as_millis();
-        self.heard_ms.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// Whether the neighbour was heard within `span`.
-    #[must_use]
-    pub fn heard_within(&self, span: Duration) -> bool {
-        let last = self.start + Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
-        clock::now().saturating_duration_since(last) < span && !*self.closed.borrow()
-    }
-
-    /// Round trip of the last beat, in microseconds, at the end that sends them.
-    #[must_use]
-    pub fn rtt_us(&self) -> Option<u64> {
-        Some(self.rtt_us.load(Ordering::Relaxed)).filter(|rtt| *rtt > 0)
-    }
-
-    /// Half the round trip that the transport has measured, in microseconds.
-    pub(crate) fn wire_us(&self) -> u32 {
-        u32::try_from(self.connection.stats().rtt_us / 2).unwrap_or(u32::MAX)
-    }
-
-    /// Bytes of the interactive lane that the transport has taken.
-    fn lane_written(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.lane_written)
-    }
-
-    fn count_lane_read(&self, bytes: usize) {
-        self.lane_read.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    fn count_sent(&self, messages: u64) {
-        self.sent.fetch_add(messages, Ordering::Relaxed);
-    }
-
-    fn count_received(&self, messages: usize) {
-        self.received.fetch_add(messages as u64, Ordering::Relaxed);
-    }
-
-    /// Messages written to and read from this link.
-    #[must_use]
-    pub fn messages(&self) -> (u64, u64) {
-        (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
-    }
-
-    /// What the transport knows.
-    #[must_use]
-    pub fn carrier(&self) -> CarrierStats {
-        self.connection.stats()
-    }
-
-    /// The neighbour's organisation, as its certificate says.
-    #[must_use]
-    pub fn org(&self) -> String {
-        self.connection.peer().identity.org.to_string()
-    }
-
-    /// End of the neighbour's certificate, in seconds since 1970.
-    #[must_use]
-    pub fn cert_expires_unix(&self) -> u64 {
-        self.connection.peer().dates.not_after
-    }
-
-    /// Waits until the link has ended.
-    pub async fn wait_closed(&self) {
-        let mut closed = self.closed.subscribe();
-        // Ends also when the link itself is gone.
-        let _ = closed.wait_for(|closed| *closed).await;
-    }
-}
-
-/// A challenge, register or bye that the filter let in.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Exempted {
-    /// Which of the three.
-    pub topic: SystemTopic,
-    /// The message.
-    pub admitted: Admitted,
-}
-
-/// The neighbour sent what its turn did not allow; the connection ends.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Misbehaved(pub Status);
-
-/// Other authorities count from now on: the neighbour's certificate is looked at again.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct CheckTrust;
-
-/// What others want of a link.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub enum Say {
-    /// Tell the neighbour that this cell takes no new requests.
-    Drain,
-    /// Say bye and close.
-    Bye,
-    /// Close, with this code and text.
-    Close(CloseCode, &'static str),
-}
-
-/// A control frame has been read.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-struct Control(Frame);
-
-/// A stream cannot be read on.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-struct Unreadable(CodecError);
-
-/// The neighbour has opened a lane stream.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-struct LaneAccepted;
-
-/// What waited on the lanes has arrived.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-struct LanesEnded;
-
-/// The connection has ended.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-struct Ended(End);
 
 impl Link {
     /// Starts the link of a connection that has just been established, dialled or accepted.
@@ -672,148 +521,5 @@ impl Actor for Link {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.health.closed.send_replace(true);
-    }
-}
-
-impl Handler<Control> for Link {
-    type Result = ();
-
-    fn handle(&mut self, Control(frame): Control, ctx: &mut Self::Context) {
-        if !self.filter.connected() {
-            // The cell knows, and closes, only the links that were registered with it.
-            return self.close(CloseCode::Later, "the cell has ended");
-        }
-        self.handle_frame(frame, ctx);
-        self.arm_timer(ctx);
-    }
-}
-
-impl Handler<Exempted> for Link {
-    type Result = ();
-
-    fn handle(&mut self, Exempted { topic, admitted }: Exempted, ctx: &mut Self::Context) {
-        let input = match topic {
-            well_known::CHALLENGE => Input::Challenge,
-            well_known::REGISTER => Input::Register,
-            _ => Input::Bye,
-        };
-        // The gate saw the link as it was when the message came; it may have moved on since.
-        if let Err(out_of_turn) = self.state.handle_input(input) {
-            return self.close_for(out_of_turn.status(), &out_of_turn.to_string());
-        }
-        self.health.hear();
-        let envelope = admitted.into_envelope();
-        let sequence = envelope.header.sequence;
-        match topic {
-            well_known::CHALLENGE => self.handle_challenge(sequence, ctx),
-            well_known::REGISTER => self.handle_register(sequence, &envelope.payload, ctx),
-            _ => self.handle_bye(sequence),
-        }
-        self.arm_timer(ctx);
-    }
-}
-
-impl Handler<Misbehaved> for Link {
-    type Result = ();
-
-    fn handle(&mut self, Misbehaved(status): Misbehaved, _: &mut Self::Context) {
-        // Counted by the filter already.
-        if self.state.phase() != Phase::Closed {
-            tracing::warn!(
-                cell = %self.own.name, peer = %self.connection.peer().identity, link = self.id.0,
-                code = status.code(), "link closed"
-            );
-            self.close(CloseCode::Unauthenticated, "");
-        }
-    }
-}
-
-impl Handler<CheckTrust> for Link {
-    type Result = ();
-
-    fn handle(&mut self, _: CheckTrust, _: &mut Self::Context) {
-        let peer = Arc::clone(&self.connection.peer());
-        let counts = peer.identity.kind == CellKind::Job
-            || root_of(&self.own.roots, &peer.chain, self.own.wall.unix()).is_some();
-        if !counts && self.state.phase() != Phase::Closed {
-            self.close_for(Status::CertRevoked, "the authority of the certificate counts no more");
-        }
-    }
-}
-
-impl Handler<Unreadable> for Link {
-    type Result = ();
-
-    fn handle(&mut self, Unreadable(error): Unreadable, _: &mut Self::Context) {
-        if self.bye.is_some() {
-            // Who was told bye goes away too: its streams can end before its connection does.
-            return self.close(CloseCode::Done, "bye");
-        }
-        self.close_for(error.status, error.what);
-    }
-}
-
-impl Handler<LaneAccepted> for Link {
-    type Result = ();
-
-    fn handle(&mut self, _: LaneAccepted, _: &mut Self::Context) {
-        // A parent may open its lanes before its answer to the registration has been read here; a child
-        // that is not registered has nothing to send.
-        if self.side() == Side::Parent && !self.was_active {
-            self.close_for(Status::NoHello, "a lane before the registration");
-        }
-    }
-}
-
-impl Handler<LanesEnded> for Link {
-    type Result = ();
-
-    fn handle(&mut self, _: LanesEnded, ctx: &mut Self::Context) {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        let Some((sequence, frame)) = self.exempt_request(well_known::BYE, bytes::Bytes::new())
-        else {
-            return self.close(CloseCode::Done, "bye");
-        };
-        self.bye = Some(sequence);
-        self.send(frame);
-        ctx.run_later(PATIENCE, |link, _| link.close(CloseCode::Done, "bye"));
-    }
-}
-
-impl Handler<Say> for Link {
-    type Result = ();
-
-    fn handle(&mut self, say: Say, ctx: &mut Self::Context) {
-        match say {
-            Say::Drain => {
-                const COME_BACK_MS: u32 = 2000;
-                if self.state.phase().carries_messages() {
-                    self.send(Frame::Drain(Drain { retry_after_ms: COME_BACK_MS }));
-                }
-            }
-            Say::Bye => self.say_bye(ctx),
-            Say::Close(code, reason) => self.close(code, reason),
-        }
-    }
-}
-
-impl Handler<Ended> for Link {
-    type Result = ();
-
-    fn handle(&mut self, Ended(end): Ended, ctx: &mut Self::Context) {
-        let was_active = self.was_active;
-        self.state.enter_closed();
-        self.leave(self.was_meant(&end));
-        self.withdraw();
-        if post(&self.filter, RemovePeer(self.id)).is_err() {
-            tracing::debug!(link = self.id.0, "the filter has ended");
-        }
-        self.forget_challenge();
-        let refused = self.refusal();
-        if let Some(ended) = self.ended.take() {
-            // Nobody may wait any more.
-            let _ = ended.send(LinkEnd { was_active, end, refused });
-        }
-        ctx.stop();
     }
 }
