@@ -7,8 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::hmac;
 use quinn::{
-    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, NoneTokenLog, NoneTokenStore,
-    ServerConfig, TransportConfig, ValidationTokenConfig,
+    AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
+    NoneTokenLog, NoneTokenStore, ServerConfig, TransportConfig, ValidationTokenConfig,
     congestion::{BbrConfig, CubicConfig},
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
@@ -153,6 +153,16 @@ pub enum Side {
     Accepts,
 }
 
+/// How often the other end is asked to say what has arrived (draft-ietf-quic-ack-frequency).
+///
+/// Every second packet, as RFC 9000 section 13.2.2 recommends, is a datagram and a wake-up for each of two packets that ask for none.
+/// A burst is sixteen packets or fewer; what is less is said within 5 ms, so that a small congestion window opens.
+fn acknowledgements() -> AckFrequencyConfig {
+    let mut frequency = AckFrequencyConfig::default();
+    frequency.ack_eliciting_threshold(20u32.into()).max_ack_delay(Some(Duration::from_millis(5)));
+    frequency
+}
+
 /// Settings that hold together.
 #[derive(Clone, Debug)]
 pub struct QuicTransport {
@@ -221,7 +231,8 @@ impl QuicTransport {
             .send_window(settings.send_window.into())
             .datagram_receive_buffer_size(None)
             .enable_segmentation_offload(settings.segmentation_offload)
-            .mtu_discovery_config(Some(self.mtu_discovery()));
+            .mtu_discovery_config(Some(self.mtu_discovery()))
+            .ack_frequency_config(Some(acknowledgements()));
         match settings.congestion {
             Congestion::Cubic => {
                 config.congestion_controller_factory(Arc::new(CubicConfig::default()))
