@@ -52,7 +52,9 @@ fn g_52_v_19_cells_renew_old_certificates_and_start_again_with_the_new_ones() {
     assert_eq!(ends(&net, "site-1"), before);
     until("a ping", SOON, || (ping(&net) == 0).then_some(()));
     assert_eq!(issued(&net), 4);
-    let due = net.ask("site-1", &["status"]).data()["cert_renewal_unix"].as_u64();
+    let status = net.ask("site-1", &["status"]).data();
+    assert_eq!(status["cert_renewed_by"], "server");
+    let due = status["cert_renewal_unix"].as_u64();
     assert!(due.is_some_and(|due| due > now_unix() + 50 * DAY), "{due:?}");
 
     let kit = net.kit("site-1").display().to_string();
@@ -61,4 +63,22 @@ fn g_52_v_19_cells_renew_old_certificates_and_start_again_with_the_new_ones() {
     let dates = findings.iter().find(|one| one["code"] == "KIT_DATES").expect("it is examined");
     assert_eq!(dates["outcome"], "ok", "{dates}");
     assert!(dates["found"].to_string().contains("asks for the next one in"), "{dates}");
+}
+
+#[test]
+fn k_02_where_nobody_issues_status_and_doctor_do_not_promise_another_certificate() {
+    let mut net = Sites::provisioned();
+    for name in ["server", "site-2"] {
+        net.start(name);
+        net.wait_ready(name, name);
+        let status = net.ask(name, &["status"]).data();
+        assert_eq!(status["cert_renewed_by"], "people", "{name}");
+        assert!(status["cert_renewal_unix"].as_u64().is_some_and(|due| due > now_unix()));
+        let kit = net.kit(name).display().to_string();
+        let said = net.ask(name, &["doctor", "--kit", &kit, "--offline"]);
+        let findings = said.envelope["data"]["findings"].as_array().expect("findings").clone();
+        let dates = findings.iter().find(|one| one["code"] == "KIT_DATES").expect("examined");
+        let found = dates["found"].as_str().expect("a text");
+        assert!(found.contains("nothing renews it by itself"), "{found}");
+    }
 }

@@ -11,6 +11,7 @@ use std::{
 use cellbus_proto::{
     identity::{CellKind, Identity},
     name::{Fqcn, Segment},
+    renewal::RenewedBy,
     topology::project::{Participant, Project, Role},
 };
 use cellbus_runtime::{
@@ -208,6 +209,8 @@ struct Step<'a> {
     old: Option<Issued>,
     topology: &'a [u8],
     roster: Vec<u8>,
+    /// Where its next certificate comes from.
+    renewed_by: RenewedBy,
     /// Whether it gets a certificate of the next authority for the key that it has.
     goes_over: bool,
 }
@@ -355,14 +358,22 @@ fn refuse_foreign(out: &Path) -> Result<(), ProvisionError> {
 fn plan<'a>(order: &Order<'a>, records: &Records) -> Vec<Step<'a>> {
     let project = order.project;
     let topology = project.topology_text.as_bytes();
+    let issues = server_issues(order, records);
     let step = |who: Participant<'a>| {
         let roster = Roster::of(&project.topology, who.name.as_str()).to_json();
         let old = records.participants.get(who.name).cloned();
+        let renews = issues && who.kind != CellKind::Admin;
+        let renewed_by = if renews { RenewedBy::Server } else { RenewedBy::People };
         let (action, detail) = match &old {
             None => (Action::New, String::new()),
-            Some(old) => judge(order, who, old, topology, &roster),
+            Some(old) => match judge(order, who, old, topology, &roster) {
+                (Action::Kept, _) if old.renewed_by.is_some_and(|by| by != renewed_by) => {
+                    (Action::Updated, "who renews certificates has changed".to_owned())
+                }
+                judged => judged,
+            },
         };
-        Step { who, action, detail, old, topology, roster, goes_over: false }
+        Step { who, action, detail, old, topology, roster, renewed_by, goes_over: false }
     };
     project.participants().map(step).collect()
 }
@@ -412,6 +423,14 @@ fn judge(
 
 fn project_has_issuer(order: &Order<'_>) -> bool {
     order.project.issuer_days.is_some()
+}
+
+/// Whether the server has an issuing authority once this run is done.
+fn server_issues(order: &Order<'_>, records: &Records) -> bool {
+    let server = records.participants.values().find(|one| one.kind == CellKind::Server);
+    // A server that keeps its key to itself is sent none with another one.
+    let lacks = |server: &Issued| server.own_key && server.issuer.is_none();
+    project_has_issuer(order) && !server.is_some_and(lacks)
 }
 
 /// Whether two thirds of a life are over.
@@ -684,6 +703,7 @@ impl Writer<'_> {
             certificate: chain,
             files,
             issuer,
+            renewed_by: Some(step.renewed_by),
             own_key: self.order.key.is_some(),
         })
     }
@@ -722,7 +742,8 @@ impl Writer<'_> {
             files.push(FileEntry::of(file, content));
         }
         files.sort();
-        let issued = Issued { serial, files, ..next.unwrap_or_else(|| old.clone()) };
+        let renewed_by = Some(step.renewed_by);
+        let issued = Issued { serial, files, renewed_by, ..next.unwrap_or_else(|| old.clone()) };
         self.sign(&dir, step, serial, &issued.certificate_sha256, issued.files.clone())?;
         Ok(issued)
     }
@@ -792,6 +813,7 @@ impl Writer<'_> {
             issued_unix: self.order.now_unix,
             root_sha256: hex(&self.authority.root_hash()),
             certificate_sha256: certificate_sha256.to_owned(),
+            renewed_by: Some(step.renewed_by),
             files,
         };
         self.staging.write(&dir.join(MANIFEST), &manifest.to_json())?;

@@ -131,6 +131,7 @@ impl ControlledCell {
                 .unwrap_or(u32::MAX),
             cert_expires_unix: dates.not_after,
             cert_renewal_unix: renews.then(|| dates.life().due(&shown.hash())),
+            cert_renewed_by: own.renewed_by().filter(|_| renews),
             counters: figures.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
         }))
     }
