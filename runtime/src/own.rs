@@ -192,6 +192,11 @@ impl Own {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
+    /// The certificate that it is about to go on with.
+    pub(crate) fn next(&self) -> Option<LeafHash> {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn remember(&self, leaf: LeafHash) {
         const REMEMBERED: usize = 8;
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
@@ -209,8 +214,7 @@ impl Own {
 
     /// Whether a token for this certificate is one for this cell, now or in a moment.
     pub(crate) fn is_shown_or_next(&self, leaf: &LeafHash) -> bool {
-        let next = *self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        self.certificate().hash() == *leaf || next == Some(*leaf)
+        self.certificate().hash() == *leaf || self.next() == Some(*leaf)
     }
 
     /// What certifies cells again, if this one does.
