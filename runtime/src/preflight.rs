@@ -171,10 +171,8 @@ async fn greet(
         };
         let mut answer = None;
         let fed = decoder.feed(chunk, |frame| {
-            answer.get_or_insert(match frame {
-                Frame::HelloOk(ok) => Some(ok.unix_ms),
-                _ => None,
-            });
+            let said = if let Frame::HelloOk(ok) = frame { Some(ok.unix_ms) } else { None };
+            answer.get_or_insert(said);
             true
         });
         match (answer, fed) {

@@ -55,6 +55,17 @@ pub struct OwnKey {
     pub certificate: Vec<u8>,
     /// The file of the key at the participant.
     pub file: FileEntry,
+    /// A second key, for the issuing authority that a server has where the project asks for one.
+    pub issuing: Option<IssuingKey>,
+}
+
+/// The key of an issuing authority that a server has made itself and keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuingKey {
+    /// A certificate that it has signed with it, DER. Of it only the key counts.
+    pub certificate: Vec<u8>,
+    /// The file of the key at the server.
+    pub file: FileEntry,
 }
 
 /// Which passphrase is wanted.

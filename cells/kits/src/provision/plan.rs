@@ -46,6 +46,9 @@ pub(super) fn plan<'a>(order: &Order<'a>, records: &Records) -> Vec<Step<'a>> {
                 (Action::Kept, _) if old.renewed_by.is_some_and(|by| by != renewed_by) => {
                     (Action::Updated, "who renews certificates has changed".to_owned())
                 }
+                (Action::Kept, _) if lacks_issuer(order, who.kind, old) => {
+                    (Action::Kept, NO_ISSUER.to_owned())
+                }
                 judged => judged,
             },
         };
@@ -73,7 +76,7 @@ fn judge(
         return (Action::Replaced, format!("{what} was `{was}`, is `{is}`"));
     }
     if who.kind == CellKind::Server
-        && let Some(change) = judge_issuer(order, old)
+        && let Some(change) = judge_issuer(order, who.name, old)
     {
         return change;
     }
@@ -103,10 +106,25 @@ fn project_has_issuer(order: &Order<'_>) -> bool {
 
 /// Whether the server has an issuing authority once this run is done.
 fn server_issues(order: &Order<'_>, records: &Records) -> bool {
-    let server = records.participants.values().find(|one| one.kind == CellKind::Server);
-    // A server that keeps its key to itself is sent none with another one.
-    let lacks = |server: &Issued| server.own_key && server.issuer.is_none();
-    project_has_issuer(order) && !server.is_some_and(lacks)
+    let all = &mut records.participants.iter();
+    let lacks = all.find(|(_, one)| one.kind == CellKind::Server).is_some_and(|(name, server)| {
+        // A server that keeps its key to itself is sent none with another one.
+        server.own_key && server.issuer.is_none() && !brings_a_key_to_issue_with(order, name)
+    });
+    project_has_issuer(order) && !lacks
+}
+
+/// What whoever provisions is told of a server that has made its key itself, and none to issue with.
+const NO_ISSUER: &str =
+    "it keeps its key to itself and has no issuing authority: `cellbus invite` and `join` it again";
+
+fn lacks_issuer(order: &Order<'_>, kind: CellKind, old: &Issued) -> bool {
+    kind == CellKind::Server && project_has_issuer(order) && old.own_key && old.issuer.is_none()
+}
+
+/// Whether `name` has made the key of an issuing authority itself, and wants it certified in this run.
+fn brings_a_key_to_issue_with(order: &Order<'_>, name: &Segment) -> bool {
+    order.only == Some(name) && order.key.is_some_and(|own| own.issuing.is_some())
 }
 
 /// Whether two thirds of a life are over.
@@ -115,11 +133,10 @@ fn is_old(now_unix: u64, not_before: u64, not_after: u64) -> bool {
 }
 
 /// Whether the server needs another kit for the sake of its issuing authority.
-fn judge_issuer(order: &Order<'_>, old: &Issued) -> Option<(Action, String)> {
+fn judge_issuer(order: &Order<'_>, name: &Segment, old: &Issued) -> Option<(Action, String)> {
     let wanted = project_has_issuer(order);
     match &old.issuer {
-        // A server that keeps its key to itself is sent none with another one.
-        None if wanted && !old.own_key => {
+        None if wanted && (!old.own_key || brings_a_key_to_issue_with(order, name)) => {
             Some((Action::Renewed, "it has no issuing authority yet".to_owned()))
         }
         Some(issuer) if wanted && is_old(order.now_unix, issuer.not_before, issuer.not_after) => {

@@ -15,6 +15,7 @@ use cellbus_runtime::{
     certificate::{CertDates, certificates_in_pem, leaf_hash, profile::CertProfile},
     secret_file::Staging,
 };
+use zeroize::Zeroizing;
 
 use super::{
     Action, Order, ProvisionError, Row,
@@ -45,6 +46,13 @@ pub(super) struct Writer<'a> {
     pub(super) number: u32,
     pub(super) lists: &'a [ListFile],
     pub(super) has_updates: bool,
+}
+
+/// An issuing authority as it goes into a kit; without its key where the server has that already.
+struct Issuing {
+    certificate: String,
+    key: Option<Zeroizing<String>>,
+    record: IssuerRecord,
 }
 
 impl Writer<'_> {
@@ -119,20 +127,14 @@ impl Writer<'_> {
         if let Some(key) = key {
             write(KEY, key.as_bytes())?;
         }
-        let mut issuer = None;
-        if let Some(days) = self.order.project.issuer_days.filter(|_| self.has_issuer(kind)) {
-            let days = Duration::from_secs(u64::from(days) * DAY);
-            let made = self.authority.create_issuer(self.order.now_unix, days)?;
-            write(ISSUER_CERTIFICATE, made.chain_pem().as_bytes())?;
-            write(ISSUER_KEY, made.key_pem().as_bytes())?;
+        let issuer = self.issuing(kind)?;
+        if let Some(Issuing { certificate, key, .. }) = &issuer {
+            write(ISSUER_CERTIFICATE, certificate.as_bytes())?;
+            if let Some(key) = key {
+                write(ISSUER_KEY, key.as_bytes())?;
+            }
             write(ISSUER_TERMS, &issuer_terms(self.leaf_life()))?;
-            let der = made.chain().swap_remove(0);
-            let counts = CertProfile::read(&der).map_or(dates, |profile| profile.dates);
-            issuer = Some(IssuerRecord {
-                not_before: counts.not_before,
-                not_after: counts.not_after,
-                certificate_sha256: hex(&made.hash()),
-            });
+            files.extend(self.order.key.and_then(|own| Some(own.issuing.as_ref()?.file.clone())));
         }
         files.extend(self.order.key.map(|own| own.file.clone()));
         files.sort();
@@ -155,15 +157,37 @@ impl Writer<'_> {
             root_sha256: hex(&self.authority.root_hash()),
             certificate: chain,
             files,
-            issuer,
+            issuer: issuer.map(|issuing| issuing.record),
             renewed_by: Some(step.renewed_by),
             own_key: self.order.key.is_some(),
         })
     }
 
-    /// Whether whoever is of this kind is handed an issuing authority; never one whose kit travels without a key.
-    fn has_issuer(&self, kind: CellKind) -> bool {
-        kind == CellKind::Server && self.order.key.is_none()
+    /// The issuing authority that goes with the kit of a server, where the project asks for one. A server that has made its
+    /// own key is certified another one of its own, and none where it brings none.
+    fn issuing(&self, kind: CellKind) -> Result<Option<Issuing>, ProvisionError> {
+        let days = self.order.project.issuer_days.filter(|_| kind == CellKind::Server);
+        let Some(days) = days else { return Ok(None) };
+        let (now, life) = (self.order.now_unix, Duration::from_secs(u64::from(days) * DAY));
+        let (der, certificate, key) = match self.order.key.map(|own| &own.issuing) {
+            None => {
+                let made = self.authority.create_issuer(now, life)?;
+                (made.chain().swap_remove(0), made.chain_pem(), Some(made.key_pem()))
+            }
+            Some(Some(own)) => {
+                let made = self.authority.certify_issuer(&own.certificate, now, life)?;
+                (made.der, made.pem, None)
+            }
+            Some(None) => return Ok(None),
+        };
+        let dates = CertProfile::read(&der).map(|profile| profile.dates);
+        let dates = dates.unwrap_or_else(|_| CertDates::lasting(now, life));
+        let record = IssuerRecord {
+            not_before: dates.not_before,
+            not_after: dates.not_after,
+            certificate_sha256: hex(&leaf_hash(&der)),
+        };
+        Ok(Some(Issuing { certificate, key, record }))
     }
 
     /// Everything of a kit that can change while its key stays.
