@@ -180,7 +180,7 @@ impl Desk {
                 let letter = kept.store.request(name, &claim.request_sha256.0);
                 request = Some(Payload::from_bytes(&letter.map_err(|error| failed(&error))?));
             }
-            JoinVerb::Answer { name, request_sha256, reply } => {
+            JoinVerb::Answer { name, request_sha256, reply, rule } => {
                 let to = digest("request_sha256", request_sha256)?;
                 let reply = reply.to_bytes().map_err(|error| bad(error.to_string()))?;
                 if reply.len() > REPLY_MAX_BYTES {
@@ -194,7 +194,7 @@ impl Desk {
                 let entry = kept.door.answered(name, to, sha256(&reply)).map_err(no)?;
                 let letter = Some(Letter::Reply(&reply));
                 kept.keep(name, entry, letter).map_err(|error| failed(&error))?;
-                tracing::info!(%name, by, "may join");
+                tracing::info!(%name, by, rule = rule.as_deref(), "may join");
             }
             JoinVerb::Reject { name } => {
                 let entry = kept.door.rejected(name).map_err(no)?;

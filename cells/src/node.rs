@@ -11,6 +11,7 @@ use cellbus_proto::{
     directory::Directory,
     identity::{CellKind, Identity},
     name::{Fqcn, Segment},
+    renewal::RenewedBy,
     topology::{CellSpec, Topology},
 };
 use cellbus_runtime::{
@@ -184,6 +185,7 @@ pub struct Node {
     dev: Vec<Credentials>,
     /// Where credentials lie that are not in the state directory.
     credentials_dir: Option<PathBuf>,
+    renewed_by: Option<RenewedBy>,
     /// Whether its one cell has a join door, and where.
     door: Option<DoorSettings>,
     /// How the launchers of clusters are opened.
@@ -289,6 +291,7 @@ impl Node {
             dialler: None,
             dev,
             credentials_dir: None,
+            renewed_by: None,
             door: None,
             clusters: None,
         })
@@ -308,6 +311,11 @@ impl Node {
     /// newer, as they are once a certificate has been renewed.
     pub fn takes_credentials_from(&mut self, dir: &Path) {
         self.credentials_dir = Some(dir.to_owned());
+    }
+
+    /// Says where the next certificate of the one cell of this process comes from, where whoever provisioned it has said so.
+    pub fn is_renewed_by(&mut self, by: Option<RenewedBy>) {
+        self.renewed_by = by;
     }
 
     /// Opens a join door beside the one cell of this process, which must be a server.
@@ -432,9 +440,12 @@ impl Node {
         own.lists.expect_own(&own.certificate().hash()).map_err(lists_failed)?;
         own.lists.expect_authority(own.certificate().chain()).map_err(lists_failed)?;
         let sources = self.sources(&spec, &dir);
-        if let Some(issuer) = self.issuer(&spec, sources.given())? {
-            own.set_issuer(issuer);
-        }
+        let issuer = self.issuer(&spec, sources.given())?;
+        let by_itself = issuer.as_ref().map(|_| RenewedBy::Server);
+        let by =
+            if own.is_root() { by_itself.or(Some(RenewedBy::People)) } else { self.renewed_by };
+        by.into_iter().for_each(|by| own.set_renewed_by(by));
+        issuer.into_iter().for_each(|issuer| own.set_issuer(issuer));
         let checks = Checks { wall: self.wall, counters: Arc::clone(&own.counters) };
         let pins = Arc::new(PinnedPeers::new());
         let port_failed =

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use cellbus_proto::{name::Fqcn, topology::Topology};
+use cellbus_proto::{name::Fqcn, renewal::RenewedBy, topology::Topology};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -164,6 +164,8 @@ pub fn tree_order(topology: &Topology) -> Vec<String> {
 pub struct Given {
     /// Where the credentials of its one cell lie.
     pub credentials: PathBuf,
+    /// Where its next certificate comes from, as far as is known.
+    pub renewed_by: Option<RenewedBy>,
     /// How its topology is read again.
     pub rules: RulesSource,
     /// Whether it has a join door, and where.
@@ -188,6 +190,7 @@ pub async fn run_given(
     node.reads_rules_from(file);
     node.reads_rules_by(given.rules);
     node.takes_credentials_from(&given.credentials);
+    node.is_renewed_by(given.renewed_by);
     if let Some(door) = given.door {
         node.opens_door(door);
     }

@@ -10,6 +10,7 @@ use crate::{
     transcript::{Purpose, Signable, Transcript, sha256},
 };
 
+mod approval;
 mod callers;
 mod door;
 mod frame;
@@ -19,6 +20,7 @@ mod properties;
 mod vectors;
 
 pub use self::{
+    approval::{Applicant, ApprovalRule, RuleError, approved_by},
     callers::{ADDRESSES_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS, Callers, Crowded},
     door::{COLLECT_S, Claim, Door, DoorError, ENTRIES_MAX, Entry, Knocked, Stage, Step},
     frame::{ANSWER_MAX_BYTES, Answer, Knock, REPLY_MAX_BYTES, REQUEST_MAX_BYTES, Refusal},

@@ -10,6 +10,7 @@ pub mod breaker;
 pub mod bundle;
 pub mod causes;
 pub mod challenge;
+pub mod clock_offset;
 pub mod codec;
 pub mod dead_letters;
 pub mod dedupe;

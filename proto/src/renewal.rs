@@ -12,7 +12,19 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{status::Status, transcript::sha256};
+
+/// Where the next certificate of a cell comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RenewedBy {
+    /// The server, which has an issuing authority and is asked while the cell runs.
+    Server,
+    /// Whoever provisions, who has to hand over another one.
+    People,
+}
 
 /// When a certificate counts, in seconds since 1970; both ends are inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,9 @@
-//! Points in time for tests, which read the clock no more than the code does; and JSON of one form.
+//! Points in time for tests, which read the clock no more than the code does; and golden vectors: bytes in one file,
+//! what they mean as JSON of one form in the other.
 
 use std::{
+    fs,
+    path::Path,
     sync::LazyLock,
     time::{Duration, Instant},
 };
@@ -32,4 +35,19 @@ fn sorted(value: &serde_json::Value) -> serde_json::Value {
         Value::Array(values) => values.iter().map(sorted).collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
     }
+}
+
+/// Compares the pair of files `name` of the vectors in `tests/vectors/{set}`; with `CELLBUS_WRITE_VECTORS=1` writes it first.
+pub(crate) fn compare_vector(set: &str, name: &str, bytes: &[u8], json: &serde_json::Value) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors").join(set);
+    let text = pretty(json) + "\n";
+    let (bin, described) = (dir.join(format!("{name}.bin")), dir.join(format!("{name}.json")));
+    if std::env::var_os("CELLBUS_WRITE_VECTORS").is_some_and(|value| value == "1") {
+        fs::create_dir_all(&dir).expect("the directory of the vectors is ours");
+        fs::write(&bin, bytes).expect("the vectors are ours");
+        fs::write(&described, &text).expect("the vectors are ours");
+    }
+    assert_eq!(fs::read(&bin).expect("the vector is there"), bytes, "{name}");
+    let found = fs::read_to_string(&described).expect("the vector is there");
+    assert_eq!(found, text, "{name}");
 }

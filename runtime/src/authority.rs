@@ -28,7 +28,7 @@ pub use self::{
         ReissueError, issuer_terms, reissue,
     },
     own_certificate::{OwnCertificate, OwnCertificateError, Presented},
-    project::{Certified, self_sign, verify_by_root},
+    project::{Certified, have_same_key, self_sign, verify_by_root},
 };
 use crate::certificate::{CertDates, CertificateError, LeafHash, leaf_hash, read_certificate};
 

@@ -459,6 +459,7 @@ impl Actor for Cell {
         self.publish_routes();
         if self.own.is_root() {
             self.start_root(ctx);
+            self.resign_bans();
             self.set_state(CellState::Ready);
         } else {
             self.set_state(CellState::Connecting);

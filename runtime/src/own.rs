@@ -12,6 +12,7 @@ use cellbus_proto::{
     envelope::{Address, Common, Envelope, Flags, Header, Incarnation, Kind, Lane},
     identity::{CellKind, Identity},
     name::{ChannelTopic, Fqcn},
+    renewal::RenewedBy,
     token::Token,
 };
 
@@ -92,6 +93,8 @@ pub struct Own {
     past: Mutex<Vec<LeafHash>>,
     /// What certifies cells again; only a server has one.
     issuer: RwLock<Option<Arc<IssuingAuthority>>>,
+    /// Where its next certificate comes from, as far as is known.
+    renewed_by: Mutex<Option<RenewedBy>>,
     commons: Commons,
 }
 
@@ -149,6 +152,7 @@ impl Own {
             next: Mutex::default(),
             past: Mutex::default(),
             issuer: RwLock::default(),
+            renewed_by: Mutex::default(),
             name,
             server,
             parent,
@@ -188,6 +192,11 @@ impl Own {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
+    /// The certificate that it is about to go on with.
+    pub(crate) fn next(&self) -> Option<LeafHash> {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn remember(&self, leaf: LeafHash) {
         const REMEMBERED: usize = 8;
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
@@ -205,8 +214,7 @@ impl Own {
 
     /// Whether a token for this certificate is one for this cell, now or in a moment.
     pub(crate) fn is_shown_or_next(&self, leaf: &LeafHash) -> bool {
-        let next = *self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        self.certificate().hash() == *leaf || next == Some(*leaf)
+        self.certificate().hash() == *leaf || self.next() == Some(*leaf)
     }
 
     /// What certifies cells again, if this one does.
@@ -218,6 +226,17 @@ impl Own {
     /// Certifies cells again from now on, by this authority. Only the server is asked.
     pub fn set_issuer(&self, issuer: IssuingAuthority) {
         *self.issuer.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(issuer));
+    }
+
+    /// Where its next certificate comes from; none while nobody has said.
+    #[must_use]
+    pub fn renewed_by(&self) -> Option<RenewedBy> {
+        *self.renewed_by.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its next certificate comes from there. It asks the server all the same: this is what people are told.
+    pub fn set_renewed_by(&self, by: RenewedBy) {
+        *self.renewed_by.lock().unwrap_or_else(PoisonError::into_inner) = Some(by);
     }
 
     /// The kind of this cell.

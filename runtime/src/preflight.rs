@@ -8,9 +8,10 @@ use std::{
 
 use bytes::BytesMut;
 use cellbus_proto::{
+    clock_offset::ClockOffset,
     codec::{
         Decoder, Encoder, Frame, FrameLimits, Octets,
-        body::{Hello, VERSION, WireIncarnation},
+        body::{FEATURE_CLOCK, Hello, VERSION, WireIncarnation},
     },
     identity::Identity,
     name::{Fqcn, Segment},
@@ -52,8 +53,9 @@ pub struct Reached {
     pub handshake: Duration,
     /// Bytes of the largest packet that passed.
     pub mtu: u16,
-    /// Whether the parent took this cell for a child of its own.
-    pub hello: Result<(), HelloRefused>,
+    /// Whether the parent took this cell for a child of its own; and where it says what time it is, how far its clock is from
+    /// this machine's.
+    pub hello: Result<Option<ClockOffset>, HelloRefused>,
 }
 
 /// Why a parent did not greet.
@@ -120,7 +122,7 @@ pub async fn probe(credentials: &Credentials, errand: &Errand) -> Result<Reached
         Ok(Ok(connection)) => connection,
     };
     let handshake = clock::now().saturating_duration_since(begun);
-    let greeted = tokio::time::timeout(errand.patience, greet(&connection, errand)).await;
+    let greeted = tokio::time::timeout(errand.patience, greet(&connection, errand, wall)).await;
     let hello = greeted.unwrap_or(Err(HelloRefused::Silent));
     let mtu = largest_packet(&connection, errand.patience).await;
     let peer = connection.peer();
@@ -137,7 +139,11 @@ pub async fn probe(credentials: &Credentials, errand: &Errand) -> Result<Reached
 }
 
 /// Says HELLO and waits for its answer.
-async fn greet(connection: &Connection, errand: &Errand) -> Result<(), HelloRefused> {
+async fn greet(
+    connection: &Connection,
+    errand: &Errand,
+    wall: WallClock,
+) -> Result<Option<ClockOffset>, HelloRefused> {
     let mut nonce = [0; 32];
     getrandom::fill(&mut nonce).map_err(|_| HelloRefused::Random)?;
     let lost = |_| HelloRefused::Closed(String::new());
@@ -145,7 +151,7 @@ async fn greet(connection: &Connection, errand: &Errand) -> Result<(), HelloRefu
     let hello = Frame::Hello(Hello {
         version_min: VERSION,
         version_max: VERSION,
-        features: Vec::new(),
+        features: vec![FEATURE_CLOCK.to_owned()],
         name: errand.own.clone(),
         parent: errand.parent_path.clone(),
         incarnation: WireIncarnation(1, 0),
@@ -155,6 +161,7 @@ async fn greet(connection: &Connection, errand: &Errand) -> Result<(), HelloRefu
     let payload = Encoder::new().encode(&hello, &mut bytes);
     let mut chunks = vec![bytes.freeze()];
     chunks.extend(payload);
+    let sent_ms = wall.unix_ms();
     send.write_all(&mut chunks).await.map_err(lost)?;
     let mut decoder = Decoder::new(FrameLimits::BEFORE_HELLO);
     loop {
@@ -164,12 +171,16 @@ async fn greet(connection: &Connection, errand: &Errand) -> Result<(), HelloRefu
         };
         let mut answer = None;
         let fed = decoder.feed(chunk, |frame| {
-            answer.get_or_insert(matches!(frame, Frame::HelloOk(_)));
+            let said = if let Frame::HelloOk(ok) = frame { Some(ok.unix_ms) } else { None };
+            answer.get_or_insert(said);
             true
         });
         match (answer, fed) {
-            (Some(true), _) => return Ok(()),
-            (Some(false), _) | (None, Err(_)) => return Err(HelloRefused::Strange),
+            (Some(Some(said)), _) => {
+                let measured = |said| ClockOffset::measured(sent_ms, wall.unix_ms(), said);
+                return Ok(said.map(measured));
+            }
+            (Some(None), _) | (None, Err(_)) => return Err(HelloRefused::Strange),
             (None, Ok(_)) => {}
         }
     }

@@ -29,7 +29,7 @@ use rustls_pki_types::UnixTime;
 
 use self::{
     accept::{AcceptJobs, AcceptProject},
-    dial::{DialPinned, DialProject},
+    dial::{DialPinned, DialProject, Dials},
 };
 pub use self::{
     chain::{ChainError, Direction, MAX_CHAIN, Roots, VerifiedPeer, verify_chain},
@@ -150,8 +150,8 @@ pub fn client_config(
     on_refusal: OnRefusal,
 ) -> Result<ClientConfig, rustls::Error> {
     let project = own.certificate().identity().project.clone();
-    let verifier = DialProject::new(Arc::clone(own.roots()), project, parent.clone(), on_refusal);
-    dialler(own.presented().clone(), Arc::new(verifier), clock)
+    let accepts = DialProject { roots: Arc::clone(own.roots()), project, parent: parent.clone() };
+    dialler(own.presented().clone(), Arc::new(Dials::new(accepts, on_refusal)), clock)
 }
 
 /// What a job cell dials its parent with: exactly the holder of the certificate with hash `parent`.
@@ -164,7 +164,7 @@ pub fn job_client_config(
     clock: Arc<dyn TimeProvider>,
     on_refusal: OnRefusal,
 ) -> Result<ClientConfig, rustls::Error> {
-    dialler(own.into(), Arc::new(DialPinned::new(parent, on_refusal)), clock)
+    dialler(own.into(), Arc::new(Dials::new(DialPinned(parent), on_refusal)), clock)
 }
 
 fn listener(
@@ -177,14 +177,28 @@ fn listener(
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(resolver));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    listens_as(&mut config, ALPN);
+    Ok(config)
+}
+
+/// What every listener has in common: one protocol, and nothing that a later connection could be resumed by.
+fn listens_as(config: &mut ServerConfig, alpn: &[u8]) {
+    config.alpn_protocols = vec![alpn.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_tls13_tickets = 0;
     config.max_early_data_size = 0;
     config.cert_compressors = Vec::new();
     config.cert_decompressors = Vec::new();
-    Ok(config)
+}
+
+/// What every dialler has in common, likewise.
+fn dials_as(config: &mut ClientConfig, alpn: &[u8]) {
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    config.cert_compressors = Vec::new();
+    config.cert_decompressors = Vec::new();
 }
 
 fn dialler(
@@ -197,11 +211,7 @@ fn dialler(
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(ToEverybody(own)));
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.resumption = Resumption::disabled();
-    config.enable_early_data = false;
-    config.cert_compressors = Vec::new();
-    config.cert_decompressors = Vec::new();
+    dials_as(&mut config, ALPN);
     Ok(config)
 }
 

@@ -51,6 +51,10 @@ fn k_01_a_site_is_examined_as_far_as_its_parents_greeting_and_nothing_changes() 
     ] {
         assert_eq!(outcomes[code], "ok", "{code}: {outcomes:#?}");
     }
+    let findings = answer.envelope["data"]["findings"].as_array().expect("findings");
+    let clock = findings.iter().find(|one| one["code"] == "DOC_CLOCK").expect("it is examined");
+    let said = clock["found"].as_str().expect("a text");
+    assert!(said.starts_with("the parent's clock is ") && said.contains("(± "), "{said}");
     let peers = net.ask("relay-a", &["peers"]).data();
     assert!(!peers.to_string().contains("site-1"), "nothing is registered: {peers}");
     let kept: Vec<_> = entries(net.place.dir());

@@ -139,6 +139,54 @@ fn v_22_a_site_and_a_relay_join_over_quic_while_the_others_work() {
 }
 
 #[test]
+fn v_22_a_policy_approves_whom_it_names_and_leaves_all_others_to_people() {
+    let world = Joining::new().only_the_server();
+    let project = world.net.project.display().to_string();
+    let policy = |name: &str, text: &str| world.net.place.write(name, text).display().to_string();
+    let apply = |policy: &str| {
+        let secret = ["--passphrase-file", world.net.passphrase.as_str(), "--policy", policy];
+        world.operator(&[&["requests", "apply", &project], &secret[..]].concat())
+    };
+    for name in ["site-9", "relay-b"] {
+        world.invite(name);
+    }
+    let (site, relay) = (world.begin("site-9"), world.begin("relay-b"));
+    waits(&site);
+    waits(&relay);
+
+    let wide = policy("wide.toml", "[[approve]]\nname = \"serv*\"\nkind = \"server\"\n");
+    let refused = apply(&wide);
+    assert_eq!(refused.refusal(), (4, "INPUT"));
+    assert!(refused.message().contains("wide.toml:2:8: CBT002"), "{}", refused.message());
+    let nobody = policy("nobody.toml", "[[approve]]\nname = \"site-*\"\nkind = \"relay\"\n");
+    let left = apply(&nobody).data();
+    assert!(left.as_array().is_some_and(|rows| rows.len() == 2), "{left}");
+    assert!(left.as_array().expect("rows").iter().all(|row| row["approved"] == false), "{left}");
+    assert!(!world.net.place.dir().join("fed/kits-0002").exists(), "nothing was issued");
+
+    let sites = policy(
+        "sites.toml",
+        "[[approve]]\nname = \"clinic-*\"\nkind = \"client\"\n\n\
+         [[approve]]\nname = \"site-*\"\nkind = \"client\"\norg = \"hq\"\n",
+    );
+    let decided = apply(&sites).data();
+    let of = |name: &str| {
+        let rows = decided.as_array().expect("rows").clone();
+        rows.into_iter().find(|row| row["name"] == name).expect("it waits")
+    };
+    assert_eq!((&of("site-9")["approved"], &of("site-9")["rule"]), (&true.into(), &2.into()));
+    assert_eq!((&of("relay-b")["approved"], &of("relay-b")["rule"]), (&false.into(), &Value::Null));
+    assert_eq!(site.exit(2 * SOON).code, Some(0));
+    assert_eq!(world.row("relay-b")["at_door"]["stage"], "waiting");
+    assert!(!world.net.place.dir().join("fed/kits-0002/relay-b").exists());
+    let logged = |line: &String| line.contains("may join") && line.contains("rule 2 of");
+    let err = &world.net.running["server"].err;
+    until("the server's log names the rule", SOON, || {
+        err.so_far().iter().any(logged).then_some(())
+    });
+}
+
+#[test]
 fn v_22_joining_goes_on_after_a_kill_of_either_side_and_the_secret_is_used_once() {
     let mut world = Joining::new().only_the_server();
     let line = world.invite("site-9");

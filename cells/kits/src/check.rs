@@ -75,8 +75,8 @@ checks! {
         "Stop what listens there (`ss -ulnp` shows it), or change `listen` in the project file.";
     Revocations = "DOC_REVOCATIONS", "The revocation list is old, damaged, absent, or names this very cell.",
         "Take the list that was signed last: an update of the kit, or `cellbus trust push` at the server.";
-    Clock = "DOC_CLOCK", "The clock of this machine disagrees with the certificates.",
-        "Set the clock, with chrony or systemd-timesyncd.";
+    Clock = "DOC_CLOCK", "The clock of this machine disagrees with the certificates, or with the clock of the parent.",
+        "Set the clock here or at the parent, with chrony or systemd-timesyncd, and start the cells of that machine again.";
     Resolve = "DOC_RESOLVE", "The name of the parent's machine has no address.",
         "Look at the name server, or write `dial` for the parent in the project file.";
     Reach = "DOC_REACH", "The parent does not answer on UDP.",

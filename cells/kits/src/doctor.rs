@@ -9,9 +9,13 @@ mod parent;
 
 use std::path::{Path, PathBuf};
 
-use cellbus_proto::{identity::Identity, topology::Topology};
+use cellbus_proto::{
+    identity::{CellKind, Identity},
+    renewal::RenewedBy,
+    topology::Topology,
+};
 use cellbus_runtime::{
-    authority::{Credentials, CredentialsError},
+    authority::{Credentials, CredentialsError, ISSUER_CERTIFICATE},
     carrier::DialTarget,
 };
 
@@ -165,7 +169,10 @@ fn of_files(
         Ok(credentials) => {
             let together = "key, certificate and authority belong together";
             findings.push(Finding::ok(Check::Credentials, together));
-            findings.push(kit::dates(&credentials.certificate(), now_unix));
+            let issues = dir.join(ISSUER_CERTIFICATE).exists();
+            let by = if issues { RenewedBy::Server } else { RenewedBy::People };
+            let by = (spec.kind == CellKind::Server).then_some(by);
+            findings.push(kit::dates(&credentials.certificate(), by, now_unix));
             kit::profile(&credentials, &mut findings);
             let wanted = Identity {
                 project: topology.project.clone(),

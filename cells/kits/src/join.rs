@@ -25,7 +25,10 @@ use cellbus_proto::{
     transcript::{Purpose, Signable, Transcript, sha256},
 };
 use cellbus_runtime::{
-    authority::{AuthorityError, OwnCertificateError, self_sign, verify_by_root},
+    authority::{
+        AuthorityError, ISSUER_CERTIFICATE, ISSUER_KEY, ISSUER_TERMS, OwnCertificateError,
+        have_same_key, self_sign, verify_by_root,
+    },
     certificate::{CertificateError, certificates_in_pem, leaf_hash, profile::CertProfile},
     secret_file::{
         SecretFileError, Staging, create_private_dir, read_secret_file, write_secret_file,
@@ -37,20 +40,21 @@ use zeroize::Zeroizing;
 use crate::{
     kit::{Kit, Refused},
     layout::{
-        CERTIFICATE, FILE_MAX_BYTES, KEY, LIMITS, LOCAL, MANIFEST, POLICY, ROOT, ROSTER, SIGNATURE,
-        STARTUP, TOPOLOGY,
+        CERTIFICATE, FILE_MAX_BYTES, KEY, LIMITS, LOCAL, MANIFEST, POLICY, PROGRAMS, ROOT, ROSTER,
+        SIGNATURE, STARTUP, TOPOLOGY,
     },
     lists::file_names,
-    local::{NEW_LIMITS, NEW_POLICY},
+    local::{NEW_LIMITS, NEW_POLICY, NEW_PROGRAMS},
     manifest::{FILE_MODE, FileEntry, is_signed_by},
     passphrase::{Passphrase, PassphraseError},
-    provision::{Order, OwnKey, ProvisionError, Report, Wanted, provision},
+    provision::{IssuingKey, Order, OwnKey, ProvisionError, Report, Wanted, provision},
     records::{RecordsError, latest},
     seal::{OpenWith, SealError, SealWith, seal, unseal},
     text::hex,
 };
 
 pub mod online;
+pub mod policy;
 
 pub use self::online::DoorPlace;
 
@@ -67,10 +71,15 @@ pub const LETTER_MAX_BYTES: usize = 16 << 20;
 /// The secret is random, so that guessing it needs no cost.
 const WORK_FACTOR: u8 = 10;
 /// What a reply holds, in the order in which it is written; the signature goes last.
-fn replied() -> Vec<String> {
+///
+/// # Arguments
+/// `issues`: whether it is to a server that certifies cells again.
+fn replied(issues: bool) -> Vec<String> {
     let own = [ROOT, TOPOLOGY, ROSTER, CERTIFICATE].map(str::to_owned);
+    let issuing = issues.then(|| [ISSUER_CERTIFICATE, ISSUER_TERMS].map(str::to_owned));
     let signed = [MANIFEST, SIGNATURE].map(str::to_owned);
-    own.into_iter().chain(file_names()).chain(signed).collect()
+    let issuing = issuing.into_iter().flatten();
+    own.into_iter().chain(file_names()).chain(issuing).chain(signed).collect()
 }
 
 /// Who is invited to what, and the secret by which both know each other.
@@ -91,6 +100,9 @@ pub struct Invitation {
     pub root_sha256: String,
     /// After this second it is worth nothing.
     pub expires_unix: u64,
+    /// Whether a second key is wanted, by which the server will certify cells again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub issues: bool,
     /// Where the request can be left; by file alone where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub door: Option<DoorPlace>,
@@ -171,6 +183,18 @@ struct Request {
     made_unix: u64,
     certificate: String,
     key: FileEntry,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    issuing: Option<IssuingRequest>,
+    signature: String,
+}
+
+/// What a request says of the key of an issuing authority.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IssuingRequest {
+    certificate: String,
+    key: FileEntry,
+    /// By that key, over the same as the signature of the request.
     signature: String,
 }
 
@@ -303,18 +327,22 @@ fn letter(bytes: &[u8], format: &str) -> Result<Letter, JoinError> {
 fn signable(
     root_sha256: &str,
     request: (&Segment, &Segment, u64),
-    certificate: &[u8],
-    key: &FileEntry,
+    (certificate, key): (&[u8], &FileEntry),
+    issuing: Option<(&[u8], &FileEntry)>,
 ) -> Signable {
     let (project, name, made_unix) = request;
-    Transcript::new(Purpose::JoinRequest)
+    let signed = Transcript::new(Purpose::JoinRequest)
         .field(project.as_str().as_bytes())
         .field(name.as_str().as_bytes())
         .field(root_sha256.as_bytes())
         .field(&made_unix.to_be_bytes())
         .field(certificate)
-        .field(key.sha256.as_bytes())
-        .finish()
+        .field(key.sha256.as_bytes());
+    let signed = match issuing {
+        Some((certificate, key)) => signed.field(certificate).field(key.sha256.as_bytes()),
+        None => signed,
+    };
+    signed.finish()
 }
 
 /// What the project file says of a participant.
@@ -328,6 +356,11 @@ fn identity_of(project: &Project, name: &Segment) -> Result<Identity, JoinError>
         org: who.org.clone(),
         role: who.role.map(Role::as_str).and_then(|role| role.parse().ok()),
     })
+}
+
+/// Whether whoever is of this kind certifies cells again: the server alone, where the project asks for that.
+fn issues(project: &Project, kind: CellKind) -> bool {
+    kind == CellKind::Server && project.issuer_days.is_some()
 }
 
 /// Invites `name`, who must stand in the project file, for `life_s` seconds. An invitation that was there is replaced.
@@ -361,6 +394,7 @@ pub fn invite(
         role: identity.role,
         root_sha256: records.root_sha256,
         expires_unix: now_unix.saturating_add(life_s),
+        issues: issues(project, identity.kind),
         door,
         secret: Secret(Zeroizing::new(URL_SAFE_NO_PAD.encode(*secret))),
     };
@@ -446,13 +480,29 @@ pub fn begin(invitation: &Invitation, dir: &Path, now_unix: u64) -> Result<Vec<u
     let certificate = made.chain().swap_remove(0);
     let entry = FileEntry::of(KEY, key.as_bytes());
     let facts = (&invitation.project, &invitation.name, now_unix);
-    let signed = signable(&invitation.root_sha256, facts, &certificate, &entry);
+    let wanted = invitation.issues.then(|| self_sign(&invitation.identity(), now_unix));
+    let issuing = wanted.transpose()?;
+    let issuing = issuing.map(|made| {
+        let (key, certificate) = (made.key_pem(), made.chain().swap_remove(0));
+        (FileEntry::of(ISSUER_KEY, key.as_bytes()), key, certificate, made)
+    });
+    let second = issuing.as_ref().map(|(entry, _, der, _)| (der.as_ref(), entry));
+    let signed = signable(&invitation.root_sha256, facts, (&certificate, &entry), second);
+    let asked = match &issuing {
+        Some((entry, _, certificate, made)) => Some(IssuingRequest {
+            certificate: STANDARD.encode(certificate),
+            key: entry.clone(),
+            signature: STANDARD.encode(made.prove(&signed)?),
+        }),
+        None => None,
+    };
     let request = Request {
         project: invitation.project.clone(),
         name: invitation.name.clone(),
         made_unix: now_unix,
         certificate: STANDARD.encode(&certificate),
         key: entry,
+        issuing: asked,
         signature: STANDARD.encode(made.prove(&signed)?),
     };
     let letter = invitation.put(REQUEST, &request)?;
@@ -463,9 +513,13 @@ pub fn begin(invitation: &Invitation, dir: &Path, now_unix: u64) -> Result<Vec<u
     let (startup, local) = (Path::new(STARTUP), Path::new(LOCAL));
     staging.create_dir(startup)?;
     staging.write(&startup.join(KEY), key.as_bytes())?;
+    if let Some((_, key, ..)) = &issuing {
+        staging.write(&startup.join(ISSUER_KEY), key.as_bytes())?;
+    }
     staging.create_dir(local)?;
     staging.write(&local.join(POLICY), NEW_POLICY.as_bytes())?;
     staging.write(&local.join(LIMITS), NEW_LIMITS.as_bytes())?;
+    staging.write(&local.join(PROGRAMS), NEW_PROGRAMS.as_bytes())?;
     staging.publish()?;
     Ok(letter)
 }
@@ -505,7 +559,7 @@ pub fn approve(
     let written = report.written.clone().unwrap_or_default();
     let startup = out.join(written).join(name.as_str()).join(STARTUP);
     let mut files = BTreeMap::new();
-    for file in replied() {
+    for file in replied(own.issuing.is_some()) {
         let bytes = read_secret_file(&startup.join(&file), FILE_MAX_BYTES)?;
         files.insert(file, STANDARD.encode(&*bytes));
     }
@@ -540,8 +594,26 @@ fn examined(
     if let Some(what) = profile.deviations(identity.kind).first() {
         return refused(what);
     }
+    let issuing = match (&request.issuing, issues(project, identity.kind)) {
+        (None, false) => None,
+        (Some(asked), true) => Some((asked, issuing_key(&identity, asked)?)),
+        (None, true) => {
+            return refused(
+                "the project asks for an issuing authority, and the request holds no key for one; invite anew",
+            );
+        }
+        (Some(_), false) => return refused("it asks for the rights of an issuing authority"),
+    };
     let facts = (&request.project, &request.name, request.made_unix);
-    let signed = signable(&invitation.root_sha256, facts, &certificate, &request.key);
+    let second = issuing.as_ref().map(|(_, own)| (own.certificate.as_slice(), &own.file));
+    let signed = signable(&invitation.root_sha256, facts, (&certificate, &request.key), second);
+    if let Some((asked, own)) = &issuing {
+        let signature = STANDARD.decode(&asked.signature).map_err(|_| JoinError::Form)?;
+        let is_same = have_same_key(&own.certificate, &certificate);
+        if is_same || !verify_by_root(&own.certificate, &signed, &signature) {
+            return refused("whoever made it does not have a key of its own to issue with");
+        }
+    }
     let signature = STANDARD.decode(&request.signature).map_err(|_| JoinError::Form)?;
     if !verify_by_root(&certificate, &signed, &signature) {
         return refused("whoever made it does not have the key");
@@ -550,7 +622,25 @@ fn examined(
     if path != KEY || mode != FILE_MODE {
         return refused("its key is not where a kit has it");
     }
-    Ok(OwnKey { certificate, file: request.key.clone() })
+    let issuing = issuing.map(|(_, own)| own);
+    Ok(OwnKey { certificate, file: request.key.clone(), issuing })
+}
+
+/// The key of an issuing authority in a request, in form; that the holder has it is proved elsewhere.
+fn issuing_key(identity: &Identity, asked: &IssuingRequest) -> Result<IssuingKey, JoinError> {
+    let certificate = STANDARD.decode(&asked.certificate).map_err(|_| JoinError::Form)?;
+    let profile = CertProfile::read(&certificate)?;
+    let is_ours = profile.uris == [identity.to_uri()] && profile.hosts.is_empty();
+    let FileEntry { path, mode, .. } = &asked.key;
+    if !is_ours
+        || !profile.deviations(identity.kind).is_empty()
+        || path != ISSUER_KEY
+        || mode != FILE_MODE
+    {
+        let what = "its key of an issuing authority is not in form";
+        return Err(JoinError::Refused(what.to_owned()));
+    }
+    Ok(IssuingKey { certificate, file: asked.key.clone() })
 }
 
 /// Finishes to join: makes a kit of the directory in which the key was made.
@@ -561,7 +651,7 @@ pub fn finish(dir: &Path, reply: &[u8], now_unix: u64) -> Result<Kit, JoinError>
     let pending = read_secret_file(&dir.join(PENDING), FILE_MAX_BYTES)?;
     let invitation: Invitation = serde_json::from_slice(&pending).map_err(|_| JoinError::Form)?;
     let reply: Reply = invitation.take(&letter(reply, REPLY)?)?;
-    let names = replied();
+    let names = replied(invitation.issues);
     let is_whole = names.iter().all(|name| reply.files.contains_key(name));
     if reply.name != invitation.name || !is_whole || reply.files.len() != names.len() {
         return Err(JoinError::Form);

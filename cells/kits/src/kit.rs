@@ -7,6 +7,7 @@ use std::{
 
 use cellbus_proto::{
     identity::CellKind,
+    renewal::RenewedBy,
     topology::{CellSpec, Topology},
     transcript::sha256,
 };
@@ -167,7 +168,8 @@ fn examine_all(
     let state = state(&merged.topology, manifest.name.as_str());
     let renewed =
         state.and_then(|state| renewed::latest(&state, &startup, &manifest.identity(), now_unix));
-    let credentials = given.and_then(|given| count(given, renewed, now_unix, findings));
+    let by = manifest.renewed_by;
+    let credentials = given.and_then(|given| count(given, renewed, by, now_unix, findings));
     Some(Kit {
         dir: dir.to_owned(),
         manifest,
@@ -368,6 +370,7 @@ fn given(startup: &Path, findings: &mut Vec<Finding>) -> Option<Credentials> {
 fn count(
     given: Credentials,
     renewed: Option<Credentials>,
+    by: Option<RenewedBy>,
     now_unix: u64,
     findings: &mut Vec<Finding>,
 ) -> Option<Credentials> {
@@ -375,7 +378,7 @@ fn count(
     let certificate = credentials.certificate();
     match certificate.dates().check(now_unix) {
         Ok(()) => {
-            findings.push(dates(&certificate, now_unix));
+            findings.push(dates(&certificate, by, now_unix));
             Some(credentials)
         }
         Err(problem) => {
@@ -402,15 +405,28 @@ fn issuer(startup: &Path, manifest: &Manifest, findings: &mut Vec<Finding>) -> O
     }
 }
 
-pub(crate) fn dates(certificate: &OwnCertificate, now_unix: u64) -> Finding {
+/// When the certificate ends, and what comes next.
+///
+/// # Arguments
+/// `by`: where the next one comes from, as far as is known.
+pub(crate) fn dates(certificate: &OwnCertificate, by: Option<RenewedBy>, now_unix: u64) -> Finding {
     let dates = certificate.dates();
     let in_days = |unix: u64| unix.saturating_sub(now_unix) / DAY;
     let days = in_days(dates.not_after);
     let life = (dates.not_after.saturating_sub(dates.not_before)) / DAY;
     let renewal = in_days(dates.life().due(&certificate.hash()));
-    let found = format!(
-        "the certificate ends in {days} days; a running cell asks for the next one in {renewal} days"
-    );
+    let next = match by {
+        Some(RenewedBy::Server) => {
+            format!("a running cell asks for the next one in {renewal} days")
+        }
+        Some(RenewedBy::People) => {
+            format!("nothing renews it by itself: another kit is due in {renewal} days")
+        }
+        None => format!(
+            "a running cell asks for the next one in {renewal} days, and gets one if the server issues certificates"
+        ),
+    };
+    let found = format!("the certificate ends in {days} days; {next}");
     // One that was made for a short time is not warned about all its life.
     if days < WARN_DAYS.min(life / 3 + 1) {
         Finding::warn(Check::Dates, found)

@@ -4,6 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use cellbus_proto::{
     identity::{CellKind, Identity},
     name::{Fqcn, Segment},
+    renewal::RenewedBy,
     topology::Topology,
     transcript::{Purpose, Signable, Transcript, sha256},
 };
@@ -45,6 +46,9 @@ pub struct Manifest {
     pub root_sha256: String,
     /// SHA-256 of the certificate, in hexadecimal digits.
     pub certificate_sha256: String,
+    /// Where the next certificate comes from; none in manifests of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewed_by: Option<RenewedBy>,
     /// Every file of `startup/` but the manifest and its signature, by path.
     pub files: Vec<FileEntry>,
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cellbus_proto::{identity::CellKind, name::Segment, trust::RootState};
+use cellbus_proto::{identity::CellKind, name::Segment, renewal::RenewedBy, trust::RootState};
 use cellbus_runtime::secret_file::{SecretFileError, read_secret_file};
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +77,9 @@ pub struct Issued {
     /// The issuing authority in the kit of a server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<IssuerRecord>,
+    /// Where its next certificate comes from, as its manifest says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewed_by: Option<RenewedBy>,
     /// Whether it has made its key itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own_key: bool,

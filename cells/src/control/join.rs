@@ -44,6 +44,9 @@ pub enum JoinVerb {
         request_sha256: String,
         /// The reply, sealed.
         reply: Payload,
+        /// The rule of a policy that approved it, for the log; none where a person did.
+        #[serde(default)]
+        rule: Option<String>,
     },
     /// Lets nobody in by this invitation.
     Reject {

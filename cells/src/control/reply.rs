@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cellbus_proto::{
     identity::CellKind,
     name::{Fqcn, Segment},
+    renewal::RenewedBy,
 };
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +105,10 @@ pub struct StatusReport {
     /// When it asks for another one, in seconds since 1970; none where development certificates are minted at start.
     #[serde(default)]
     pub cert_renewal_unix: Option<u64>,
+    /// Whom it asks then: `server`, or `people` where the server issues none and somebody has to hand one over; none while
+    /// nobody has said.
+    #[serde(default)]
+    pub cert_renewed_by: Option<RenewedBy>,
     /// Counters by name, since it was started.
     pub counters: BTreeMap<String, u64>,
 }

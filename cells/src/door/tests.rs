@@ -103,7 +103,7 @@ fn ask(desk: &Desk, verb: JoinVerb) -> Result<JoinReply, ControlError> {
 fn answer(desk: &Desk, request: &[u8], reply: &str) -> Result<JoinReply, ControlError> {
     let request_sha256 = hex(&sha256(request));
     let reply = Payload::Utf8(reply.to_owned());
-    ask(desk, JoinVerb::Answer { name: site(), request_sha256, reply })
+    ask(desk, JoinVerb::Answer { name: site(), request_sha256, reply, rule: None })
 }
 
 #[test]

@@ -131,6 +131,7 @@ impl ControlledCell {
                 .unwrap_or(u32::MAX),
             cert_expires_unix: dates.not_after,
             cert_renewal_unix: renews.then(|| dates.life().due(&shown.hash())),
+            cert_renewed_by: own.renewed_by().filter(|_| renews),
             counters: figures.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
         }))
     }
@@ -347,7 +348,8 @@ impl ControlledCell {
         let Some(desk) = self.door.clone() else {
             let text = format!("{} has no join door", self.name());
             let hint = "ask the server; one that is run from a kit opens a door where local/join.toml \
-                        in its kit says so";
+                        in its kit says so, and one of a topology file has none: make kits with \
+                        `cellbus provision`";
             return Err(ControlError::local(LocalCode::JoinClosed, text).hint(hint));
         };
         // It writes to the disk.

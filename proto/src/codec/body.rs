@@ -114,6 +114,9 @@ pub struct HelloOk {
     pub beat_ms: u32,
     /// Milliseconds of silence after which the neighbour is dead.
     pub silence_ms: u32,
+    /// Now by the parent's clock, in milliseconds since 1970, for a child that names [`FEATURE_CLOCK`]. Nothing is decided by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unix_ms: Option<u64>,
 }
 
 /// A challenge on the wire.
@@ -328,6 +331,8 @@ pub const CHAIN_MAX: usize = 4;
 pub const CANCEL_MAX: usize = 1024;
 /// Features that a child may name.
 pub const FEATURES_MAX: usize = 16;
+/// The feature of HELLO by which a child asks for the parent's time.
+pub const FEATURE_CLOCK: &str = "clock";
 
 /// Body of the two requests of a cell that goes on with another certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

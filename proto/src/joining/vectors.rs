@@ -2,21 +2,18 @@
 //!
 //! With `CELLBUS_WRITE_VECTORS=1` the files are written; otherwise they are compared.
 
-use std::{fs, path::PathBuf};
-
 use ed25519_dalek::{Signer, SigningKey, Verifier};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::codec::{Octets, body::Blob};
+use crate::{
+    codec::{Octets, body::Blob},
+    testing::compare_vector,
+};
 
 const SECRET: &[u8] = b"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 const CERTIFICATE: &[u8] = b"a certificate in DER form";
 const REQUEST: &[u8] = br#"{"format":"cellbus-request/1","name":"site-9","sealed":""}"#;
-
-fn dir() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/join/v1"))
-}
 
 fn key() -> SigningKey {
     SigningKey::from_bytes(&[12; 32])
@@ -75,18 +72,8 @@ fn all() -> Vec<(String, Vec<u8>, Value)> {
 
 #[test]
 fn frames_of_a_door_have_the_bytes_of_the_vectors() {
-    let write = std::env::var_os("CELLBUS_WRITE_VECTORS").is_some();
     for (name, bytes, json) in all() {
-        let text = crate::testing::pretty(&json) + "\n";
-        let (bin, described) =
-            (dir().join(format!("{name}.bin")), dir().join(format!("{name}.json")));
-        if write {
-            fs::create_dir_all(dir()).unwrap();
-            fs::write(&bin, &bytes).unwrap();
-            fs::write(&described, &text).unwrap();
-        }
-        assert_eq!(fs::read(&bin).unwrap(), bytes, "{name}");
-        assert_eq!(fs::read_to_string(&described).unwrap(), text, "{name}");
+        compare_vector("join/v1", &name, &bytes, &json);
         if name == "knock" {
             assert_eq!(Knock::from_body(&bytes[4..]).unwrap().to_frame(), bytes);
         } else {

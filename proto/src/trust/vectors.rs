@@ -2,8 +2,6 @@
 //!
 //! With `CELLBUS_WRITE_VECTORS=1` the files are written; otherwise they are compared.
 
-use std::{fs, path::PathBuf};
-
 use ed25519_dalek::{Signer, SigningKey, Verifier};
 use serde_json::{Value, json};
 
@@ -14,11 +12,8 @@ use crate::{
         body::{self, Blob},
     },
     name::Segment,
+    testing::compare_vector,
 };
-
-fn dir() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/trust/v1"))
-}
 
 fn study() -> Segment {
     "study".parse().unwrap()
@@ -154,18 +149,8 @@ fn all() -> Vec<(String, Vec<u8>, Value)> {
 
 #[test]
 fn lists_have_the_bytes_of_the_vectors_and_these_verify() {
-    let write = std::env::var_os("CELLBUS_WRITE_VECTORS").is_some();
     for (name, bytes, json) in all() {
-        let text = crate::testing::pretty(&json) + "\n";
-        let (bin, described) =
-            (dir().join(format!("{name}.bin")), dir().join(format!("{name}.json")));
-        if write {
-            fs::create_dir_all(dir()).unwrap();
-            fs::write(&bin, &bytes).unwrap();
-            fs::write(&described, &text).unwrap();
-        }
-        assert_eq!(fs::read(&bin).unwrap(), bytes, "{name}");
-        assert_eq!(fs::read_to_string(&described).unwrap(), text, "{name}");
+        compare_vector("trust/v1", &name, &bytes, &json);
         let bundle: Bundle = body::decode_exact(&bytes).unwrap();
         let (kind, list) = bundle.lists().next().unwrap();
         let signature = ed25519_dalek::Signature::from_slice(&list.signature.0).unwrap();

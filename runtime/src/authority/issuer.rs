@@ -23,9 +23,8 @@ use cellbus_proto::{
 };
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Authority, AuthorityError};
+use super::{Authority, AuthorityError, have_same_key};
 use crate::{
     certificate::{CertDates, leaf_hash, profile::CertProfile},
     secret_file::{SecretFileError, read_secret_file, read_trusted_file},
@@ -192,7 +191,7 @@ fn examine(
     if !verify_leaf_signature(asked.request, &signable, asked.proof) {
         return Err(ReissueError::Proof);
     }
-    if key_of(asked.request).is_none_or(|key| Some(key) == key_of(asked.held)) {
+    if have_same_key(asked.request, asked.held) {
         return Err(ReissueError::SameKey);
     }
     let dates = CertDates::lasting(now_unix, life);
@@ -200,11 +199,6 @@ fn examine(
         return Err(ReissueError::EndsSooner);
     }
     Ok(dates)
-}
-
-fn key_of(der: &[u8]) -> Option<Vec<u8>> {
-    let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    Some(certificate.public_key().raw.to_vec())
 }
 
 /// An issuing authority with its terms, and what it has issued of late.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use cellbus_proto::{identity::Identity, name::Segment, transcript::Signable};
 use rcgen::{
-    BasicConstraints, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SigningKey, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SigningKey, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -89,6 +89,28 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError::NoIssuers`], [`AuthorityError::Dates`], [`AuthorityError::Make`].
     pub fn create_issuer(&self, now_unix: u64, life: Duration) -> Result<Issued, AuthorityError> {
+        self.sign(&self.issuer_params(now_unix, life)?)
+    }
+
+    /// As [`Self::create_issuer`], for the key of a certificate that its holder has signed itself. Of that certificate nothing
+    /// but the key counts; that its holder has the key must have been proved.
+    ///
+    /// # Errors
+    /// As [`Self::create_issuer`], and [`AuthorityError::Root`] where the request is no certificate.
+    pub fn certify_issuer(
+        &self,
+        request_der: &[u8],
+        now_unix: u64,
+        life: Duration,
+    ) -> Result<Certified, AuthorityError> {
+        self.sign_key_of(request_der, &self.issuer_params(now_unix, life)?)
+    }
+
+    fn issuer_params(
+        &self,
+        now_unix: u64,
+        life: Duration,
+    ) -> Result<CertificateParams, AuthorityError> {
         if !self.may_have_issuers() {
             return Err(AuthorityError::NoIssuers);
         }
@@ -101,7 +123,19 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        self.sign(&params)
+        Ok(params)
+    }
+
+    fn sign_key_of(
+        &self,
+        request_der: &[u8],
+        params: &CertificateParams,
+    ) -> Result<Certified, AuthorityError> {
+        let (_, request) = X509Certificate::from_der(request_der)
+            .map_err(|_| AuthorityError::Root(CertificateError::Malformed))?;
+        let key = SubjectPublicKeyInfo::from_der(request.public_key().raw)?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Certified { der: certificate.der().clone(), pem: certificate.pem() })
     }
 
     /// Signs a transcript: ECDSA with SHA-256, DER form. The purpose of the transcript keeps it from being
@@ -125,12 +159,7 @@ impl Authority {
         hosts: &[String],
         dates: CertDates,
     ) -> Result<Certified, AuthorityError> {
-        let params = self.leaf(identity, hosts, dates)?;
-        let (_, request) = X509Certificate::from_der(request_der)
-            .map_err(|_| AuthorityError::Root(CertificateError::Malformed))?;
-        let key = SubjectPublicKeyInfo::from_der(request.public_key().raw)?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Certified { der: certificate.der().clone(), pem: certificate.pem() })
+        self.sign_key_of(request_der, &self.leaf(identity, hosts, dates)?)
     }
 
     /// The hash by which people compare root certificates.
@@ -169,6 +198,16 @@ impl Issued {
 #[must_use]
 pub fn verify_by_root(root_der: &[u8], signable: &Signable, signature: &[u8]) -> bool {
     verify_leaf_signature(root_der, signable, signature)
+}
+
+/// Whether two certificates, DER, hold the same key; `false` for what is no certificate.
+#[must_use]
+pub fn have_same_key(one: &[u8], other: &[u8]) -> bool {
+    let key = |der: &[u8]| {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        Some(certificate.public_key().raw.to_vec())
+    };
+    key(one).is_some_and(|one| key(other) == Some(one))
 }
 
 /// The DER form of: permitted are URI names of exactly this host, which in ours is the project.

@@ -250,6 +250,30 @@ mod tests {
     }
 
     #[test]
+    fn g_52_a_kill_after_any_file_of_a_pair_leaves_the_old_one_and_the_next_attempt_sweeps() {
+        let site = Site::new();
+        let mut last = site.pair(NOW + 10);
+        site.keep(&last);
+        for written in 0..=3 {
+            let next = site.pair(NOW + 20 + written);
+            let number = numbers(&place(site.dir.path())).into_iter().max().unwrap() + 1;
+            // What is there until the directory gets its name, in one step.
+            let half = place(site.dir.path()).join(format!(".cellbus-new-{}", name_of(number)));
+            create_private_dir(&half).unwrap();
+            let files = [(CHAIN, next.chain_pem.as_bytes()), (KEY, next.key_pem.as_bytes())];
+            let files = files.into_iter().chain([(GIVEN, &b"hash"[..])]);
+            for (name, content) in files.take(usize::try_from(written).unwrap()) {
+                crate::secret_file::write_secret_file(&half.join(name), content).unwrap();
+            }
+            assert_eq!(site.latest(NOW + 30), Some(last.certificate().hash()), "{written}");
+            site.keep(&next);
+            assert_eq!(site.latest(NOW + 30), Some(next.certificate().hash()), "{written}");
+            assert!(!half.exists());
+            last = next;
+        }
+    }
+
+    #[test]
     fn another_kit_and_another_organisation_begin_anew() {
         let mut site = Site::new();
         site.keep(&site.pair(NOW + 10));

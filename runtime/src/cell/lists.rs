@@ -28,6 +28,7 @@ use cellbus_proto::{
 
 use super::{Cell, Holder};
 use crate::{
+    certificate::leaf_hash,
     clock,
     filter::SetLists,
     lists::{ChangeRefused, ListSigner, Taken},
@@ -107,6 +108,37 @@ impl Cell {
                         list = %kind, why = %refused, "a signed list was refused"
                     );
                 }
+            }
+        }
+        // A server without its state hears of its own list from others.
+        self.resign_bans();
+    }
+
+    /// At the server: signs the ban list with the certificate that is shown now, where another one has signed it. A cell that is given
+    /// the list has to find its signer good at that moment, and the certificate before ends or is revoked.
+    pub(super) fn resign_bans(&mut self) {
+        if self.root.is_none() {
+            return;
+        }
+        let certificate = self.own.certificate();
+        let Some(held) = self.own.lists.signed(ListKind::Bans) else { return };
+        if held.chain.first().map(|der| leaf_hash(&der.0)) == Some(certificate.hash()) {
+            return;
+        }
+        let signed = ListSigner::of_cell(&certificate).ok_or(ChangeRefused::NotServer);
+        let taken = signed
+            .and_then(|signer| self.own.lists.changed_bans(BanChange::Resign, &signer))
+            .and_then(|list| self.take_given(std::iter::once((ListKind::Bans, list))));
+        let cell = &self.own.name;
+        match taken {
+            Ok(ListsTaken { not_kept: Some(error), .. }) => {
+                tracing::error!(%cell, %error, "the ban list was signed again and was not written");
+            }
+            Ok(_) => {
+                tracing::info!(target: "audit", %cell, "the ban list was signed with the certificate that is shown now");
+            }
+            Err(error) => {
+                tracing::error!(%cell, %error, "the ban list was not signed with the certificate that is shown now");
             }
         }
     }

@@ -261,5 +261,6 @@ impl Handler<Renewed> for Cell {
             self.own.protection.keep(leaf, || [hash].into());
         }
         self.renew_own_token();
+        self.resign_bans();
     }
 }

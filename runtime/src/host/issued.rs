@@ -16,6 +16,7 @@ use cellbus_channels::RequestError;
 use cellbus_proto::{
     causes::with_sources,
     codec::body::{self, Blob, IssueCertificate, IssuedCertificate},
+    renewal::RenewedBy,
     status::Status,
     transcript::IssueCertificateFacts,
     well_known,
@@ -222,8 +223,14 @@ impl Renewing {
         K: AsyncFnOnce(Arc<NewPair>) -> Result<(), SecretFileError>,
     {
         match self.try_once(keep).await {
-            Ok(done) => Some(done),
+            Ok(done) => {
+                self.running.own().set_renewed_by(RenewedBy::Server);
+                Some(done)
+            }
             Err(error) => {
+                if matches!(error, Failed::Ask(AskError::NoIssuer)) {
+                    self.running.own().set_renewed_by(RenewedBy::People);
+                }
                 self.failed(&error);
                 None
             }

@@ -115,7 +115,9 @@ impl RunningCell {
             Some(self.tell_server(next, &old).await?)
         };
         let mut again = Vec::new();
-        let links = group.cell.send(LinksToRenew).await.map_err(ended)?;
+        let mut links = group.cell.send(LinksToRenew).await.map_err(ended)?;
+        // The way to the server first: until it goes by the new one, this cell cannot register again.
+        links.sort_by_key(|(name, _)| Some(name) != self.own.parent.as_ref());
         for (name, link) in links {
             let proposed = link.send(ProposeRenewal(next.clone())).await.ok().flatten();
             let goes_on = match proposed {

@@ -216,9 +216,12 @@ impl Link {
         if let Some(Blob(token)) = echo.renewal {
             self.check_token(token, None, ctx);
         }
+        // The server knows this cell by the next certificate already, and the parent by the one before: whoever registered now
+        // would be taken for another process with this name. The next echo asks again.
+        let is_between = self.own.next().is_some_and(|next| next != self.shown.certificate.hash());
         let active = self.state.phase() == Phase::Active;
         let Some(side) = self.child_side() else { return };
-        if !active || side.epoch == echo.epoch || side.expects.is_some() {
+        if !active || side.epoch == echo.epoch || side.expects.is_some() || is_between {
             return;
         }
         let Some((sequence, frame)) =

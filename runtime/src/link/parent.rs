@@ -11,7 +11,10 @@ use cellbus_proto::{
     challenge::{Challenge, ChallengeBook},
     codec::{
         Frame, Octets,
-        body::{self, Blob, Echo, Hello, HelloOk, Register, Registered, VERSION, WireChallenge},
+        body::{
+            self, Blob, Echo, FEATURE_CLOCK, Hello, HelloOk, Register, Registered, VERSION,
+            WireChallenge,
+        },
     },
     link::Phase,
     route::LinkId,
@@ -37,6 +40,8 @@ pub(super) struct ParentSide {
     roster: Arc<dyn Roster>,
     challenges: Challenges,
     child_nonce: [u8; 32],
+    /// It has asked what time it is here.
+    asks_time: bool,
     server_nonce: [u8; 32],
     begun: VecDeque<Instant>,
     renew_at: Option<Instant>,
@@ -77,6 +82,7 @@ impl ParentSide {
             roster,
             challenges,
             child_nonce: [0; 32],
+            asks_time: false,
             server_nonce: [0; 32],
             begun: VecDeque::new(),
             renew_at: None,
@@ -127,6 +133,7 @@ impl Link {
         self.peer_incarnation = Some(hello.incarnation.into());
         if let Some(side) = self.parent_side() {
             side.child_nonce = hello.nonce.0;
+            side.asks_time = hello.features.iter().any(|feature| feature == FEATURE_CLOCK);
         }
         self.begin_challenge(None, ctx);
     }
@@ -403,6 +410,7 @@ impl Link {
         let timers = self.settings.timers;
         let ms = |span: Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
         let payload_max = u32::try_from(self.settings.limits.payload_max).unwrap_or(u32::MAX);
+        let asks_time = matches!(&self.role, Role::Parent(side) if side.asks_time);
         self.send(Frame::HelloOk(HelloOk {
             version: VERSION,
             name: self.own.name.clone(),
@@ -412,6 +420,7 @@ impl Link {
             payload_max,
             beat_ms: ms(timers.beat),
             silence_ms: ms(timers.silence),
+            unix_ms: asks_time.then(|| self.own.wall.unix_ms()),
         }));
     }
 }

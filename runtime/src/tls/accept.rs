@@ -78,7 +78,7 @@ impl AcceptProject {
     }
 }
 
-fn check_project(expected: &Segment, presented: Segment) -> Result<(), PeerRefused> {
+pub(super) fn check_project(expected: &Segment, presented: Segment) -> Result<(), PeerRefused> {
     if *expected == presented {
         return Ok(());
     }

@@ -142,6 +142,7 @@ impl Caught {
             payload_max: 1 << 20,
             beat_ms: 1000,
             silence_ms: 4000,
+            unix_ms: None,
         }
     }
 

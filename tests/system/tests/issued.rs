@@ -2,6 +2,9 @@
 //!
 //! Every scenario is run over links in memory and over QUIC on a simulated network.
 
+#[path = "renewal/load.rs"]
+mod load;
+
 use std::{cell::Cell, collections::BTreeSet, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -24,16 +27,11 @@ use cellbus_runtime::{
     host::{AskError, Renewing},
 };
 
-const TREE: &str = "server -> relay -> site-1; relay -> site-2; server -> site-3";
+use self::load::{PAIRS, TREE, Tasks};
+
 const CELLS: [&str; 5] = ["server", "relay", "site-1", "site-2", "site-3"];
-const PAIRS: [(&str, &str); 6] = [
-    ("site-1", "server"),
-    ("server", "relay.site-1"),
-    ("site-2", "relay.site-1"),
-    ("site-3", "relay.site-1"),
-    ("site-1", "relay"),
-    ("relay", "site-3"),
-];
+/// Between two requests of one pair.
+const EVERY: Duration = Duration::from_secs(2);
 /// A certificate counts from five minutes before it is issued.
 const LEAF: Duration = Duration::from_secs(900);
 /// Something that outlives every test.
@@ -58,73 +56,37 @@ fn scenario<F: Future<Output = ()>>(announce: fn(&LogGuard), test: impl Fn(Net) 
     }
 }
 
-/// Tasks that run until they are told to stop.
-struct Tasks {
-    stop: Rc<Cell<bool>>,
-    running: Vec<tokio::task::JoinHandle<u32>>,
-}
-
-impl Tasks {
-    /// Requests between every pair. Each has to be answered.
-    fn load(net: &Net) -> Self {
-        let stop = Rc::new(Cell::new(false));
-        let one = |(from, to): (&'static str, &'static str)| {
-            let (cell, stop) = (net.cell(from).clone(), Rc::clone(&stop));
-            tokio::task::spawn_local(async move {
-                let mut answered = 0;
-                while !stop.get() {
-                    let reply = cell.request(to, "task/ping", "hi").await;
-                    assert_eq!(reply.expect("no request fails"), "hi", "{from} -> {to}");
-                    answered += 1;
-                    tokio::time::sleep(Duration::from_secs(2)).await;
+/// What a node does for each cell: renews its certificate whenever that is due. Counts what was kept.
+fn renewals(net: &Net) -> Tasks {
+    let stop = Rc::new(Cell::new(false));
+    let one = |cell: &'static str| {
+        let (running, stop) = (net.cell(cell).running.clone(), Rc::clone(&stop));
+        tokio::task::spawn_local(async move {
+            let (mut renewing, kept) = (Renewing::new(&running), Rc::new(Cell::new(0)));
+            loop {
+                // In short steps, so that it hears when it is to stop.
+                let wait = renewing.wait();
+                tokio::time::sleep(wait.min(Duration::from_secs(5))).await;
+                if stop.get() {
+                    return kept.get();
                 }
-                answered
-            })
-        };
-        Self { running: PAIRS.map(one).into(), stop }
-    }
-
-    /// What a node does for each cell: renews its certificate whenever that is due. Counts what was kept.
-    fn renewals(net: &Net) -> Self {
-        let stop = Rc::new(Cell::new(false));
-        let one = |cell: &'static str| {
-            let (running, stop) = (net.cell(cell).running.clone(), Rc::clone(&stop));
-            tokio::task::spawn_local(async move {
-                let (mut renewing, kept) = (Renewing::new(&running), Rc::new(Cell::new(0)));
-                loop {
-                    // In short steps, so that it hears when it is to stop.
-                    let wait = renewing.wait();
-                    tokio::time::sleep(wait.min(Duration::from_secs(5))).await;
-                    if stop.get() {
-                        return kept.get();
-                    }
-                    if wait > Duration::from_secs(5) {
-                        continue;
-                    }
-                    let count = Rc::clone(&kept);
-                    let keep = async |pair: Arc<NewPair>| {
-                        assert_ne!(pair.certificate().hash(), running.own().certificate().hash());
-                        count.set(count.get() + 1);
-                        Ok(())
-                    };
-                    if let Some((certificate, renewal)) = renewing.attempt(keep).await {
-                        assert_eq!(renewal.again, [], "{cell}: no link is made again");
-                        assert_eq!(running.own().certificate().hash(), certificate.hash());
-                    }
+                if wait > Duration::from_secs(5) {
+                    continue;
                 }
-            })
-        };
-        Self { running: CELLS.map(one).into(), stop }
-    }
-
-    async fn stop(self) -> Vec<u32> {
-        self.stop.set(true);
-        let mut counts = Vec::new();
-        for one in self.running {
-            counts.push(one.await.expect("it does not fail"));
-        }
-        counts
-    }
+                let count = Rc::clone(&kept);
+                let keep = async |pair: Arc<NewPair>| {
+                    assert_ne!(pair.certificate().hash(), running.own().certificate().hash());
+                    count.set(count.get() + 1);
+                    Ok(())
+                };
+                if let Some((certificate, renewal)) = renewing.attempt(keep).await {
+                    assert_eq!(renewal.again, [], "{cell}: no link is made again");
+                    assert_eq!(running.own().certificate().hash(), certificate.hash());
+                }
+            }
+        })
+    };
+    Tasks { running: CELLS.map(one).into(), stop }
 }
 
 async fn links(net: &Net) -> BTreeSet<(String, u64)> {
@@ -151,7 +113,7 @@ fn g_52_f_24_cells_with_short_lived_certificates_renew_them_and_no_request_fails
         |net| async move {
             net.issues(LONG, LEAF);
             let before = links(&net).await;
-            let (load, renewals) = (Tasks::load(&net), Tasks::renewals(&net));
+            let (load, renewals) = (Tasks::load(&net, EVERY), renewals(&net));
             // The first certificates end after 900 s, and the ones after them have ended, too.
             net.advance(Duration::from_secs(2200)).await;
             let kept = renewals.stop().await;
@@ -175,7 +137,7 @@ fn f_24_a_renewal_service_that_is_down_is_asked_again_and_warned_about_only_when
     scenario(
         |log| log.expect("the certificate is not renewed and ends soon"),
         |net| async move {
-            let (load, renewals) = (Tasks::load(&net), Tasks::renewals(&net));
+            let (load, renewals) = (Tasks::load(&net, EVERY), renewals(&net));
             // A quarter of 1200 s is left at 600 s.
             net.advance(Duration::from_secs(700)).await;
             assert_eq!(issued(&net).await, 0);

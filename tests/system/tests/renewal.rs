@@ -2,31 +2,31 @@
 //!
 //! Every scenario is run over links in memory and over QUIC on a simulated network.
 
+#[path = "renewal/load.rs"]
+mod load;
 #[path = "conduits/cells.rs"]
 #[expect(dead_code, reason = "other tests serve more")]
 mod streams;
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::time::Duration;
 
-use cellbus_harness::{guard::LogGuard, net::Net, seeds::run_paused, sim::SimNet};
+use cellbus_harness::{
+    guard::LogGuard,
+    net::Net,
+    seeds::run_paused,
+    sim::{LinkSettings, SimNet},
+};
 use cellbus_proto::{
     codec::Octets,
     status::Status,
-    trust::{Reason, RevokedLeaf},
+    trust::{BanChange, ListKind, Reason, RevokedLeaf},
 };
 use cellbus_runtime::host::RenewError;
 
-use self::streams::{Serving, open, read_all, serve, whole};
-
-const TREE: &str = "server -> relay -> site-1; relay -> site-2; server -> site-3";
-const PAIRS: [(&str, &str); 6] = [
-    ("site-1", "server"),
-    ("server", "relay.site-1"),
-    ("site-2", "relay.site-1"),
-    ("site-3", "relay.site-1"),
-    ("site-1", "relay"),
-    ("relay", "site-3"),
-];
+use self::{
+    load::{PAIRS, TREE, Tasks},
+    streams::{Serving, open, read_all, serve, whole},
+};
 
 fn scenario<F: Future<Output = ()>>(announce: fn(&LogGuard), test: impl Fn(Net) -> F) {
     for is_quic in [false, true] {
@@ -47,43 +47,12 @@ async fn links(net: &Net) -> Vec<(String, u64)> {
     links
 }
 
-/// Requests between every pair, one after the other, until they are told to stop.
-struct Load {
-    stop: Rc<Cell<bool>>,
-    running: Vec<tokio::task::JoinHandle<u32>>,
-}
-
-impl Load {
-    async fn start(net: &Net) -> Self {
-        for cell in ["server", "relay", "site-1", "site-3"] {
-            net.cell(cell).echoes("task/ping").await;
-        }
-        let stop = Rc::new(Cell::new(false));
-        let one = |(from, to): (&'static str, &'static str)| {
-            let (cell, stop) = (net.cell(from).clone(), Rc::clone(&stop));
-            tokio::task::spawn_local(async move {
-                let mut answered = 0;
-                while !stop.get() {
-                    let reply = cell.request(to, "task/ping", "hi").await;
-                    assert_eq!(reply.expect("no request fails"), "hi", "{from} -> {to}");
-                    answered += 1;
-                    tokio::time::sleep(Duration::from_millis(40)).await;
-                }
-                answered
-            })
-        };
-        Self { running: PAIRS.map(one).into(), stop }
+/// Requests between every pair, which are served for it.
+async fn under_load(net: &Net) -> Tasks {
+    for cell in ["server", "relay", "site-1", "site-3"] {
+        net.cell(cell).echoes("task/ping").await;
     }
-
-    /// How many were answered: all of them, or this panics.
-    async fn stop(self) -> u32 {
-        self.stop.set(true);
-        let mut answered = 0;
-        for one in self.running {
-            answered += one.await.expect("no request fails");
-        }
-        answered
-    }
+    Tasks::load(net, Duration::from_millis(40))
 }
 
 #[test]
@@ -92,7 +61,7 @@ fn g_52_f_24_every_cell_renews_its_certificate_under_load_and_no_request_fails()
         |_| {},
         |net| async move {
             let before = links(&net).await;
-            let load = Load::start(&net).await;
+            let load = under_load(&net).await;
             net.advance(Duration::from_secs(1)).await;
             let mut old = Vec::new();
             for (number, cell) in (1..).zip(["site-1", "relay", "server", "site-3", "site-1"]) {
@@ -110,7 +79,7 @@ fn g_52_f_24_every_cell_renews_its_certificate_under_load_and_no_request_fails()
             }
             net.give("server", &list).await.unwrap();
             net.advance(Duration::from_secs(5)).await;
-            let answered = load.stop().await;
+            let answered: u32 = load.stop().await.into_iter().sum();
             assert!(answered > 1000, "{answered}");
             // Longer than a token lives: those that were given before have ended.
             net.advance(Duration::from_secs(1000)).await;
@@ -137,6 +106,72 @@ fn g_52_a_stream_goes_on_while_both_of_its_ends_and_the_relay_renew() {
             let (read, end) = read_all(&mut opened.conduit.recv).await;
             assert_eq!((read.len(), end), (LEN, Ok(())));
             drop(opened);
+            net.finish().await;
+        },
+    );
+}
+
+#[test]
+fn g_52_who_has_to_register_again_in_the_middle_of_a_renewal_is_not_taken_for_a_copy() {
+    let log = LogGuard::keeping(30_000, tracing::Level::INFO);
+    run_paused(1, async |seed| {
+        let sim = SimNet::new(seed);
+        let net = Net::over_quic(sim.clone(), TREE).await;
+        net.cell("site-1").echoes("task/ping").await;
+        let before = links(&net).await;
+        // So slow a link that several beats pass between the word of the server and that of the parent.
+        let (site, relay) = (net.host("site-1"), net.host("relay"));
+        let (delay, jitter) = (Duration::from_millis(1200), Duration::ZERO);
+        sim.set_both(site, relay, LinkSettings { delay, jitter, ..LinkSettings::default() });
+        let changed = async {
+            // The request of the site is on its way.
+            net.advance(Duration::from_millis(600)).await;
+            net.cell("relay").running.own().advance_epoch();
+        };
+        let (renewed, ()) = tokio::join!(net.renew("site-1", 1), changed);
+        let renewed = renewed.unwrap();
+        assert_eq!(renewed.again, [], "the link goes on");
+        net.advance(Duration::from_secs(20)).await;
+        assert_eq!(links(&net).await, before, "no link was made again");
+        let reply = net.cell("site-2").request("relay.site-1", "task/ping", "hi").await;
+        assert_eq!(reply.unwrap(), "hi");
+        let is_again =
+            |line: &String| line.contains("registering again") && line.contains("site-1");
+        assert!(log.last_events().iter().any(is_again), "with the new one");
+        net.finish().await;
+    });
+}
+
+#[test]
+fn g_52_p_25_a_ban_list_outlives_the_certificate_of_the_server_that_signed_it() {
+    scenario(
+        |log| {
+            log.expect("link closed");
+            log.tolerate("certificate refused");
+        },
+        |mut net| async move {
+            let reason = "lost".to_owned();
+            let name = "site-2".parse().unwrap();
+            net.change_bans(BanChange::Ban { name, reason }).await.unwrap();
+            net.advance(Duration::from_secs(2)).await;
+            let renewed = net.renew("server", 1).await.unwrap();
+            let mut list = net.revocations(1, &[]);
+            let (leaf, reason) = (Octets(renewed.old), Reason::Superseded);
+            list.revoke_leaf(RevokedLeaf { leaf, reason, until: None });
+            net.give("server", &list).await.unwrap();
+            net.advance(Duration::from_secs(2)).await;
+            // It has no state of its own: whatever it holds afterwards was given to it, and verified, after the renewal.
+            net.crash("site-1").await;
+            net.restart("site-1");
+            net.advance(Duration::from_secs(20)).await;
+            for cell in ["server", "relay", "site-1", "site-3"] {
+                let lists = &net.cell(cell).running.own().lists;
+                let bans = lists.view().bans.unwrap_or_else(|| panic!("{cell} has no ban list"));
+                assert!(bans.version == 2 && bans.bans("site-2"), "{cell}: {bans:?}");
+                let signed = lists.signed(ListKind::Bans).unwrap();
+                let signer = cellbus_runtime::certificate::leaf_hash(&signed.chain[0].0);
+                assert_eq!(signer, renewed.new, "{cell}");
+            }
             net.finish().await;
         },
     );

@@ -14,7 +14,7 @@ use cellbus_cells::control::{
     PingAsk, PingReply, Request, RequestAsk, RequestReply, SendAsk, SendReply, StatusReport,
     Verdict,
 };
-use cellbus_proto::status::Status;
+use cellbus_proto::{renewal::RenewedBy, status::Status};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -45,15 +45,30 @@ pub async fn status(target: Target) -> Outcome {
     table.row(["children", &report.children.to_string()]);
     table.row(["incarnation", &report.incarnation]);
     table.row(["certificate ends", &ahead(report.cert_expires_unix)]);
-    let renewal = report.cert_renewal_unix.map(|unix| match ahead(unix) {
-        when if when == "over" => "due".to_owned(),
-        when => when,
-    });
-    table.row(["next renewal", &or_dash(renewal.as_ref())]);
+    table.row(["next renewal", &or_dash(next_renewal(&report).as_ref())]);
     for (name, count) in &report.counters {
         table.row([name, &count.to_string()]);
     }
     Ok(Success::new(&report, table.render()))
+}
+
+/// When the cell asks for another certificate, and whether anybody gives it one.
+fn next_renewal(report: &StatusReport) -> Option<String> {
+    let when = match ahead(report.cert_renewal_unix?) {
+        when if when == "over" => "due".to_owned(),
+        when => when,
+    };
+    Some(renewal(when, report.cert_renewed_by))
+}
+
+fn renewal(when: String, by: Option<RenewedBy>) -> String {
+    match by {
+        Some(RenewedBy::Server) => when,
+        Some(RenewedBy::People) => {
+            format!("by another kit or file, {when}: the server issues no certificates")
+        }
+        None => format!("{when}, if the server issues certificates"),
+    }
 }
 
 /// `cells`.
@@ -267,4 +282,18 @@ pub fn millis(budget: Duration) -> u64 {
 pub fn word(value: &impl Serialize) -> String {
     let word = serde_json::to_value(value).ok();
     word.as_ref().and_then(Value::as_str).unwrap_or("?").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k_02_no_renewal_is_promised_where_nobody_issues() {
+        let said = |by| renewal("in 12 d".to_owned(), by);
+        assert_eq!(said(Some(RenewedBy::Server)), "in 12 d");
+        let people = said(Some(RenewedBy::People));
+        assert_eq!(people, "by another kit or file, in 12 d: the server issues no certificates");
+        assert_eq!(said(None), "in 12 d, if the server issues certificates");
+    }
 }

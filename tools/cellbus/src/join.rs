@@ -7,7 +7,7 @@ use std::{
 };
 
 use cellbus_kits::{
-    join::{self, Invitation, JoinError, LETTER_MAX_BYTES},
+    join::{self, Invitation, JoinError, LETTER_MAX_BYTES, policy::Policy},
     kit::Kit,
     provision::Wanted,
 };
@@ -26,7 +26,10 @@ use crate::{
     table::{self, Table},
 };
 
+mod apply;
 mod online;
+
+use self::apply::Apply;
 
 /// Bytes in the longest line of an invitation.
 const LINE_MAX_BYTES: usize = 64 * 1024;
@@ -126,6 +129,26 @@ pub enum Requests {
         #[command(flatten)]
         passphrase: PassphraseFrom,
         /// The server at whose join door the request waits.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Approves those who wait at a join door and are named by a policy; all others go on waiting for a person
+    Apply {
+        /// The project file
+        file: PathBuf,
+        /// The policy: [[approve]] tables with name, kind and org
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+        /// Directory of the project
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// How long to go on looking at the door; the policy is read once
+        #[arg(long, value_name = "TIME", default_value = "0s", value_parser = patience)]
+        wait: Duration,
+        /// The passphrase of the authority's key.
+        #[command(flatten)]
+        passphrase: PassphraseFrom,
+        /// The server at whose join door they wait.
         #[command(flatten)]
         target: Target,
     },
@@ -245,7 +268,7 @@ fn line(from: &Path) -> Result<Zeroizing<String>, Box<Failure>> {
 }
 
 /// `requests`.
-pub async fn requests(args: Requests) -> Outcome {
+pub async fn requests(format: Format, args: Requests) -> Outcome {
     cellbus_cells::up::keep_to_owner();
     match args {
         Requests::Ls { out, target } if is_at_a_door(&target) => {
@@ -283,6 +306,22 @@ pub async fn requests(args: Requests) -> Outcome {
             write_secret_file(&absolute(&reply)?, &letter).map_err(|error| input(&error))?;
             let human = format!("certified; send back {}", reply.display());
             Ok(Success::new(&report, human))
+        }
+        Requests::Apply { file, policy, out, wait, passphrase, target } => {
+            let project = load(&file, false)?;
+            let rules = Policy::read(&policy).map_err(|error| {
+                let hint = "nobody was approved; docs/PROVISIONING.md shows a policy";
+                input(&error).hint(hint)
+            })?;
+            let apply = Apply {
+                project: &project,
+                out: &absolute(&out)?,
+                policy: (&policy, &rules),
+                wait,
+                passphrase: &passphrase,
+                target: &target,
+            };
+            apply.run(format).await
         }
         Requests::Reject { name, out, target } => {
             join::reject(&absolute(&out)?, &name).map_err(|error| failed(&error))?;

@@ -156,7 +156,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Provision(args) => provision::run(args),
         Command::Invite(args) => block_on(join::invite(&args)),
         Command::Join(args) => block_on(join::join(format, &args)),
-        Command::Requests(args) => block_on(join::requests(args)),
+        Command::Requests(args) => block_on(join::requests(global.format, args)),
         Command::Kit(args) => kit::run(args),
         Command::Cert(args) => cert::run(args),
         Command::Ca(verb) => block_on(ca::run(verb)),

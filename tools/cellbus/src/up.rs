@@ -89,6 +89,7 @@ fn run_kit(global: &Global, args: &Up, dir: &Path) -> Outcome {
     let again = (dir.clone(), args.root.clone());
     let given = Given {
         credentials: kit.startup(),
+        renewed_by: kit.manifest.renewed_by,
         rules: RulesSource::new(move || kit::load_again(&again.0, again.1.as_deref(), &state)),
         door: kit.door.map(|door| DoorSettings { listen: door.listen, address: door.address }),
         clusters: clusters::open(),

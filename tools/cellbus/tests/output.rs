@@ -475,6 +475,8 @@ fn usage_errors_are_envelopes_and_exit_with_four() {
         "join --kit k --invitation a --request b --reply c",
         "requests",
         "requests approve r project.toml --out fed",
+        "requests apply project.toml --out fed",
+        "requests apply project.toml --out fed --policy p --wait 8d",
         "kit",
         "kit seal k",
         "kit seal k --out f --recipient age1x --passphrase-fd 3",

@@ -1,12 +1,17 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use cellbus_proto::topology::project;
-use cellbus_runtime::{authority::Issued, certificate::CertDates};
+use cellbus_runtime::{
+    authority::{Issued, IssuingAuthority},
+    certificate::CertDates,
+};
 
 use super::*;
 
 const NOW: u64 = 1_800_000_000;
 const HOUR: u64 = 3600;
+/// Of 90 days two thirds are over.
+const LATER: u64 = NOW + 70 * 24 * HOUR;
 const STUDY: &str = r#"
 [project]
 name = "study"
@@ -44,9 +49,28 @@ impl World {
         let private = fs::Permissions::from_mode(0o700);
         let dir = tempfile::Builder::new().permissions(private).tempdir().unwrap();
         let before = STUDY.replace("site-9", "site-8");
+        let name = "site-9".parse().unwrap();
+        Self::invited(dir, &before, STUDY, &name, NOW)
+    }
+
+    /// A project with an issuing authority, whose server is invited when two thirds of its certificate's life are over.
+    fn of_a_server() -> Self {
+        let private = fs::Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().permissions(private).tempdir().unwrap();
+        let text = format!("{STUDY}[certificates]\nissuer_days = 180\n");
+        Self::invited(dir, &text, &text, &"server".parse().unwrap(), LATER)
+    }
+
+    fn invited(
+        dir: tempfile::TempDir,
+        before: &str,
+        text: &str,
+        name: &Segment,
+        now_unix: u64,
+    ) -> Self {
         let out = dir.path().join("fed");
         let order = Order {
-            project: &project(&before),
+            project: &project(before),
             out: &out,
             only: None,
             key: None,
@@ -54,9 +78,8 @@ impl World {
             work_factor: 2,
         };
         provision(&order, &mut passphrase).unwrap();
-        let project = project(STUDY);
-        let name = "site-9".parse().unwrap();
-        let invitation = invite(&project, &out, &name, NOW, HOUR, None).unwrap();
+        let project = project(text);
+        let invitation = invite(&project, &out, name, now_unix, HOUR, None).unwrap();
         Self { dir, project, invitation }
     }
 
@@ -94,13 +117,14 @@ impl World {
         let key = FileEntry::of(KEY, b"key");
         let invitation = &self.invitation;
         let facts = (&invitation.project, &invitation.name, NOW);
-        let signed = signable(&invitation.root_sha256, facts, &certificate, &key);
+        let signed = signable(&invitation.root_sha256, facts, (&certificate, &key), None);
         let mut request = Request {
             project: invitation.project.clone(),
             name: invitation.name.clone(),
             made_unix: NOW,
             certificate: STANDARD.encode(&certificate),
             key,
+            issuing: None,
             signature: STANDARD.encode(made.prove(&signed).unwrap()),
         };
         change(&mut request);
@@ -135,6 +159,8 @@ fn v_22_a_site_joins_with_a_key_that_never_leaves_it() {
         assert!(!String::from_utf8_lossy(bytes).contains(&body));
     }
     assert!(!world.out().join("kits-0002/site-9/startup/cell.key").exists());
+    let local = |file| fs::read_to_string(world.kit().join(LOCAL).join(file)).unwrap();
+    assert_eq!((local(PROGRAMS).as_str(), local(POLICY).as_str()), (NEW_PROGRAMS, NEW_POLICY));
     let rows = invitations(&world.out(), NOW).unwrap();
     assert_eq!((rows.len(), rows[0].state), (1, State::Used));
 }
@@ -328,7 +354,7 @@ fn v_22_a_kill_at_any_file_of_the_reply_leaves_no_kit_and_the_reply_is_taken_aga
     finish(&world.kit(), &reply, NOW).unwrap();
     let saved = |file: &str| fs::read(world.kit().join(STARTUP).join(file)).unwrap();
     let whole: Vec<(String, Vec<u8>)> =
-        replied().into_iter().map(|file| (file.clone(), saved(&file))).collect();
+        replied(false).into_iter().map(|file| (file.clone(), saved(&file))).collect();
     let remembered = serde_json::to_vec(&world.invitation).unwrap();
     for written in 0..whole.len() {
         write_secret_file(&world.kit().join(PENDING), &remembered).unwrap();
@@ -339,4 +365,78 @@ fn v_22_a_kill_at_any_file_of_the_reply_leaves_no_kit_and_the_reply_is_taken_aga
         finish(&world.kit(), &reply, NOW).unwrap();
         Kit::open(&world.kit(), None, NOW).unwrap();
     }
+}
+
+#[test]
+fn v_22_v_19_a_server_that_joins_makes_the_key_to_issue_with_itself_too() {
+    let world = World::of_a_server();
+    assert!(world.invitation.issues);
+    let line = Invitation::parse(&world.invitation.line()).unwrap();
+    let request = begin(&line, &world.kit(), LATER).unwrap();
+    let startup = world.kit().join(STARTUP);
+    let key = |file: &str| fs::read_to_string(startup.join(file)).unwrap();
+    assert_ne!(key(KEY), key(ISSUER_KEY));
+    let mode = fs::metadata(startup.join(ISSUER_KEY)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let (report, reply) =
+        approve(&world.project, &world.out(), &request, LATER, &mut passphrase).unwrap();
+    let kit = finish(&world.kit(), &reply, LATER).unwrap();
+    assert_eq!(kit.manifest.renewed_by, Some(cellbus_proto::renewal::RenewedBy::Server));
+    let project = "study".parse().unwrap();
+    let issuer = IssuingAuthority::load(&startup, &project, BTreeMap::new()).unwrap();
+    assert!(issuer.is_some_and(|issuer| issuer.dates().not_after > LATER + 170 * 24 * HOUR));
+    let records = latest(&world.out()).unwrap().unwrap().1;
+    assert!(records.participants["server"].issuer.is_some());
+    let written = world.out().join(report.written.unwrap()).join("server/startup");
+    for file in [KEY, ISSUER_KEY] {
+        assert!(!written.join(file).exists(), "{file} travels");
+        let body = key(file).lines().nth(1).unwrap().to_owned();
+        for bytes in [&request, &reply] {
+            assert!(!String::from_utf8_lossy(bytes).contains(&body), "{file}");
+        }
+    }
+    // A manifest that names the key holds the server to it.
+    fs::write(startup.join(ISSUER_KEY), key(KEY)).unwrap();
+    assert!(Kit::open(&world.kit(), None, LATER).is_err());
+}
+
+#[test]
+fn v_22_atk_150_an_issuing_authority_is_for_a_server_that_proves_a_second_key() {
+    let world = World::of_a_server();
+    let invitation = &world.invitation;
+    let identity = invitation.identity();
+    let refused = |change: &dyn Fn(&mut Request)| {
+        let request = begin(invitation, &world.dir.path().join("one"), LATER).unwrap();
+        fs::remove_dir_all(world.dir.path().join("one")).unwrap();
+        let mut made: Request = invitation.take(&letter(&request, REQUEST).unwrap()).unwrap();
+        change(&mut made);
+        let request = invitation.put(REQUEST, &made).unwrap();
+        let refused = approve(&world.project, &world.out(), &request, LATER, &mut passphrase);
+        assert!(matches!(refused, Err(JoinError::Refused(_))), "{refused:?}");
+        assert_eq!(latest(&world.out()).unwrap().unwrap().0, 1, "nothing was issued");
+    };
+    refused(&|request| request.issuing = None);
+    let other = self_sign(&identity, LATER).unwrap().chain().swap_remove(0);
+    refused(&|request| {
+        // A key whose holder has signed nothing.
+        request.issuing.as_mut().unwrap().certificate = STANDARD.encode(&other);
+    });
+    refused(&|request| {
+        let (certificate, signature) = (request.certificate.clone(), request.signature.clone());
+        let key = FileEntry { path: ISSUER_KEY.to_owned(), ..request.key.clone() };
+        request.issuing = Some(IssuingRequest { certificate, key, signature });
+    });
+    refused(&|request| request.issuing.as_mut().unwrap().key.path = KEY.to_owned());
+    // A site is certified for nothing of the kind, whatever it asks for.
+    let site = World::new();
+    let made = site.made(SITE);
+    let second = site.made(SITE);
+    let request = site.forged(&made, |request| {
+        request.issuing = Some(IssuingRequest {
+            certificate: STANDARD.encode(&second.chain()[0]),
+            key: FileEntry::of(ISSUER_KEY, b"key"),
+            signature: request.signature.clone(),
+        });
+    });
+    assert!(matches!(site.refused(&request), JoinError::Refused(_)));
 }

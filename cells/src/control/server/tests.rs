@@ -5,7 +5,7 @@ use std::{
 };
 
 use cellbus_channels::BoxFuture;
-use cellbus_proto::identity::CellKind;
+use cellbus_proto::{identity::CellKind, renewal::RenewedBy};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -147,6 +147,7 @@ fn status() -> StatusReport {
         children: 2,
         cert_expires_unix: 1_800_000_000,
         cert_renewal_unix: Some(1_790_000_000),
+        cert_renewed_by: Some(RenewedBy::Server),
         counters: BTreeMap::from([("admitted".to_owned(), 7)]),
     }
 }

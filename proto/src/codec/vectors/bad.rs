@@ -53,17 +53,28 @@ impl Stream {
 
 type Case = (&'static str, &'static str, Vec<u8>, Status);
 
-pub(super) fn streams() -> Vec<Stream> {
-    let make = |limits| {
-        move |(name, about, bytes, code): Case| Stream {
-            name,
-            about,
-            limits,
-            bytes,
-            frames: 0,
-            code,
-        }
+fn make(limits: Limits) -> impl Fn(Case) -> Stream {
+    move |(name, about, bytes, code)| Stream { name, about, limits, bytes, frames: 0, code }
+}
+
+/// Answers to HELLO whose last field is not as it must be.
+pub(super) fn clocks() -> Vec<Stream> {
+    // The eight fields of a good one, and what follows them.
+    let ok = |fields: u8, more: &[u8]| {
+        let good = body::encode(&super::good::hello_ok());
+        let kept = if fields < 8 { good.len() - 3 } else { good.len() };
+        let body = [&[0x90 | fields], &good[1..kept], more].concat();
+        [&prefix(types::HELLO_OK, u16::try_from(body.len()).unwrap(), 0), &body[..]].concat()
     };
+    let cases: [Case; 3] = [
+        ("hello-ok-with-no-time", "nil where the time is left out", ok(9, &[0xc0]), BadFrame),
+        ("hello-ok-ten-fields", "one behind the time", ok(10, &[1, 1]), BadFrame),
+        ("hello-ok-seven-fields", "one too few", ok(7, &[]), BadFrame),
+    ];
+    cases.into_iter().map(make(Limits::Default)).collect()
+}
+
+pub(super) fn streams() -> Vec<Stream> {
     let default = [vec![prefixes()], header::cases(), vec![control()]].concat();
     let mut streams: Vec<Stream> =
         default.into_iter().flatten().map(make(Limits::Default)).collect();

@@ -12,7 +12,7 @@ use crate::{
     status::Status,
 };
 
-fn good_one<T>(body: &str, about: &str, value: &T) -> Vector
+pub(super) fn good_one<T>(body: &str, about: &str, value: &T) -> Vector
 where
     T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
 {
@@ -104,7 +104,11 @@ pub(super) fn good() -> Vec<Vector> {
     vectors
 }
 
-fn bad_one<T: Serialize + DeserializeOwned>(name: &str, body: &str, bytes: Vec<u8>) -> Vector {
+pub(super) fn bad_one<T: Serialize + DeserializeOwned>(
+    name: &str,
+    body: &str,
+    bytes: Vec<u8>,
+) -> Vector {
     let outcome = exact::<T>(&bytes).map(drop);
     assert_eq!(outcome, Err(Status::BadFrame), "{name}");
     let json = json!({ "body": body, "code": Status::BadFrame.code() });

@@ -178,6 +178,7 @@ fn hello_ok() -> body::HelloOk {
         payload_max: 1 << 20,
         beat_ms: 1000,
         silence_ms: 4000,
+        unix_ms: None,
     }
 }
 

@@ -78,7 +78,7 @@ fn hello(name: &str, parent: &str, features: &[&str]) -> body::Hello {
     }
 }
 
-fn hello_ok() -> body::HelloOk {
+pub(super) fn hello_ok() -> body::HelloOk {
     body::HelloOk {
         version: 1,
         name: name("relay-a"),
@@ -93,7 +93,23 @@ fn hello_ok() -> body::HelloOk {
         payload_max: 1 << 20,
         beat_ms: 1000,
         silence_ms: 4000,
+        unix_ms: None,
     }
+}
+
+/// A child that asks for the parent's time, and what it is told.
+pub(super) fn clocks() -> Vec<Stream> {
+    let asks = Frame::Hello(hello("site-1", "server", &[body::FEATURE_CLOCK]));
+    let at = |unix_ms| Frame::HelloOk(body::HelloOk { unix_ms: Some(unix_ms), ..hello_ok() });
+    vec![
+        Stream::written("hello-asks-for-the-time", "the feature `clock`", vec![asks]),
+        Stream::written(
+            "hello-ok-with-the-time",
+            "the parent's time, for whoever named the feature `clock`",
+            vec![at(1_800_000_000_123)],
+        ),
+        Stream::written("hello-ok-at-the-end-of-time", "the largest time", vec![at(u64::MAX)]),
+    ]
 }
 
 pub(super) fn conduits() -> Vec<Stream> {

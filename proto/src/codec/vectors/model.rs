@@ -10,7 +10,8 @@ use crate::{
     envelope::{Address, Envelope, HopRecord, Kind},
 };
 
-/// The fields of a control frame or body, in order. `name:Body` says that the value is itself a body.
+/// The fields of a control frame or body, in order. `name:Body` says that the value is itself a body, `name?` that the
+/// last one may be left out.
 pub(super) fn fields(body: &str) -> &'static [&'static str] {
     match body {
         "HELLO" => {
@@ -25,6 +26,7 @@ pub(super) fn fields(body: &str) -> &'static [&'static str] {
             "payload_max",
             "beat_ms",
             "silence_ms",
+            "unix_ms?",
         ],
         "BEAT" => &["number"],
         "ECHO" => &["number", "epoch", "revocations", "renewal"],
@@ -43,6 +45,9 @@ pub(super) fn fields(body: &str) -> &'static [&'static str] {
         "renew_child" | "detach_child" => &["child", "incarnation"],
         "certificate" => &["chain", "token"],
         "cancel" => &["requests"],
+        "new_certificate" => &["chain", "signature"],
+        "issue_certificate" => &["request", "signature"],
+        "issued_certificate" => &["chain"],
         "job_start" => &["job", "program", "parameters"],
         "job_stop" => &["job"],
         "job_ended" => &["job", "completed", "detail"],
@@ -81,10 +86,11 @@ pub(super) fn named(body: &str, bytes: &[u8]) -> Value {
 fn with_names(body: &str, value: Value) -> Value {
     let Value::Array(values) = value else { panic!("{body} is no array") };
     let names = fields(body);
-    assert_eq!(values.len(), names.len(), "{body}");
+    let needed = names.iter().filter(|name| !name.ends_with('?')).count();
+    assert!((needed..=names.len()).contains(&values.len()), "{body}");
     let named = names.iter().zip(values).map(|(name, value)| match name.split_once(':') {
         Some((name, inner)) => (name.to_owned(), with_names(inner, value)),
-        None => ((*name).to_owned(), value),
+        None => (name.trim_end_matches('?').to_owned(), value),
     });
     Value::Object(named.collect())
 }
@@ -97,9 +103,13 @@ pub(super) fn write_body(body: &str, value: &Value) -> Vec<u8> {
 }
 
 fn without_names(body: &str, value: &Value) -> Value {
-    let values = fields(body).iter().map(|name| match name.split_once(':') {
+    let is_there = |name: &&&str| {
+        let last = name.strip_suffix('?');
+        last.is_none_or(|name| value.get(name).is_some())
+    };
+    let values = fields(body).iter().filter(is_there).map(|name| match name.split_once(':') {
         Some((name, inner)) => without_names(inner, &value[name]),
-        None => value[*name].clone(),
+        None => value[name.trim_end_matches('?')].clone(),
     });
     Value::Array(values.collect())
 }

@@ -18,12 +18,17 @@ use crate::{
     well_known,
 };
 
-fn bytes(bytes: &[u8]) -> Value {
+pub(super) fn bytes(bytes: &[u8]) -> Value {
     json!({ "hex": hex::encode(bytes) })
 }
 
 /// One transcript: the product's bytes, and fields from which the document's rule makes the same.
-fn transcript(purpose: Purpose, seed: u8, signable: Vec<u8>, fields: &[(&str, Value)]) -> Vector {
+pub(super) fn transcript(
+    purpose: Purpose,
+    seed: u8,
+    signable: Vec<u8>,
+    fields: &[(&str, Value)],
+) -> Vector {
     let key = example::key(seed);
     let raw = |value: &Value| match value {
         Value::String(text) => text.as_bytes().to_vec(),

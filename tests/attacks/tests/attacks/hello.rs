@@ -162,6 +162,28 @@ fn atk_161_hello_of_another_version_is_refused() {
 }
 
 #[test]
+fn only_who_asks_is_told_the_time_and_both_are_served() {
+    attack(async |target, _guard| {
+        let mut x = RawPeer::connect(target, "server", "x").await;
+        let (features, silent) = (vec!["other".to_owned()], x.hello());
+        x.send_frame(&Frame::Hello(Hello { features, ..silent })).await;
+        assert_eq!(x.hello_ok().await.unix_ms, None, "an unknown feature is ignored");
+
+        let mut x = RawPeer::connect(target, "server", "x").await;
+        let (features, silent) = (vec![body::FEATURE_CLOCK.to_owned()], x.hello());
+        x.send_frame(&Frame::Hello(Hello { features, ..silent })).await;
+        let said = x.hello_ok().await.unix_ms.expect("it was asked for");
+        let again = {
+            let mut x = RawPeer::connect(target, "server", "x").await;
+            let (features, silent) = (vec![body::FEATURE_CLOCK.to_owned()], x.hello());
+            x.send_frame(&Frame::Hello(Hello { features, ..silent })).await;
+            x.hello_ok().await.unix_ms.expect("it was asked for")
+        };
+        assert!(again >= said && again - said < 3_600_000, "{said} {again}");
+    });
+}
+
+#[test]
 fn a_hello_that_is_malformed_or_too_large_ends_the_connection() {
     attack(async |target, guard| {
         guard.expect("link closed");

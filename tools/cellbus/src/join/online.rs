@@ -11,11 +11,12 @@ use cellbus_cells::{
     list_files::read_bundle,
 };
 use cellbus_kits::{
-    join::{self, DoorPlace, Invitation, InvitationRow, online},
+    join::{self, DoorPlace, Invitation, InvitationRow, JoinError, online},
     kit::Kit,
     layout::kits_dir,
     lists::file_names,
-    provision::{Report, Wanted},
+    passphrase::{Passphrase, PassphraseError},
+    provision::{ProvisionError, Report, Wanted},
     records,
 };
 use cellbus_proto::{
@@ -123,45 +124,117 @@ pub(super) async fn approve(
         let text = format!("`{}` is no name of a participant", name.display());
         Failure::new(CliCode::Usage, text).hint("at a door, requests are named by who made them")
     })?;
-    let fetched = at_door(target, JoinVerb::Fetch { name: name.clone() }).await?;
-    let request = fetched.request.as_ref().and_then(|request| request.to_bytes().ok());
-    let request = request.ok_or_else(|| {
-        Failure::new(CliCode::Kit, format!("the door of {} gives no request", fetched.cell))
-    })?;
-    if online::name_of(&request).map_err(|error| failed(&error))? != name {
-        let text = format!("what {name} has left at the door is the request of somebody else");
-        return Err(Failure::new(CliCode::Kit, text).hint("nothing was certified"));
-    }
-    let kept = online::kept_reply(out, &name, &request).map_err(|error| failed(&error))?;
-    let (report, letter) = match kept {
-        Some(letter) => (None, letter),
-        None => certified(project, out, &request, passphrase)?,
+    let mut wanted = |_: Wanted| passphrase.read("Passphrase of the authority's key", false);
+    let letters = Letters { target, out, file };
+    let approved = letters.approve(&name, project, &mut wanted, None).await;
+    let (NotApproved::Request(failure) | NotApproved::Other(failure)) = match approved {
+        Ok(data) => {
+            return Ok(Success::new(&data, format!("{name} may join; the cells that run know it")));
+        }
+        Err(not) => not,
     };
-    if let Some(file) = file {
-        write_secret_file(&absolute(file)?, &letter).map_err(|error| input(&error))?;
+    Err(failure)
+}
+
+/// Those who wait at a door, each with the hash of the request.
+pub(super) async fn waiting(
+    target: &Target,
+) -> Result<Vec<(Segment, Option<String>)>, Box<Failure>> {
+    let rows = at_door(target, JoinVerb::Ls).await?.rows.into_iter();
+    let waits = rows.filter(|row| row.stage == "waiting");
+    Ok(waits.map(|row| (row.name, row.request_sha256)).collect())
+}
+
+/// Between a door and the directory of the project.
+pub(super) struct Letters<'a> {
+    pub(super) target: &'a Target,
+    pub(super) out: &'a Path,
+    /// Where the reply is written, too.
+    pub(super) file: Option<&'a Path>,
+}
+
+/// Why a request at a door was not approved.
+pub(super) enum NotApproved {
+    /// It cannot be, whatever else is so.
+    Request(Box<Failure>),
+    /// Something else failed.
+    Other(Box<Failure>),
+}
+
+impl From<Box<Failure>> for NotApproved {
+    fn from(failure: Box<Failure>) -> Self {
+        Self::Other(failure)
     }
-    // The cells that run know it before it can come.
-    let lists = push_lists(target, out).await?;
-    let verb = JoinVerb::Answer {
-        name: name.clone(),
-        request_sha256: hex(&sha256(&request)),
-        reply: Payload::from_bytes(&letter),
-    };
-    at_door(target, verb).await?;
-    let data = json!({ "name": name, "report": report, "lists": lists });
-    Ok(Success::new(&data, format!("{name} may join; the cells that run know it")))
+}
+
+type Ask<'a> = dyn FnMut(Wanted) -> Result<Passphrase, PassphraseError> + 'a;
+
+impl Letters<'_> {
+    /// Approves the request that `name` has left, and hands out the reply. `rule` is what the log of the server has.
+    pub(super) async fn approve(
+        &self,
+        name: &Segment,
+        project: &Project,
+        wanted: &mut Ask<'_>,
+        rule: Option<String>,
+    ) -> Result<serde_json::Value, NotApproved> {
+        let Letters { target, out, file } = *self;
+        let fetched = at_door(target, JoinVerb::Fetch { name: name.clone() }).await?;
+        let request = fetched.request.as_ref().and_then(|request| request.to_bytes().ok());
+        let request = request.ok_or_else(|| {
+            Failure::new(CliCode::Kit, format!("the door of {} gives no request", fetched.cell))
+        })?;
+        let named = online::name_of(&request);
+        if named.map_err(|error| NotApproved::Request(failed(&error)))? != *name {
+            let text = format!("what {name} has left at the door is the request of somebody else");
+            let failure = Failure::new(CliCode::Kit, text).hint("nothing was certified");
+            return Err(NotApproved::Request(failure));
+        }
+        let kept = online::kept_reply(out, name, &request).map_err(|error| failed(&error))?;
+        let (report, letter) = match kept {
+            Some(letter) => (None, letter),
+            None => {
+                let (report, letter) = certified(project, out, &request, wanted)?;
+                (Some(report), letter)
+            }
+        };
+        if let Some(file) = file {
+            write_secret_file(&absolute(file)?, &letter).map_err(|error| input(&error))?;
+        }
+        // The cells that run know it before it can come.
+        let lists = push_lists(target, out).await?;
+        let verb = JoinVerb::Answer {
+            name: name.clone(),
+            request_sha256: hex(&sha256(&request)),
+            reply: Payload::from_bytes(&letter),
+            rule,
+        };
+        at_door(target, verb).await?;
+        Ok(json!({ "name": name, "report": report, "lists": lists }))
+    }
 }
 
 fn certified(
     project: &Project,
     out: &Path,
     request: &[u8],
-    passphrase: &PassphraseFrom,
-) -> Result<(Option<Report>, Vec<u8>), Box<Failure>> {
-    let mut wanted = |_: Wanted| passphrase.read("Passphrase of the authority's key", false);
-    let (report, letter) = join::approve(project, out, request, table::now_unix(), &mut wanted)
-        .map_err(|error| failed(&error).hint("nothing was certified"))?;
-    Ok((Some(report), letter))
+    wanted: &mut Ask<'_>,
+) -> Result<(Report, Vec<u8>), NotApproved> {
+    let certified = join::approve(project, out, request, table::now_unix(), wanted);
+    certified.map_err(|error| {
+        let failure = failed(&error).hint("nothing was certified");
+        let is_its_own = matches!(
+            error,
+            JoinError::Letter(_)
+                | JoinError::Form
+                | JoinError::Refused(_)
+                | JoinError::Spent(_)
+                | JoinError::NotInvited(_)
+                | JoinError::Certificate(_)
+                | JoinError::Provision(ProvisionError::AlreadyThere(_))
+        );
+        if is_its_own { NotApproved::Request(failure) } else { NotApproved::Other(failure) }
+    })
 }
 
 /// Gives the server the latest signed lists of the project, which it hands on. Says what has changed.

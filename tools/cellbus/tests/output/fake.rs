@@ -9,6 +9,7 @@ use cellbus_cells::control::{
     RequestReply, RuleRow, StatusReport, Talk, Verdict,
 };
 use cellbus_channels::{BoxFuture, CellKind, Fqcn, Status};
+use cellbus_proto::renewal::RenewedBy;
 use serde_json::json;
 
 #[path = "fake/join.rs"]
@@ -107,6 +108,7 @@ fn status(cell: &str, kind: CellKind) -> StatusReport {
         children: 1,
         cert_expires_unix: 1_800_000_000,
         cert_renewal_unix: Some(1_790_000_000),
+        cert_renewed_by: Some(RenewedBy::Server),
         counters: BTreeMap::from([("admitted".to_owned(), 12)]),
     }
 }
