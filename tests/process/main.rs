@@ -26,5 +26,6 @@ mod secrets;
 mod seeing;
 mod transfers;
 mod trust;
+mod turned_out;
 mod twins;
 mod up;
