@@ -1,21 +1,20 @@
 //! Files of signed lists: read, signed and written where the key is, which is on no cell's machine.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use cellbus_proto::{
     codec::body,
-    trust::{Bundle, List, ListKind},
+    trust::{Bundle, LIST_MAX_BYTES, List, ListKind},
 };
 use cellbus_runtime::{
     certificate::{leaf_hash, read_certificate},
     lists::{ListSigner, SignListError},
-    secret_file::{SecretFileError, read_secret_file, write_secret_file},
+    secret_file::{SecretFileError, read_bounded_file, read_secret_file, write_secret_file},
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
+/// Bytes in the largest file of lists, which has one of each kind, or of certificates.
+const FILE_MAX: usize = ListKind::ALL.len() * LIST_MAX_BYTES + 1024;
 /// Bytes in the largest key file.
 const KEY_MAX: usize = 64 << 10;
 
@@ -34,15 +33,6 @@ pub struct SigningFiles<'a> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListFileError {
-    /// It cannot be read.
-    #[error("{path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
     /// It is no file of signed lists.
     #[error("{path}: no file of signed lists")]
     NoLists {
@@ -72,13 +62,13 @@ pub enum ListFileError {
         #[source]
         source: SignListError,
     },
-    /// The key cannot be read, or the list not written.
+    /// A file cannot be read, or the list not written.
     #[error(transparent)]
     File(#[from] SecretFileError),
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ListFileError> {
-    fs::read(path).map_err(|source| ListFileError::Read { path: path.to_owned(), source })
+    Ok(read_bounded_file(path, FILE_MAX)?)
 }
 
 /// The lists of a file. Who has signed them is for a cell to say.
@@ -95,11 +85,7 @@ pub fn read_bundle(path: &Path) -> Result<Bundle, ListFileError> {
 /// [`ListFileError`].
 pub fn read_list<L: List>(path: &Path) -> Result<Option<L>, ListFileError> {
     let bundle = match read_bundle(path) {
-        Err(ListFileError::Read { source, .. })
-            if source.kind() == std::io::ErrorKind::NotFound =>
-        {
-            return Ok(None);
-        }
+        Err(ListFileError::File(SecretFileError::Missing { .. })) => return Ok(None),
         other => other?,
     };
     let no_list = || ListFileError::NoList { path: path.to_owned(), kind: L::KIND };

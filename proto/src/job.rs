@@ -98,6 +98,8 @@ pub enum Why {
     NotNeeded,
     /// What it belongs to has gone away, with this for people.
     Forsaken(String),
+    /// The cell that runs it may no longer take part, with this for people. It is not waited for.
+    TurnedOut(String),
 }
 
 impl End {
@@ -130,6 +132,7 @@ impl Why {
             Self::Failing(detail) => End::new(Outcome::Failed, detail.clone()),
             Self::NotNeeded => End::new(Outcome::Aborted, "the job was over without it"),
             Self::Forsaken(detail) => End::new(Outcome::Lost, detail.clone()),
+            Self::TurnedOut(detail) => End::new(Outcome::Aborted, detail.clone()),
         }
     }
 }

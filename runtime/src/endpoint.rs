@@ -14,7 +14,7 @@ use crate::{
     carrier::{Accept, Dial, DialError},
     cell::{Cell, Halt, Roster},
     conn::{CloseCode, Connection, End},
-    filter::AuthFilter,
+    filter::{AuthFilter, is_by_list, turned_out_by},
     link::{Challenges, Link, LinkEnd, LinkSettings, LinkStart},
     own::Own,
     seam::{EndNotice, post},
@@ -289,6 +289,19 @@ impl Handler<UplinkEnded> for Endpoint {
                 "another process holds the name of this cell: stop one of them, and where nobody started \
                  it, the key has been copied; dialling again in {seconds} s at the earliest"
             );
+        }
+        let listed = match &end {
+            End::ByPeer(CloseCode::Unauthenticated | CloseCode::Protocol, word) => {
+                turned_out_by(word)
+            }
+            End::ByPeer(..) | End::Here | End::Broken(_) => None,
+        };
+        if let Some(status) = listed.or(refused.filter(|status| is_by_list(*status))) {
+            tracing::info!(
+                target: "audit", cell = %self.own.name, code = status.code(),
+                "the parent says that this cell may no longer take part"
+            );
+            self.own.notices.tell_turned_out(self.own.name.clone());
         }
         let why = match end {
             End::ByPeer(CloseCode::Protocol, _) => Redial::Refused,

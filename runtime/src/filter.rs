@@ -39,6 +39,7 @@ mod told;
 
 pub(crate) use self::conduits::{Course, JudgeConduit, JudgeConduitAnswer, Onward, ReturnConduit};
 use self::departures::Departures;
+pub(crate) use self::listed::{is_by_list, parting_word, turned_out_by};
 pub use self::{
     listed::SetLists,
     told::{

@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io::{Read, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -182,6 +183,15 @@ fn lock(dir: &Path) -> Result<File, StateDirError> {
     let mut file: File = fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
         .map_err(|errno| refused("open", errno))?
         .into();
+    let found = file.metadata().map_err(|source| {
+        StateDirError::File(SecretFileError::Io { action: "examine", path: path.clone(), source })
+    })?;
+    if !found.is_file() || found.nlink() != 1 {
+        // What is written to it would be written to something else as well.
+        let found = if found.is_file() { "known by other names, too" } else { "no file" };
+        let wanted = "a regular file of one name";
+        return Err(SecretFileError::Kind { path, found, wanted }.into());
+    }
     match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {

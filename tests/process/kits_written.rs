@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt::Write,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -58,6 +59,55 @@ fn v_08_atk_100_nothing_is_open_to_others_under_any_umask() {
         }
         let verified = place.ask(&["kit", "verify", "fed/kits-0001/site-1"]);
         assert_eq!(verified.exit, 0, "{umask}: {verified:#?}");
+    }
+}
+
+#[test]
+fn s0_19_atk_100_no_command_that_writes_leaves_anything_open_to_others() {
+    let (place, passphrase) = place(0);
+    let private = |name: &str| {
+        let path = place.dir().join(name);
+        fs::create_dir(&path).expect("it is new");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("it is ours");
+        path
+    };
+    let (out, other) = (private("out"), private("other"));
+    let secret = other.join("secret");
+    fs::write(&secret, "another secret for the way\n").expect("it is ours");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let secret = secret.display().to_string();
+    let run = |words: &[&str]| {
+        let exit = Running::start(place.command_after("umask 000", words)).exit(4 * SOON);
+        assert_eq!(exit.code, Some(0), "{words:?}: {exit:?}");
+        exit
+    };
+    let project = ["project.toml", "--out", "fed"];
+    let authority = ["--passphrase-file", passphrase.as_str()];
+    let sealing = ["--passphrase-file", secret.as_str()];
+    run(&words(&passphrase));
+    run(&[&["kit", "seal", "fed/kits-0001/site-1", "--out", "out/kit.age"][..], &sealing].concat());
+    run(&[&["kit", "open", "out/kit.age", "--out", "out/kit"][..], &sealing].concat());
+    run(&["doctor", "--kit", "out/kit", "--offline", "--bundle", "out/bundle"]);
+    let text = fs::read_to_string(place.dir().join("project.toml")).expect("it is ours");
+    place.write(
+        "project.toml",
+        format!("{text}[[cell]]\nname = \"site-9\"\nkind = \"client\"\nparent = \"server\"\n"),
+    );
+    let line = run(&[&["invite", "site-9"][..], &project].concat()).out.join("\n");
+    let invitation = other.join("line");
+    fs::write(&invitation, line).expect("it is ours");
+    fs::set_permissions(&invitation, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let invitation = invitation.display().to_string();
+    run(&["join", "--invitation", &invitation, "--kit", "out/joined", "--request", "out/request"]);
+    let approve = [&["requests", "approve", "out/request"][..], &project, &authority].concat();
+    run(&[&approve[..], &["--reply", "out/reply"]].concat());
+    run(&["join", "--kit", "out/joined", "--reply", "out/reply"]);
+    run(&[&["ca", "prepare"][..], &project, &authority].concat());
+    let mut found = entries(&place.dir().join("fed"));
+    found.extend(entries(&out));
+    assert!(found.len() > 60, "{}", found.len());
+    for entry in &found {
+        assert!(!entry.is_open_to_others(), "{:o} {}", entry.mode, entry.path.display());
     }
 }
 

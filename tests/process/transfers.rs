@@ -11,14 +11,14 @@ use serde_json::Value;
 
 use crate::driver::{Federation, Running, SOON, until};
 
-const ALLOWED: &str =
+pub const ALLOWED: &str =
     "[[allow]]\nfrom = \"*\"\nto = \"*\"\nchannel = \"transfer\"\ntopics = [\"file\"]\n";
 /// Bytes that may cross again after a loss.
-const AGAIN_MAX: u64 = 16 << 20;
-const MIB: u64 = 1 << 20;
+pub const AGAIN_MAX: u64 = 16 << 20;
+pub const MIB: u64 = 1 << 20;
 
 /// A file of so many bytes that nobody can shorten.
-fn random_file(net: &Federation, name: &str, size: u64) -> PathBuf {
+pub fn random_file(net: &Federation, name: &str, size: u64) -> PathBuf {
     let path = net.place.dir().join(name);
     let mut random = File::open("/dev/urandom").expect("the system has random bytes").take(size);
     let mut file = File::create(&path).expect("the place takes files");
@@ -26,11 +26,11 @@ fn random_file(net: &Federation, name: &str, size: u64) -> PathBuf {
     path
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are text")
 }
 
-fn assert_same(a: &Path, b: &Path) {
+pub fn assert_same(a: &Path, b: &Path) {
     let mut files = [a, b].map(|path| File::open(path).unwrap_or_else(|e| panic!("{path:?}: {e}")));
     let mut pieces = [vec![0; 1 << 20], vec![0; 1 << 20]];
     loop {
@@ -47,14 +47,14 @@ fn assert_same(a: &Path, b: &Path) {
 }
 
 /// A directory for what is received.
-fn inbox(net: &Federation, name: &str) -> PathBuf {
+pub fn inbox(net: &Federation, name: &str) -> PathBuf {
     let path = net.place.dir().join(name);
     fs::create_dir(&path).expect("it is new");
     path
 }
 
 /// Starts `transfer` at a running cell, with events on its standard output.
-fn transfer(net: &Federation, cell: &str, arguments: &[&str]) -> Running {
+pub fn transfer(net: &Federation, cell: &str, arguments: &[&str]) -> Running {
     let state = net.place.state();
     let more = ["--at", cell, "--state", text(&state), "-o", "jsonl"];
     net.place.start(&[&["transfer"], arguments, &more].concat())
@@ -68,13 +68,13 @@ fn receive(net: &Federation, cell: &str, directory: &Path) -> Running {
 }
 
 /// Waits until somebody has so many bytes, as `of` tells.
-fn wait_bytes(of: &Running, bytes: u64) {
+pub fn wait_bytes(of: &Running, bytes: u64) {
     of.out.wait_json(&format!("{bytes} bytes"), SOON, |line| {
         (line["step"] == "progress" && line["bytes"].as_u64() >= Some(bytes)).then_some(())
     });
 }
 
-fn wait_end(of: &Running) -> Value {
+pub fn wait_end(of: &Running) -> Value {
     of.out.wait_json("the end", 4 * SOON, |line| (line["step"] == "ended").then(|| line.clone()))
 }
 
@@ -89,7 +89,7 @@ fn assert_only_forward(of: &Running) {
     assert!(told.is_sorted() && !told.is_empty(), "{told:?}");
 }
 
-fn list(net: &Federation, cell: &str, arguments: &[&str]) -> Vec<Value> {
+pub fn list(net: &Federation, cell: &str, arguments: &[&str]) -> Vec<Value> {
     let rows = net.ask(cell, &[&["transfer", "ls"], arguments].concat()).data()["rows"].clone();
     rows.as_array().expect("rows").clone()
 }

@@ -202,6 +202,31 @@ fn p_25_a_cell_does_not_start_with_a_damaged_list_or_without_one_that_it_needs()
     assert!(told.contains("version 1 of the revocations list"), "{told}");
 }
 
+#[test]
+fn p_26_a_list_that_is_cut_or_signed_by_somebody_else_is_refused_and_changes_nothing() {
+    let study = Study::up();
+    study.sign(&["cert", "revoke", "site-1", "--project", "study"], "good.list").data();
+    let good = fs::read(study.list("good.list")).expect("it was written");
+    let stranger = Study::up();
+    stranger.sign(&["cert", "revoke", "site-2", "--project", "study"], "other.list").data();
+    let foreign = fs::read(stranger.list("other.list")).expect("it was written");
+    drop(stranger);
+    let cut = good[..good.len() / 2].to_vec();
+    for (bytes, exit) in [(cut, 4), (foreign, 2)] {
+        fs::write(study.list("bad.list"), bytes).expect("the place takes files");
+        let refused = study.push("bad.list");
+        assert_eq!(refused.exit, exit, "{refused:#?}");
+        for cell in Federation::CELLS {
+            assert_eq!(study.versions(cell)[0], 0, "{cell}");
+        }
+    }
+    assert!(
+        study.federation.pings("site-1", "server") && study.federation.pings("site-2", "server")
+    );
+    let kept = study.federation.place.state().join("server/lists/revocations.list");
+    assert!(!kept.exists(), "nothing of it is on the disk");
+}
+
 /// Has the development authority issue another certificate for `cell`, as whoever provisions would put new files there.
 fn reissue(study: &Study, cell: &str) {
     let state = study.federation.place.state();

@@ -596,3 +596,6 @@ fn shown(path: &Path) -> String {
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     cellbus_proto::causes::with_sources(error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -243,6 +243,14 @@ impl Parts {
         entry.is_some_and(|entry| entry.stop.send(Some(why)).is_ok())
     }
 
+    /// Has every part end at once: this cell may no longer take part. Gives how many there were.
+    pub(super) fn turn_out(&self) -> usize {
+        self.staged().clear();
+        let living = self.rows().into_iter().filter(|row| row.end.is_none());
+        let why = || Why::TurnedOut("its cell may no longer take part".to_owned());
+        living.filter(|row| self.stop(&row.id, why())).count()
+    }
+
     /// Has every part end, and waits until they have.
     pub(super) async fn stop_all(&self) {
         let mut changes = self.changes();

@@ -17,6 +17,7 @@ use cellbus_proto::{
     },
     name::{Fqcn, Segment},
     topology::{Topology, job_file::JobFile},
+    trust::Subject,
     well_known,
 };
 use cellbus_runtime::{clock, host::RunningCell};
@@ -222,13 +223,18 @@ impl Runs {
     async fn look_after(self) {
         let bus = self.inner.running.bus();
         let mut changes = self.inner.parts.changes();
+        let mut turned_out = self.inner.running.own().notices.turned_out();
         let own = self.own();
         loop {
+            let mut out = None;
             tokio::select! {
                 () = bus.closed() => return,
                 changed = changes.changed() => if changed.is_err() { return },
+                // Of those that are missed here, the lists tell.
+                cell = turned_out.recv() => out = cell.ok(),
                 () = tokio::time::sleep(LOOK) => {}
             }
+            self.turn_out(out.as_ref());
             let known = self.hear(&own, self.inner.parts.rows());
             self.inner.parts.forget(&known.known);
             for id in known.stop {
@@ -240,6 +246,36 @@ impl Runs {
                 let id = whole.id().clone();
                 steps.extend(whole.poll(clock::now()).into_iter().map(|step| (id.clone(), step)));
             }
+            self.carry_out(steps);
+            self.settle();
+        }
+    }
+
+    /// Ends the parts of sites that may no longer take part: of those that the lists name, and of `out`, whose
+    /// certificate one of them does. Nobody waits for what such a site says.
+    fn turn_out(&self, out: Option<&Fqcn>) {
+        let own = self.inner.running.own();
+        let (lists, wall) = (own.lists.view(), own.wall.unix());
+        let is_out = |runner: &Fqcn| {
+            let subject = Subject { kind: CellKind::Client, name: runner, leaf: &[0; 32] };
+            *runner != own.name && (out == Some(runner) || lists.refuses(subject, wall).is_some())
+        };
+        let mut steps = Vec::new();
+        for run in self.jobs().values_mut() {
+            let Some(whole) = &mut run.whole else { continue };
+            let runs = |(runner, _, end): (&Fqcn, _, Option<&End>)| {
+                (end.is_none() && is_out(runner)).then(|| runner.clone())
+            };
+            let gone: Vec<Fqcn> = whole.parts().filter_map(runs).collect();
+            let id = whole.id().clone();
+            for runner in gone {
+                let end = End::new(Outcome::Aborted, "its cell may no longer take part");
+                // One that was not asked to run it yet will not be reached.
+                let ended = whole.handle_end(clock::now(), &runner, &id, end);
+                steps.extend(ended.unwrap_or_default().into_iter().map(|step| (id.clone(), step)));
+            }
+        }
+        if !steps.is_empty() {
             self.carry_out(steps);
             self.settle();
         }

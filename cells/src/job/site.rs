@@ -11,7 +11,7 @@ use cellbus_proto::{
     well_known::{self, SystemTopic},
 };
 use cellbus_runtime::{clock, host::RunningCell};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast::error::RecvError};
 
 use super::parts::{Parts, refusal_of};
 
@@ -69,6 +69,7 @@ pub(super) fn serve(running: &RunningCell, parts: &Parts) {
     let told = running.clone();
     parts.log_to(Box::new(move |id, lines| Box::pin(tell_log(told.clone(), id, lines))));
     tokio::spawn(tell_tables(running.clone(), parts.clone(), asked));
+    tokio::spawn(end_when_turned_out(running.clone(), parts.clone()));
 }
 
 pub(super) fn register(
@@ -88,6 +89,31 @@ async fn tell_log(running: RunningCell, id: JobId, lines: Vec<LogLine>) {
     let request = running.bus().request(server, well_known::JOB_LOG.into());
     if let Err(error) = request.payload(body).budget(BUDGET).send().await {
         tracing::debug!(%error, "lines of a job did not reach the server");
+    }
+}
+
+/// Ends every part as soon as this site hears that it may no longer take part.
+async fn end_when_turned_out(running: RunningCell, parts: Parts) {
+    let own = running.own();
+    let (bus, mut turned_out) = (running.bus(), own.notices.turned_out());
+    loop {
+        let cell = tokio::select! {
+            () = bus.closed() => return,
+            cell = turned_out.recv() => cell,
+        };
+        let is_own = match cell {
+            Ok(cell) => cell == own.name,
+            // A site is told of itself and of its jobs, and of nobody else.
+            Err(RecvError::Lagged(_)) => true,
+            Err(RecvError::Closed) => return,
+        };
+        if !is_own {
+            continue;
+        }
+        let ended = parts.turn_out();
+        if ended > 0 {
+            tracing::warn!(cell = %own.name, ended, "the jobs here are ended: this cell may no longer take part");
+        }
     }
 }
 

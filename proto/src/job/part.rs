@@ -106,6 +106,10 @@ enum State {
 }
 
 impl Part {
+    /// How long one whose cell may no longer take part is asked before it is forced: whatever else has to be
+    /// done fits into the rest of a second.
+    pub const TURNED_OUT: Duration = Duration::from_millis(300);
+
     /// A part of which nothing runs yet.
     #[must_use]
     pub fn new(times: PartTimes) -> Self {
@@ -167,6 +171,14 @@ impl Part {
                 self.state = State::Stopping { why, since: now, killed: false };
                 Some(Action::Terminate)
             }
+            // The patience that it was given ends with the right to be here.
+            (State::Stopping { why: Why::TurnedOut(_), .. }, Input::Stop(Why::TurnedOut(_))) => {
+                None
+            }
+            (State::Stopping { killed: false, .. }, Input::Stop(why @ Why::TurnedOut(_))) => {
+                self.state = State::Stopping { why, since: now, killed: false };
+                None
+            }
             // What was never there has done nothing, whatever its code.
             (State::Starting { .. }, Input::Exited(Exit::Code(0))) => {
                 let end = End::new(Outcome::Failed, "its cell ended before it was there");
@@ -202,6 +214,9 @@ impl Part {
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Starting { since } => Some(since + self.times.start),
+            State::Stopping { why: Why::TurnedOut(_), since, killed: false } => {
+                Some(since + self.times.grace.min(Self::TURNED_OUT))
+            }
             State::Stopping { since, .. } => Some(since + self.times.grace),
             State::Staged | State::Running | State::Ended(_) => None,
         }
@@ -337,6 +352,32 @@ mod tests {
     }
 
     #[test]
+    fn p_26_a_part_whose_cell_is_turned_out_is_forced_after_a_moment_also_while_it_is_asked_to_end()
+    {
+        let turned_out = || Input::Stop(Why::TurnedOut("banned".to_owned()));
+        let (at, moment) = (seconds(0), Part::TURNED_OUT);
+        let mut part = running(at);
+        assert_eq!(part.handle(at, turned_out()), Some(Action::Terminate));
+        assert_eq!(
+            part.handle(at + moment / 2, turned_out()),
+            None,
+            "saying it again gives no time"
+        );
+        assert_eq!(part.poll(at + moment - Duration::from_millis(1)), None);
+        assert_eq!(part.poll(at + moment), Some(Action::Kill));
+        assert_eq!(part.poll(at + moment), None);
+        part.handle(at + moment, Input::Exited(Exit::Signal(9)));
+        assert_eq!(part.end(), Some(&End::new(Outcome::Aborted, "banned")));
+
+        let mut part = running(at);
+        part.handle(at, Input::Stop(Why::NotNeeded));
+        assert_eq!(part.handle(at, turned_out()), None, "it was asked already");
+        assert_eq!(part.poll(at + moment), Some(Action::Kill));
+        part.handle(at + moment, Input::Exited(Exit::Code(0)));
+        assert_eq!(outcome(&part), Some(Outcome::Aborted));
+    }
+
+    #[test]
     fn what_was_never_there_has_completed_nothing() {
         let at = seconds(0);
         let mut part = Part::new(TIMES);
@@ -374,6 +415,7 @@ mod tests {
             Just(Input::Refused("no".to_owned())),
             Just(Input::Stop(Why::Abort)),
             Just(Input::Stop(Why::NotNeeded)),
+            Just(Input::Stop(Why::TurnedOut("x".to_owned()))),
             Just(Input::Stop(Why::Failing("x".to_owned()))),
             (-1..300).prop_map(|code| Input::Exited(Exit::Code(code))),
             Just(Input::Exited(Exit::Signal(9))),

@@ -271,6 +271,12 @@ impl Cell {
                 root.forget_jobs_at(&name);
             }
             tracing::info!(cell = %self.own.name, peer = %name, "the registration of a cell was ended by a list");
+            self.own.notices.tell_turned_out(name);
+        }
+        let leaf = self.own.certificate().hash();
+        let (kind, name) = (self.own.kind(), &self.own.name);
+        if lists.refuses(Subject { kind, name, leaf: &leaf }, now).is_some() {
+            self.own.notices.tell_turned_out(name.clone());
         }
     }
 

@@ -12,7 +12,10 @@ use super::{Cell, Holder};
 
 /// Tells events to all who have asked for them.
 #[derive(Debug)]
-pub struct Notices(broadcast::Sender<Event>);
+pub struct Notices {
+    events: broadcast::Sender<Event>,
+    turned_out: broadcast::Sender<Fqcn>,
+}
 
 impl Notices {
     /// Events that wait for a reader before the oldest give way.
@@ -21,19 +24,35 @@ impl Notices {
     /// The events from now on.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.0.subscribe()
+        self.events.subscribe()
+    }
+
+    /// Cells that may no longer take part, from now on: those that were registered here, and this very cell once
+    /// it knows.
+    #[must_use]
+    pub fn turned_out(&self) -> broadcast::Receiver<Fqcn> {
+        self.turned_out.subscribe()
+    }
+
+    /// Tells that `cell` may no longer take part.
+    pub(crate) fn tell_turned_out(&self, cell: Fqcn) {
+        // Fails only where nobody listens.
+        let _ = self.turned_out.send(cell);
     }
 
     /// Tells `event` to all who listen now.
     pub fn tell(&self, event: Event) {
         // Fails only where nobody listens.
-        let _ = self.0.send(event);
+        let _ = self.events.send(event);
     }
 }
 
 impl Default for Notices {
     fn default() -> Self {
-        Self(broadcast::Sender::new(Self::WAITING_MAX))
+        Self {
+            events: broadcast::Sender::new(Self::WAITING_MAX),
+            turned_out: broadcast::Sender::new(Self::WAITING_MAX),
+        }
     }
 }
 

@@ -24,6 +24,21 @@ use crate::{
 #[rtype(result = "()")]
 pub struct SetLists(pub View);
 
+/// What a neighbour is told as it is turned out: by which list, if it was registered. A probe learns nothing.
+pub(crate) fn parting_word(status: Status, was_active: bool) -> &'static str {
+    if was_active && is_by_list(status) { status.code() } else { "" }
+}
+
+/// By which list the parent has turned this cell out, as the text of its close says.
+pub(crate) fn turned_out_by(word: &str) -> Option<Status> {
+    [Status::CertRevoked, Status::Disabled].into_iter().find(|status| status.code() == word)
+}
+
+/// Whether a list is why somebody is refused with this.
+pub(crate) fn is_by_list(status: Status) -> bool {
+    matches!(status, Status::CertRevoked | Status::Disabled)
+}
+
 fn refused(lists: &View, peer: &Peer, own: &Fqcn, now_unix: u64) -> Option<Status> {
     let subject = Subject { kind: peer.kind, name: &peer.name, leaf: &peer.leaf };
     lists.refuses(subject, now_unix).or_else(|| {

@@ -125,7 +125,10 @@ impl Handler<Misbehaved> for Link {
                 cell = %self.own.name, peer = %self.connection.peer().identity, link = self.id.0,
                 code = status.code(), "link closed"
             );
-            self.close(CloseCode::Unauthenticated, "");
+            self.close(
+                CloseCode::Unauthenticated,
+                crate::filter::parting_word(status, self.was_active),
+            );
         }
     }
 }

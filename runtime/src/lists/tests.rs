@@ -233,6 +233,42 @@ fn p_25_a_list_that_is_damaged_or_missing_where_one_is_needed_keeps_the_cell_fro
 }
 
 #[test]
+fn p_26_a_list_of_a_wrong_signer_or_project_or_cut_anywhere_keeps_the_cell_from_starting_wherever_it_lies()
+ {
+    let world = World::new();
+    let stranger = World::new();
+    let lead = signer_of(&world.issue(&identity(CellKind::Admin, "eve", Some("lead"))));
+    let file = |signer: &ListSigner, list: &RevocationList| {
+        body::encode(&Bundle::of(ListKind::Revocations, signer.sign(list).unwrap())).to_vec()
+    };
+    let other = RevocationList { project: segment("other"), ..revoking(9, "site-3") };
+    let good = file(&world.root(), &revoking(9, "site-3"));
+    let mut bad = vec![
+        file(&stranger.root(), &revoking(9, "site-3")),
+        file(&lead, &revoking(9, "site-3")),
+        file(&world.root(), &other),
+    ];
+    bad.extend((0..good.len()).step_by(11).map(|len| good[..len].to_vec()));
+    for place in ["lists", "given"] {
+        let dir = world.dir.path().join(place);
+        create_private_dir(&dir).unwrap();
+        let path = dir.join("revocations.list");
+        for bad in &bad {
+            write_secret_file(&path, bad).unwrap();
+            let got = world.open(&world.again(), Versions::default());
+            assert!(
+                matches!(&got, Err(ListsError::Bad { path: named, .. }) if *named == path),
+                "{got:?}"
+            );
+            assert_eq!(fs::read(&path).unwrap(), *bad, "it is left for whoever looks into it");
+        }
+        write_secret_file(&path, &good).unwrap();
+        world.open(&world.again(), Versions::default()).unwrap();
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
 fn v_21_a_list_that_came_with_the_credentials_counts_where_it_is_newer() {
     let world = World::new();
     let given = world.dir.path().join("given");

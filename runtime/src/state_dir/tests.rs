@@ -118,6 +118,10 @@ fn s2_04_a_planted_lock_changes_no_other_file() {
     std::os::unix::fs::symlink(&victim, path.join("lock")).unwrap();
     assert!(matches!(StateDir::open(&path), Err(StateDirError::File(_))));
     assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+    std::fs::remove_file(path.join("lock")).unwrap();
+    std::fs::hard_link(&victim, path.join("lock")).unwrap();
+    assert!(matches!(StateDir::open(&path), Err(StateDirError::File(_))));
+    assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
 }
 
 #[test]

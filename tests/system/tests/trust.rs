@@ -87,6 +87,8 @@ fn p_26_a_revoked_cell_behind_a_relay_is_out_within_a_second_and_its_stream_with
         let heard = serve(&net, "server", Serving::Flood(whole(LEN))).await;
         let mut opened = open(&net, "site-1", "server").await.unwrap();
         let mut other = open(&net, "site-2", "server").await.unwrap();
+        let mut told =
+            ["server", "site-1"].map(|cell| net.cell(cell).running.own().notices.turned_out());
         let begun = tokio::time::Instant::now();
         let taken = net.give("server", &net.revocations(1, &["site-1"])).await.unwrap();
         assert_eq!((taken.taken[0].before, taken.taken[0].version), (0, 1));
@@ -96,6 +98,9 @@ fn p_26_a_revoked_cell_behind_a_relay_is_out_within_a_second_and_its_stream_with
         net.advance(SECOND.saturating_sub(begun.elapsed())).await;
         for cell in ["server", "relay", "site-2", "site-3"] {
             assert_eq!(version(&net, cell, ListKind::Revocations), 1, "{cell}");
+        }
+        for told in &mut told {
+            assert_eq!(told.try_recv().unwrap().as_str(), "relay.site-1", "its jobs end by this");
         }
         let (read, end) = read_all(&mut other.conduit.recv).await;
         // Whoever gave the bytes lets go when they are written: the other one was left alone.

@@ -43,8 +43,7 @@ pub async fn run(format: Format, verb: Transfer) -> Outcome {
 
 async fn put(format: Format, args: Put) -> Outcome {
     let Put { file, cells, on, reference, again, sealed, content_type, rate, target, .. } = args;
-    // Opened, not only looked at: who may not read it has no business with it.
-    let open = File::open(&file).and_then(|file| file.metadata());
+    let open = examine(&file);
     let file = seen(&file, open)?;
     let to = cells.into_iter().map(|cell| full_name(&target, cell)).collect::<Result<_, _>>()?;
     let ask = TransferAsk::Put(PutAsk {
@@ -207,6 +206,14 @@ fn finish(followed: Followed) -> Outcome {
 }
 
 /// A file or directory by its absolute path, and which one it is: the cell opens it, and refuses another.
+/// Opened, not only looked at: who may not read it has no business with it. A pipe is not: it would keep everybody.
+fn examine(path: &Path) -> std::io::Result<fs::Metadata> {
+    if !path.metadata()?.is_file() {
+        return Err(std::io::Error::other("it must be a regular file"));
+    }
+    File::open(path)?.metadata()
+}
+
 fn seen(path: &Path, found: std::io::Result<fs::Metadata>) -> Result<Seen, Box<Failure>> {
     let input = |text: String| Failure::new(CliCode::Input, format!("{}: {text}", path.display()));
     let found = found.map_err(|error| input(error.to_string()))?;

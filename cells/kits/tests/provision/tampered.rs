@@ -124,6 +124,38 @@ fn s3_06_v_27_another_mode_link_or_owner_is_named() {
 }
 
 #[test]
+fn v_27_atk_159_no_word_of_the_topology_is_changed_at_a_site() {
+    let (place, second) = (Place::provisioned(), Place::provisioned());
+    for (name, from, to) in [
+        ("site-1", "parent = \"relay-a\"", "parent = \"server\""),
+        ("site-1", "relay.example.org", "relay.example.net"),
+        ("relay-a", "parent = \"relay-a\"", "parent = \"server\""),
+        (
+            "site-1",
+            "[[allow]]",
+            "[[allow]]\nfrom = \"*\"\nto = \"*\"\nchannel = \"x\"\ntopics = [\"y\"]\n[[allow]]",
+        ),
+    ] {
+        let kit = place.kit(name);
+        let path = kit.join("startup/topology.toml");
+        let good = fs::read_to_string(&path).unwrap();
+        assert!(good.contains(from), "{from}: {good}");
+        fs::write(&path, good.replacen(from, to, 1)).unwrap();
+        assert!(refusal(&kit, to).contains("topology.toml"));
+        fs::write(&path, good).unwrap();
+        open(&kit).unwrap();
+    }
+    // Everything that is signed, by the authority of a project of the same name.
+    let (kit, other) = (place.kit("site-1"), second.kit("site-1"));
+    let fingerprint = open(&kit).unwrap().manifest.root_sha256;
+    for file in SIGNED.into_iter().chain(["manifest.json", "manifest.sig"]) {
+        fs::copy(other.join("startup").join(file), kit.join("startup").join(file)).unwrap();
+    }
+    let refused = Kit::open(&kit, Some(&fingerprint), NOW).unwrap_err().to_string();
+    assert!(refused.contains("KIT_SIGNATURE"), "{refused}");
+}
+
+#[test]
 fn v_15_the_manifest_of_another_cell_is_of_no_use() {
     let place = Place::provisioned();
     let other = Place::provisioned();

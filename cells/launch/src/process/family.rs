@@ -67,10 +67,12 @@ impl Family {
 
     /// Ends the group, and what descends from its leader, whatever group that has taken.
     pub(super) fn kill(self) {
+        // With the leader, what it has started falls to somebody else, and is found no longer.
+        let before = processes();
         self.signal_group(Signal::KILL);
-        for row in self.members(&processes()) {
-            kill(row.pid);
-        }
+        let is_same = |row: &&Row| Pid::from_raw(row.pid).and_then(started) == Some(row.started);
+        self.members(&before).filter(is_same).for_each(|row| kill(row.pid));
+        self.members(&processes()).for_each(|row| kill(row.pid));
     }
 
     /// Whether anything of it has not ended.

@@ -228,9 +228,10 @@ fn a_proof_for_the_certificate_of_another_is_no_proof() {
 }
 
 #[test]
-fn atk_037_a_certificate_that_ends_ends_its_connection() {
+fn f_23_atk_037_a_certificate_that_ends_ends_its_connection_and_the_next_one_is_let_in() {
     attack(async |target, guard| {
         guard.expect("CERT_EXPIRED");
+        guard.tolerate("certificate refused");
         let now = now_unix();
         let papers = target.forger().forge(X, |params| set_dates(params, now - 60, now + 40));
         let mut x = RawPeer::connect_with(target, "server", "x", &papers).await;
@@ -249,6 +250,13 @@ fn atk_037_a_certificate_that_ends_ends_its_connection() {
         assert_eq!(x.closed().await, Closed::protocol(Status::CertExpired));
         target.until_gone("server", "x").await;
         target.assert_refused(&before, &[("server", Status::CertExpired, 1)]).await;
+
+        // Nothing of the session can be resumed, and what it was let in with is good for nothing any more.
+        assert_alert(&refused(target, Dialling::honest(&papers)).await);
+        let next = target.forger().forge(X, |params| set_dates(params, now, now + 900));
+        let mut x = RawPeer::connect_with(target, "server", "x", &next).await;
+        x.register().await.expect("it has another certificate");
+        target.until_holds("server", "x", (true, true)).await;
     });
 }
 
