@@ -11,6 +11,7 @@ mod jobs;
 mod jobs_attach;
 mod jobs_detached;
 mod jobs_faults;
+mod jobs_groups;
 mod jobs_many;
 mod jobs_run;
 mod joining;
