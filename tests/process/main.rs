@@ -24,6 +24,7 @@ mod refusals;
 mod reload;
 mod restart;
 mod secrets;
+mod secrets_jobs;
 mod seeing;
 mod transfers;
 mod trust;

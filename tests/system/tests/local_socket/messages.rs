@@ -189,10 +189,7 @@ fn p_28_what_a_sealed_message_attaches_opens_with_the_key_in_it_and_with_no_othe
                 let without = [fetch(None).await.is_err(), fetch(Some(other)).await.is_err()];
                 let opened = fetch(Some(*key)).await.expect("it opens").into_bytes();
                 let is_whole = opened == whole(2 * MIB);
-                let said = format!(
-                    "{} {is_sealed} {without:?} {is_whole}",
-                    delivery.is_sealed
-                );
+                let said = format!("{} {is_sealed} {without:?} {is_whole}", delivery.is_sealed);
                 Ok(Reply::from(said.into_bytes()))
             }
         });
