@@ -189,7 +189,7 @@ def fetch(bus: Bus, worker: bytes, wait: float, patience: float) -> Task | None:
             return None
         if isinstance(found, wire.Offer):
             task = Task(bus, worker, found, body.toreadonly(), patience)
-            task._tell(0.0, None)  # noqa: SLF001 - of this very module
+            task._tell(0.0, None)
             return task
 
 

@@ -82,7 +82,7 @@ async def tasks(bus: Bus, *, wait: float = 20.0, patience: float = 120.0) -> Asy
         if last is not None and last.verdict is None and (last.id, last.attempt) == (found.task, found.attempt):
             raise TaskError(f"task {found.task} ({found.name}) was left without submit(), so it comes again")
         last = Task(bus, worker, found, body.toreadonly(), patience)
-        await last._tell(0.0, None)  # noqa: SLF001 - of this very module
+        await last._tell(0.0, None)
         yield last
 
 
