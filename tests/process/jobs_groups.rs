@@ -21,8 +21,9 @@ const FULL: &str = "relay-a.site-1";
 struct Handed(PathBuf);
 
 impl Handed {
-    /// `None` where this test can make none, which it says.
-    fn make(unchecked: &str) -> Option<Self> {
+    /// # Errors
+    /// Why this test can make none.
+    fn make() -> Result<Self, String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -35,18 +36,15 @@ impl Handed {
             let handed = Self(group.clone());
             setxattr(&group, "user.delegate", b"1", XattrFlags::empty())?;
             fs::metadata(group.join("cgroup.kill"))?;
+            fs::create_dir(handed.entrance())?;
             Ok(handed)
         });
-        match made {
-            Ok(handed) => Some(handed),
-            Err(error) => {
-                eprintln!(
-                    "skipped: {}: {error}; {unchecked} could not be checked",
-                    group.display()
-                );
-                None
-            }
-        }
+        made.map_err(|error| format!("{}: {error}", group.display()))
+    }
+
+    /// Where a service manager starts whoever it was handed to: a group with limits below it takes no processes.
+    fn entrance(&self) -> PathBuf {
+        self.0.join("main")
     }
 
     /// The groups of parts in it.
@@ -60,6 +58,19 @@ impl Handed {
     fn assert_empty(&self) {
         until("no control group of a part", SOON, || self.parts().is_empty().then_some(()));
     }
+}
+
+/// One that was handed over; where there can be none the test says what it could not check, and ends.
+macro_rules! handed_or_say {
+    ($unchecked:literal) => {
+        match Handed::make() {
+            Ok(handed) => handed,
+            Err(why) => {
+                eprintln!("skipped: {why}; {} could not be checked", $unchecked);
+                return;
+            }
+        }
+    };
 }
 
 impl Drop for Handed {
@@ -88,7 +99,7 @@ fn remove(group: &Path) {
 /// All cells, of which one site runs in `handed`.
 fn study(handed: &Handed) -> Study {
     let mut cells = Federation::prepare(PROGRAMS);
-    cells.groups.insert(SITE, handed.0.clone());
+    cells.groups.insert(SITE, handed.entrance());
     Study { cells: cells.started() }
 }
 
@@ -122,7 +133,7 @@ fn cancel(study: &Study, running: Running) {
 
 #[test]
 fn j_15_a_part_runs_in_a_control_group_of_its_own_and_is_ended_with_it() {
-    let Some(handed) = Handed::make("control groups of parts") else { return };
+    let handed = handed_or_say!("control groups of parts");
     let study = study(&handed);
     let running = run(&study, "forks", "");
     let program = study.program(SITE);
@@ -143,7 +154,7 @@ fn j_15_a_part_runs_in_a_control_group_of_its_own_and_is_ended_with_it() {
     let members = members.expect("it is there").lines().count();
     assert!(members >= 2, "the program and what it has let go of, not {members}");
     let doctor = study.cells.place.command_after(
-        &format!("echo 0 > {}/cgroup.procs", handed.0.display()),
+        &format!("echo 0 > {}/cgroup.procs", handed.entrance().display()),
         &["doctor", "--topology", study.cells.file(), "--only", SITE, "--offline", "-o", "json"],
     );
     let found = Running::start(doctor).exit(2 * SOON).envelope();
@@ -165,7 +176,7 @@ fn j_15_a_part_runs_in_a_control_group_of_its_own_and_is_ended_with_it() {
 
 #[test]
 fn j_15_the_limits_of_a_program_are_those_of_its_control_group() {
-    let Some(handed) = Handed::make("limits of control groups") else { return };
+    let handed = handed_or_say!("limits of control groups");
     let study = study(&handed);
     let running = run(&study, "limited", "memory_mib = 400\n");
     let name = handed.parts().pop().expect("a part");
@@ -189,7 +200,7 @@ fn j_15_the_limits_of_a_program_are_those_of_its_control_group() {
 
 #[test]
 fn g_45_the_control_group_of_a_part_is_found_again_by_a_cell_that_was_killed() {
-    let Some(handed) = Handed::make("control groups that are found again") else { return };
+    let handed = handed_or_say!("control groups that are found again");
     let mut study = study(&handed);
     let more = "sites = [\"site-1\"]\ndetach_s = 300\n";
     let running = run(&study, "stubborn-patient", more);
@@ -210,7 +221,7 @@ fn g_45_the_control_group_of_a_part_is_found_again_by_a_cell_that_was_killed() {
 
 #[test]
 fn g_45_a_control_group_whose_cell_and_job_cell_were_killed_is_ended_and_removed() {
-    let Some(handed) = Handed::make("control groups that nobody is left in") else { return };
+    let handed = handed_or_say!("control groups that nobody is left in");
     let mut study = study(&handed);
     let more = "sites = [\"site-1\"]\ndetach_s = 300\n";
     let running = run(&study, "stubborn-patient", more);

@@ -32,11 +32,7 @@ struct Told {
 impl From<Told> for PartProgress {
     fn from(told: Told) -> Self {
         let Told { task, round, rounds, done, text } = told;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "it is between 0 and 1000, and nothing for what is no number"
-        )]
+        // Between 0 and 1000, and 0 for what is no number.
         let permille = |done: f64| (done.clamp(0.0, 1.0) * 1000.0).round() as u16;
         let done_permille = done.map(permille);
         Self { task, round, rounds, done_permille, text }.tidy()

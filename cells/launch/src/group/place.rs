@@ -36,7 +36,6 @@ pub enum NoGroups {
 
 /// What is known of one group.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact")]
 struct Facts {
     /// It is the first group of the machine, where everybody's lie.
     is_of_machine: bool,
