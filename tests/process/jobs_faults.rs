@@ -120,6 +120,7 @@ fn g_45_whichever_cell_is_killed_while_a_job_starts_or_ends_nothing_is_left_and_
             });
             assert_gone_in_time(&below);
             study.assert_nothing_left();
+            study.cells.wait_whole();
         }
     }
 }

@@ -212,7 +212,7 @@ fn p_28_an_attachment_that_is_not_sealed_is_none_of_a_sealed_message() {
         let careless = from_fn(move |delivery: Delivery| {
             let (at, keep) = (at.clone(), keep.clone());
             async move {
-                let options = ServeOptions::new(delivery.target, [delivery.origin.name]);
+                let options = ServeOptions::new(delivery.target, [delivery.origin.name.clone()]);
                 let served = at.transfers().serve(whole(2 * MIB), options).await;
                 let served = served.map_err(|error| Failure::failed(error.to_string()))?;
                 let payload = served.reference().encode().expect("it is small");
