@@ -109,7 +109,7 @@ async fn report(
             // What has become of it is said by its outcome.
             Ok(None) => std::future::pending().await,
             Err(_elapsed) => {
-                settle(link, id, &served.ends(), told).await?;
+                settle(link, id, &stored(served), told).await?;
                 continue;
             }
         }
@@ -121,8 +121,14 @@ async fn report(
             let (bytes, size) = bytes_of(&value);
             link.part(id, ToJob::Progress { id, from: Some(from), bytes, size }, None).await?;
         }
-        settle(link, id, &served.ends(), told).await?;
+        settle(link, id, &stored(served), told).await?;
     }
+}
+
+/// The receivers that have it. Who has failed may come again, so that its end is known with that of all.
+fn stored(served: &Served) -> BTreeMap<Fqcn, TransferEnd> {
+    let is_stored = |end: &TransferEnd| matches!(end, TransferEnd::Stored { .. });
+    served.ends().into_iter().filter(|(_, end)| is_stored(end)).collect()
 }
 
 /// Says what has become of each receiver, once.
