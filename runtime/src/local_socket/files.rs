@@ -105,7 +105,9 @@ async fn report(
     loop {
         let mut latest = BTreeMap::new();
         match tokio::time::timeout(LOOK, progress.next()).await {
-            Ok(Some((from, value))) => drop(latest.insert(from, value)),
+            Ok(Some((from, value))) => {
+                latest.insert(from, value);
+            }
             // What has become of it is said by its outcome.
             Ok(None) => std::future::pending().await,
             Err(_elapsed) => {
