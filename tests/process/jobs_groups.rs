@@ -139,7 +139,7 @@ fn j_15_a_part_runs_in_a_control_group_of_its_own_and_is_ended_with_it() {
     let program = study.program(SITE);
     let shown = study.show("fold");
     let name = format!("cellbus-{}-{FULL}.fold", shown["run"].as_str().expect("a run"));
-    assert_eq!(handed.parts(), [name.clone()]);
+    assert_eq!(handed.parts(), std::slice::from_ref(&name));
     assert!(group_of(program).ends_with(&format!("/{name}/program")), "{}", group_of(program));
     let cell = group_of(study.job_cell(SITE));
     assert!(cell.ends_with(&format!("/{name}/cell")), "{cell}");
