@@ -203,7 +203,7 @@ pub async fn train(
         budget: JobBudget::default(),
         package: Arc::default(),
     };
-    host.submit(plan).ok_or(DemoError::NoJobs)??;
+    host.submit(plan).await.ok_or(DemoError::NoJobs)??;
     let bus = server.running().bus();
     tokio::select! {
         biased;

@@ -103,8 +103,8 @@ impl JobHost {
     ///
     /// # Errors
     /// [`SubmitError`]; nothing of the job runs then.
-    pub fn submit(&self, plan: Plan) -> Option<Result<JobId, SubmitError>> {
-        Some(self.runs.as_ref()?.submit(plan))
+    pub async fn submit(&self, plan: Plan) -> Option<Result<JobId, SubmitError>> {
+        Some(self.runs.as_ref()?.submit(plan).await)
     }
 
     /// Has a job end, and says whether it ran; `None` where there is none of this name.
@@ -184,6 +184,9 @@ impl JobHost {
     pub async fn stop_all(&self) {
         if let Some(parts) = &self.parts {
             parts.stop_all().await;
+        }
+        if let Some(runs) = &self.runs {
+            runs.flush().await;
         }
     }
 }

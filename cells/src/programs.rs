@@ -19,6 +19,7 @@ use crate::job::{JobBootstrap, Work};
 pub(crate) mod attached;
 pub mod learn;
 mod process;
+pub(crate) mod progress;
 mod topics;
 
 /// Channel on which a program asks its own job cell.
@@ -27,6 +28,8 @@ pub const JOB_CHANNEL: &str = "job";
 pub const PARAMETERS: &str = "parameters";
 /// Topic of what a program that was launched finds in its environment, as JSON.
 pub const SURROUNDINGS: &str = "surroundings";
+/// Topic on which a program says how far it is, as JSON, and on which its job cell tells that to its parent.
+pub const PROGRESS: &str = "progress";
 /// Topic on which the cell that launched a job cell asks it to let a process in.
 pub(crate) const ATTACH: &str = "attach";
 
@@ -132,7 +135,7 @@ pub(crate) async fn run(
             }
         }
         Work::Attached { arguments } => {
-            topics::serve(&cell.bus(), bootstrap, object(arguments)).await?;
+            topics::serve(cell, bootstrap, object(arguments)).await?;
             attached::run(cell, bootstrap, stop).await
         }
         Work::Program { argv, environment, limits, arguments } => {

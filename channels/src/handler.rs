@@ -54,6 +54,8 @@ pub struct Delivery {
     pub budget: Duration,
     /// Whether somebody waits for what the handler answers.
     pub expects_reply: bool,
+    /// Whether no cell on the way could read it; none can read the answer then, either.
+    pub is_sealed: bool,
     line: Line,
 }
 
@@ -163,6 +165,7 @@ impl Delivery {
             trace: None,
             budget: Duration::from_secs(30),
             expects_reply: true,
+            is_sealed: false,
             line: Line::default(),
         }
     }

@@ -25,6 +25,7 @@ pub mod memfd;
 pub mod outbox;
 mod place;
 mod rendezvous;
+pub mod sending;
 mod transport;
 
 use std::{io, path::Path, sync::Arc, time::Duration};

@@ -38,6 +38,11 @@ fn progress() -> ChannelTopic {
     topic("progress")
 }
 
+/// Where a job cell hears how far its own program is.
+fn job_progress() -> ChannelTopic {
+    ChannelTopic::parse("job", "progress").expect("both are names")
+}
+
 fn topic(topic: &str) -> ChannelTopic {
     ChannelTopic::parse(CHANNEL, topic).expect("both are names")
 }

@@ -34,6 +34,7 @@ pub use cellbus_proto::transfer::{
     Verdict,
 };
 
+pub(crate) use self::send::{AGAIN_MAX, AGAIN_MIN, DECIDE, may_pass};
 pub use self::{
     error::{FetchError, ServeError, SinkError, SourceError},
     fetch::{Canceller, Fetched, Fetching},

@@ -9,6 +9,7 @@
 mod cluster;
 mod part;
 mod programs;
+mod progress;
 mod reconcile;
 mod run_id;
 mod slurm;
@@ -27,6 +28,7 @@ pub use self::{
         ArgvPart, LauncherKind, ParameterKind, ProgramLimits, ProgramRun, ProgramSpec, Refusal,
         Resolved, ResolvedRun, is_word, resolve,
     },
+    progress::PartProgress,
     reconcile::{Reconciled, Reported, Wanted, reconcile},
     run_id::{BadRunId, RunId},
     slurm::{SlurmAllowance, SlurmRefusal, SlurmRequest, SlurmSpec},

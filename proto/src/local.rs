@@ -53,6 +53,9 @@ pub const NAMES_BYTES_MAX: usize = 8192;
 /// Media type of a message whose payload is the reference to a transfer that is the message itself: between
 /// cells, and to a receiver that is no job.
 pub const ATTACHED_CONTENT_TYPE: &str = "application/vnd.cellbus.attached";
+/// The same of a sealed message, whose transfer is sealed, too: the payload is the key of the transfer, 32 bytes, and
+/// then the reference.
+pub const SEALED_ATTACHED_CONTENT_TYPE: &str = "application/vnd.cellbus.attached-sealed";
 
 /// Whether `text` can stand as a content type: at most [`CONTENT_TYPE_MAX`] bytes of printable ASCII.
 #[must_use]

@@ -50,6 +50,106 @@ fn a_job_cell_that_is_killed_takes_its_program_along_and_ends_its_job() {
 }
 
 #[test]
+fn a_program_of_the_server_that_is_killed_ends_its_job() {
+    let study = Study::up();
+    let running = long(&study, "fold", "hold seconds = 1000");
+    study.program("server").signal(Signal::KILL);
+    let envelope = assert_ends(&study, running, "failed");
+    let detail = envelope["data"]["detail"].as_str().unwrap_or_default();
+    assert_eq!(detail, "server: killed by signal 9");
+}
+
+#[test]
+fn f_39_when_a_relay_dies_the_parts_behind_it_are_lost_and_end_once_it_is_back() {
+    let mut study = Study::up();
+    let running = long(&study, "fold", "hold seconds = 1000");
+    study.cells.kill("relay-a");
+    let exit = running.exit(RECONCILED + 2 * SOON);
+    let (code, ended, envelope) = outcome(&exit);
+    assert_eq!((code, ended.as_str()), (Some(1), "lost"), "{envelope}");
+    study.cells.start("relay-a");
+    study.cells.wait_ready("relay-a");
+    until("the end of what nobody wants", 4 * SOON, || study.processes().is_empty().then_some(()));
+    study.assert_nothing_left();
+}
+
+/// When something is killed.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// The job has been accepted, and that is all that is known of it.
+    Starting,
+    /// Its parts were told to end, and ignore it.
+    Ending,
+}
+
+#[test]
+fn g_45_whichever_cell_is_killed_while_a_job_starts_or_ends_nothing_is_left_and_its_end_is_true() {
+    let mut study = Study::up();
+    for victim in ["relay-a", "site-1", "server"] {
+        for moment in [Moment::Starting, Moment::Ending] {
+            let name = format!("fold-{victim}-{moment:?}").to_lowercase();
+            let dir = study.describe(&name, "hold seconds = 1000", "stubborn", "");
+            let running = study.run(&dir);
+            match moment {
+                Moment::Starting => {
+                    let is_job = |line: &Value| (line["event"] == "job").then_some(());
+                    running.out.wait_json("a job that starts", SOON, is_job);
+                }
+                Moment::Ending => {
+                    study.wait_running(&running);
+                    study.ask(&["cancel", &name, "--no-wait"]).data();
+                }
+            }
+            let below = study.cells.take(victim).kill();
+            let said = (victim != "server").then(|| running.exit(RECONCILED + 2 * SOON));
+            study.cells.start(victim);
+            study.cells.wait_ready(victim);
+            let shown = study.show(&name);
+            let end = shown["outcome"].as_str().unwrap_or("none").to_owned();
+            // Nothing that was killed, or cancelled, has done what it was for.
+            let allowed: &[&str] = match moment {
+                Moment::Starting => &["lost", "failed"],
+                Moment::Ending => &["lost", "aborted"],
+            };
+            assert!(allowed.contains(&end.as_str()), "{victim} {moment:?}: {shown}");
+            if let Some(said) = said {
+                assert_eq!(outcome(&said).1, end, "{victim} {moment:?}: what was said stays true");
+            }
+            until("the end of everything of the job", 4 * SOON, || {
+                study.processes().is_empty().then_some(())
+            });
+            assert_gone_in_time(&below);
+            study.assert_nothing_left();
+            study.cells.wait_whole();
+        }
+    }
+}
+
+#[test]
+fn g_45_whoever_of_a_job_is_killed_while_it_ends_it_ends_as_it_was_told() {
+    let study = Study::up();
+    for (round, victim) in ["server", "site-1"].into_iter().enumerate() {
+        for is_program in [false, true] {
+            let name = format!("fold-{round}-{is_program}");
+            let running = long(&study, &name, "stubborn");
+            let process = if is_program { study.program(victim) } else { study.job_cell(victim) };
+            study.ask(&["cancel", &name, "--no-wait"]).data();
+            process.signal(Signal::KILL);
+            let exit = running.exit(RECONCILED + SOON);
+            let (code, ended, envelope) = outcome(&exit);
+            assert_eq!((code, ended.as_str()), (Some(1), "aborted"), "{envelope}");
+            study.assert_nothing_left();
+        }
+    }
+}
+
+fn assert_gone_in_time(doomed: &Doomed) {
+    for process in &doomed.0 {
+        until("the end of what a dead cell had started", SOON, || (!process.lives()).then_some(()));
+    }
+}
+
+#[test]
 fn f_39_when_the_job_cell_of_the_server_dies_those_of_the_sites_end() {
     let study = Study::up();
     let running = long(&study, "fold", "hold seconds = 1000");
@@ -79,9 +179,7 @@ fn g_45_when_a_site_dies_its_part_is_lost_and_the_others_end() {
 
 fn assert_all_gone(doomed: &Doomed) {
     assert!(!doomed.0.is_empty());
-    for process in &doomed.0 {
-        until("the end of what a dead cell had started", SOON, || (!process.lives()).then_some(()));
-    }
+    assert_gone_in_time(doomed);
 }
 
 #[test]

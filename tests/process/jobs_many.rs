@@ -77,7 +77,7 @@ argv = ["sh", "-c", "od -An -v -tx1 | tr -d ' \\n' > \"$TMPDIR/$CELLBUS_CELL.sec
 "#;
 
 /// The first bytes of every form in which a secret could be written somewhere.
-struct Forms {
+pub(crate) struct Forms {
     starts: HashMap<[u8; Forms::LEN], String>,
     /// Whether any of them begins with these two bytes.
     begins: Vec<bool>,
@@ -87,7 +87,7 @@ impl Forms {
     /// Lists of numbers are long: fewer bytes of one stand in many a log by chance.
     const LEN: usize = 32;
 
-    fn of<'a>(secrets: impl IntoIterator<Item = (&'a String, &'a Vec<u8>)>) -> Self {
+    pub(crate) fn of<'a>(secrets: impl IntoIterator<Item = (&'a String, &'a Vec<u8>)>) -> Self {
         use base64::Engine;
         let (standard, for_urls) = (
             base64::engine::general_purpose::STANDARD,
@@ -117,7 +117,7 @@ impl Forms {
     }
 
     /// Whose secret stands in `text`, if any does.
-    fn found_in(&self, text: &[u8]) -> Option<&String> {
+    pub(crate) fn found_in(&self, text: &[u8]) -> Option<&String> {
         text.windows(Self::LEN).find_map(|window| {
             let begin = usize::from(u16::from_be_bytes([window[0], window[1]]));
             if !self.begins[begin] {

@@ -65,7 +65,7 @@ fn watch(root: Process, done: &AtomicBool) -> BTreeSet<Seen> {
 }
 
 /// Every form in which the private keys below `state` could be written somewhere.
-fn forms_of_keys(state: &Path) -> Vec<Vec<u8>> {
+pub(crate) fn forms_of_keys(state: &Path) -> Vec<Vec<u8>> {
     let found = entries(state).into_iter();
     let keys = found.filter(|entry| entry.path.extension().is_some_and(|end| end == "key"));
     let mut forms = vec![b"PRIVATE KEY".to_vec()];
@@ -98,7 +98,7 @@ fn decode(base64: &str) -> Vec<u8> {
     base64::engine::general_purpose::STANDARD.decode(base64).expect("PEM is base64")
 }
 
-fn contains(text: &[u8], form: &[u8]) -> bool {
+pub(crate) fn contains(text: &[u8], form: &[u8]) -> bool {
     text.windows(form.len()).any(|window| window == form)
 }
 

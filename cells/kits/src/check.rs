@@ -71,6 +71,8 @@ checks! {
         "Raise the limit with `ulimit -n 65536`, or LimitNOFILE in the unit of systemd.";
     Buffers = "DOC_BUFFERS", "The kernel keeps few packets for a port.",
         "Set net.core.rmem_max and net.core.wmem_max to 4194304 with `sysctl -w`.";
+    Groups = "DOC_GROUPS", "Jobs get no control groups of their own from a cell that is started here.",
+        "Jobs run without; for limits of whole jobs set Delegate=yes in the unit of systemd.";
     Port = "DOC_PORT", "The address that the cell listens on cannot be used.",
         "Stop what listens there (`ss -ulnp` shows it), or change `listen` in the project file.";
     Revocations = "DOC_REVOCATIONS", "The revocation list is old, damaged, absent, or names this very cell.",

@@ -38,6 +38,14 @@ pub const NEW_PROGRAMS: &str = "\
 # name = \"train\"
 # cells = [\"this-site\"]
 # argv = [\"/opt/study/bin/train\", \"--rounds\", \"{rounds}\"]
+# parameters = { rounds = \"integer\" }
+#
+# The cluster that programs with launcher = \"slurm\" are given to.
+#
+# [[slurm]]
+# cells = [\"this-site\"]
+# directory = \"/shared/cellbus\"
+# address = \"10.0.0.5\"
 ";
 
 /// What a site decides, as its files say it.
@@ -97,9 +105,10 @@ pub fn merge(topology: &str, own: OwnFiles<'_>) -> Result<Merged, Vec<Placed>> {
     let mut base: Table = table(TOPOLOGY, topology)?;
     let own_policy = table(POLICY, policy)?;
     let own_limits = table(LIMITS, limits)?;
-    only(POLICY, &own_policy, "deny", "[[deny]]")?;
-    only(LIMITS, &own_limits, "limits", "[limits]")?;
-    only(PROGRAMS, &table(PROGRAMS, programs)?, "program", "[[program]]")?;
+    only(POLICY, &own_policy, &["deny"], "[[deny]]")?;
+    only(LIMITS, &own_limits, &["limits"], "[limits]")?;
+    let own_programs = table(PROGRAMS, programs)?;
+    only(PROGRAMS, &own_programs, &["program", "slurm"], "[[program]] and [[slurm]]")?;
     let mut head = String::new();
     if let Some(Value::Table(given)) = own_limits.get("limits") {
         if !limits.lines().any(|line| line.trim_start().starts_with("[limits]")) {
@@ -161,7 +170,7 @@ pub fn merge(topology: &str, own: OwnFiles<'_>) -> Result<Merged, Vec<Placed>> {
 pub fn join_door(text: &str) -> Result<JoinDoor, Vec<Placed>> {
     const KEYS: [&str; 2] = ["listen", "address"];
     let whole = table(JOIN, text)?;
-    only(JOIN, &whole, "join", "[join]")?;
+    only(JOIN, &whole, &["join"], "[join]")?;
     let line = |key: &str| {
         let is_it = |line: &str| {
             let rest = line.trim_start().strip_prefix(key);
@@ -215,8 +224,8 @@ fn table(file: &str, text: &str) -> Result<Table, Vec<Placed>> {
 }
 
 /// Refuses anything but this one section.
-fn only(file: &str, table: &Table, section: &str, place: &str) -> Result<(), Vec<Placed>> {
-    let strange = table.keys().filter(|key| *key != section);
+fn only(file: &str, table: &Table, sections: &[&str], place: &str) -> Result<(), Vec<Placed>> {
+    let strange = table.keys().filter(|key| !sections.contains(&key.as_str()));
     let found: Vec<Placed> = strange
         .map(|key| {
             let help = format!("this file holds {place} and nothing else");
@@ -368,5 +377,12 @@ parent = "server"
         let refused = merge(&train.replace("argv", "# one\nargs")).unwrap_err();
         assert_eq!((refused[0].file.as_str(), refused[0].line), ("local/programs.toml", 5));
         assert!(merge("[[deny]]\nfrom = \"*\"\n").is_err(), "nothing else stands there");
+        let cluster =
+            "[[slurm]]\ncells = [\"site-1\"]\ndirectory = \"/shared/x\"\naddress = \"10.0.0.5\"\n";
+        let given = train.replace("argv", "launcher = \"slurm\"\nargv");
+        let merged = merge(&format!("{given}{cluster}")).unwrap();
+        assert!(merged.topology.cluster_of("site-1").is_some());
+        let refused = merge(&given).unwrap_err();
+        assert_eq!(refused[0].file, "local/programs.toml", "a cluster that nobody has named");
     }
 }

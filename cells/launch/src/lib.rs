@@ -5,6 +5,7 @@
 //! [`shim`] is what runs between its fork and the program.
 #![warn(missing_docs)]
 
+pub mod group;
 pub mod process;
 pub mod shim;
 
@@ -14,7 +15,7 @@ pub use cellbus_proto::job::{Exit, ProgramLimits, SchedulerEnd, SlurmRequest};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-pub use self::process::ProcessLauncher;
+pub use self::{group::ControlGroup, process::ProcessLauncher};
 
 /// Variables by which a scheduler says what a program was given. None of them carries a secret.
 pub const FROM_SCHEDULER: [&str; 14] = [
@@ -94,6 +95,8 @@ pub struct Order {
     pub limits: ProgramLimits,
     /// Whether it outlives whoever launched it.
     pub lifetime: Lifetime,
+    /// The control group that it runs in, for the launcher of processes; `None` for that of the launcher.
+    pub group: Option<ControlGroup>,
     /// What is asked of a scheduler; the launcher of processes has none.
     pub resources: SlurmRequest,
 }

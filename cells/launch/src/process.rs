@@ -25,8 +25,8 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use self::{family::Family, log::Log, pipes::Pipes, running::Running};
 use crate::{
-    BoxFuture, Exit, Handle, HandleError, LaunchError, Launcher, Lifetime, Order, Output, Printed,
-    Progress, Signal, Stream, shim,
+    BoxFuture, ControlGroup, Exit, Handle, HandleError, LaunchError, Launcher, Lifetime, Order,
+    Output, Printed, Progress, Signal, Stream, shim,
 };
 
 /// Starts processes of this machine.
@@ -137,10 +137,11 @@ impl ProcessLauncher {
             LaunchError::System { program, source }
         };
         let (verb, before) = self.shim.split_first().ok_or(LaunchError::NoProgram)?;
+        let group = order.group.as_ref().map(ControlGroup::entrance);
         let mut command = Command::new(verb);
         command
             .args(before)
-            .args(shim::arguments(order.lifetime, &order.limits))
+            .args(shim::arguments(order.lifetime, &order.limits, group))
             .args(&order.argv)
             .env_clear()
             .envs(order.environment)
@@ -168,7 +169,7 @@ impl ProcessLauncher {
         };
         // What whoever started this process left open is not for programs; what this one opens never is.
         close_fds::set_fds_cloexec_threadsafe(3, &[]);
-        let running = Running::spawn(&mut command, pipes).map_err(failed)?;
+        let running = Running::spawn(&mut command, pipes, order.group).map_err(failed)?;
         let token = running.token();
         self.running().insert(token.clone(), Arc::new(running));
         tracing::debug!(label = order.label, token, "launched");

@@ -4,27 +4,43 @@
 //! parent's, lowers its limits, and becomes the program. Nothing here is secret: what is, waits unread in the standard
 //! input.
 
-use std::{ffi::OsString, io, os::unix::process::CommandExt, process::Command};
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::{ffi::OsStrExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use rustix::process::{
     Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
     setsid,
 };
 
-use crate::{Lifetime, ProgramLimits};
+use crate::{Lifetime, ProgramLimits, group};
 
 /// The argument that makes the binary a shim. Nobody types it.
 pub const VERB: &str = "launch-shim";
 
 /// What stands in front of the program in the arguments of a shim.
 #[must_use]
-pub fn arguments(lifetime: Lifetime, limits: &ProgramLimits) -> Vec<OsString> {
+pub fn arguments(
+    lifetime: Lifetime,
+    limits: &ProgramLimits,
+    group: Option<&Path>,
+) -> Vec<OsString> {
     let parent = match lifetime {
         Lifetime::Bound => std::process::id(),
         Lifetime::Detached => 0,
     };
-    let mut arguments = vec![format!("parent={parent}")];
-    let ProgramLimits { cpu_s, memory_mib, open_files, processes, file_mib } = limits;
+    let mut arguments = vec![OsString::from(format!("parent={parent}"))];
+    arguments.extend(group.map(|group| {
+        let mut argument = OsString::from(GROUP);
+        argument.push(group);
+        argument
+    }));
+    // What is left to the group alone.
+    let ProgramLimits { cpu_s, memory_mib, open_files, processes, file_mib, cpus: _ } = limits;
     for (name, limit) in [
         ("cpu", *cpu_s),
         ("memory", memory_mib.map(|mib| mib.saturating_mul(MIB))),
@@ -32,13 +48,15 @@ pub fn arguments(lifetime: Lifetime, limits: &ProgramLimits) -> Vec<OsString> {
         ("processes", *processes),
         ("file", file_mib.map(|mib| mib.saturating_mul(MIB))),
     ] {
-        arguments.extend(limit.map(|limit| format!("{name}={limit}")));
+        arguments.extend(limit.map(|limit| OsString::from(format!("{name}={limit}"))));
     }
-    arguments.push("--".to_owned());
-    arguments.into_iter().map(OsString::from).collect()
+    arguments.push(OsString::from("--"));
+    arguments
 }
 
 const MIB: u64 = 1 << 20;
+/// In front of the control group that the program runs in.
+const GROUP: &str = "group=";
 
 /// Becomes the program that `arguments` name after what [`arguments()`] made. Returns only with the reason why not.
 #[must_use]
@@ -60,6 +78,11 @@ fn settle(arguments: &mut impl Iterator<Item = OsString>) -> io::Result<()> {
     // What a program had in memory is not for a file.
     limit(Resource::Core, 0)?;
     for argument in arguments {
+        if let Some(path) = argument.as_bytes().strip_prefix(GROUP.as_bytes()) {
+            // Before anything else runs, so that nothing ever runs outside of it.
+            group::enter(&PathBuf::from(OsStr::from_bytes(path)))?;
+            continue;
+        }
         let argument = argument.into_string().map_err(|_| bad())?;
         if argument == "--" {
             return Ok(());
@@ -106,9 +129,9 @@ mod tests {
     fn limits_are_given_in_the_units_of_the_system() {
         let limits =
             ProgramLimits { memory_mib: Some(2), open_files: Some(64), ..ProgramLimits::default() };
-        let words = arguments(Lifetime::Detached, &limits);
-        assert_eq!(words, ["parent=0", "memory=2097152", "files=64", "--"]);
-        let bound = arguments(Lifetime::Bound, &ProgramLimits::default());
+        let words = arguments(Lifetime::Detached, &limits, Some(Path::new("/a b")));
+        assert_eq!(words, ["parent=0", "group=/a b", "memory=2097152", "files=64", "--"]);
+        let bound = arguments(Lifetime::Bound, &ProgramLimits::default(), None);
         assert_eq!(bound[0], OsString::from(format!("parent={}", std::process::id())));
     }
 }

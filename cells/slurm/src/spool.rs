@@ -120,7 +120,8 @@ impl Work {
         dir: String,
         limits: ProgramLimits,
     ) -> Self {
-        let ProgramLimits { cpu_s, memory_mib, open_files, processes, file_mib } = limits;
+        // A step has no control groups of its own making: Slurm has.
+        let ProgramLimits { cpu_s, memory_mib, open_files, processes, file_mib, cpus: _ } = limits;
         let version = VERSION;
         Self {
             version,
@@ -143,6 +144,7 @@ impl Work {
             open_files: self.open_files,
             processes: self.processes,
             file_mib: self.file_mib,
+            cpus: None,
         }
     }
 }

@@ -124,6 +124,7 @@ async fn attend(dir: &Path) -> Result<Exit, StepError> {
         output: Output::Kept,
         limits,
         lifetime: Lifetime::Bound,
+        group: None,
         resources: SlurmRequest::default(),
     };
     let handle = launcher.launch(order).await?;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 /// Form of the bootstrap.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// No bootstrap is larger.
 const MAX: u64 = 4 << 20;
 
@@ -62,6 +62,8 @@ pub struct JobBootstrap {
     pub detach_s: u32,
     /// The file in which the parent writes where it lets job cells in, where it may come back elsewhere.
     pub door: Option<PathBuf>,
+    /// The control group in which the program runs; `None` where it has none of its own.
+    pub group: Option<PathBuf>,
     /// Names this run of the job.
     pub run: RunId,
     /// What to run.
@@ -107,19 +109,20 @@ pub struct Limits {
     open_files: Option<u64>,
     processes: Option<u64>,
     file_mib: Option<u64>,
+    cpus: Option<u64>,
 }
 
 impl From<ProgramLimits> for Limits {
     fn from(limits: ProgramLimits) -> Self {
-        let ProgramLimits { cpu_s, memory_mib, open_files, processes, file_mib } = limits;
-        Self { cpu_s, memory_mib, open_files, processes, file_mib }
+        let ProgramLimits { cpu_s, memory_mib, open_files, processes, file_mib, cpus } = limits;
+        Self { cpu_s, memory_mib, open_files, processes, file_mib, cpus }
     }
 }
 
 impl From<Limits> for ProgramLimits {
     fn from(limits: Limits) -> Self {
-        let Limits { cpu_s, memory_mib, open_files, processes, file_mib } = limits;
-        Self { cpu_s, memory_mib, open_files, processes, file_mib }
+        let Limits { cpu_s, memory_mib, open_files, processes, file_mib, cpus } = limits;
+        Self { cpu_s, memory_mib, open_files, processes, file_mib, cpus }
     }
 }
 
@@ -136,6 +139,7 @@ pub(super) struct Birth {
     pub idle_s: u32,
     pub detach_s: u32,
     pub door: Option<PathBuf>,
+    pub group: Option<PathBuf>,
     pub run: RunId,
     pub work: Work,
     pub is_on_cluster: bool,
@@ -145,7 +149,7 @@ impl JobBootstrap {
     /// The bootstrap of a job cell below `own`.
     pub(super) fn new(own: &Own, issued: &Issued, birth: Birth) -> Self {
         let Birth { id, name, address, cells, socket_dir, work_dir, .. } = birth;
-        let Birth { server_cell, site_cells, idle_s, detach_s, door, run, work, .. } = birth;
+        let Birth { server_cell, site_cells, idle_s, detach_s, door, group, run, work, .. } = birth;
         let is_on_cluster = birth.is_on_cluster;
         Self {
             version: VERSION,
@@ -166,6 +170,7 @@ impl JobBootstrap {
             idle_s,
             detach_s,
             door,
+            group,
             run,
             work,
             launcher: if is_on_cluster { 0 } else { std::process::id() },

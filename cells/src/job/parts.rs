@@ -13,7 +13,7 @@ use std::{
 
 use cellbus_channels::{Event, JobChange};
 use cellbus_launch::{
-    Handle, HandleError, Lifetime, Order, Output, ProcessLauncher, Progress, Signal,
+    ControlGroup, Handle, HandleError, Lifetime, Order, Output, ProcessLauncher, Progress, Signal,
 };
 use cellbus_proto::{
     causes::with_sources,
@@ -21,8 +21,8 @@ use cellbus_proto::{
     directory::Directory,
     identity::{CellKind, Identity},
     job::{
-        Action, End, Exit, Input, JobId, JobState, LauncherKind, LogLine, Outcome, Part, PartSpec,
-        PartTimes, Refusal, Resolved, ResolvedRun, TableRow, Why,
+        Action, End, Exit, Input, JobId, JobState, LauncherKind, LogLine, Outcome, Part,
+        PartProgress, PartSpec, PartTimes, Refusal, Resolved, ResolvedRun, TableRow, Why,
     },
     name::{Fqcn, Segment},
     topology::Topology,
@@ -47,6 +47,8 @@ use crate::node::{JobDoor, Node, NodeCell};
 
 mod adopt;
 mod attach;
+mod group;
+mod progress;
 mod record;
 
 pub use self::attach::AttachError;
@@ -95,6 +97,9 @@ pub enum LaunchError {
     /// It cannot be written down, so that nobody would know it later.
     #[error("record of the part")]
     Record(#[source] SecretFileError),
+    /// The system makes no control group for it, although it was to have one.
+    #[error("control group of the part")]
+    Group(#[source] std::io::Error),
     /// This process ends.
     #[error("this process ends")]
     Unfinished,
@@ -147,6 +152,10 @@ struct Entry {
     end: Option<End>,
     /// Whether its program is one that somebody else attaches.
     is_attached_to: bool,
+    /// Whether it has a control group of its own.
+    is_grouped: bool,
+    /// What its program has said last.
+    progress: Option<PartProgress>,
     stop: watch::Sender<Option<Why>>,
 }
 
@@ -185,6 +194,7 @@ impl Parts {
                 staged: Mutex::default(),
             }),
         };
+        parts.hear_progress();
         parts.adopt(known);
         Ok(parts)
     }
@@ -222,6 +232,8 @@ impl Parts {
             id: entry.id.clone(),
             state: entry.state,
             end: entry.end.clone(),
+            is_grouped: entry.is_grouped,
+            progress: entry.progress.clone(),
         };
         table.entries.values().map(row).collect()
     }
@@ -345,8 +357,15 @@ impl Parts {
             }
             table.last.insert(id.job.clone(), id.attempt);
             let is_attached_to = resolved.run == ResolvedRun::Attached;
-            let entry =
-                Entry { id: id.clone(), state: JobState::Staged, end: None, is_attached_to, stop };
+            let entry = Entry {
+                id: id.clone(),
+                state: JobState::Staged,
+                end: None,
+                is_attached_to,
+                is_grouped: false,
+                progress: None,
+                stop,
+            };
             table.entries.insert(id.job.clone(), entry);
         }
         let events = self.inner.running.bus().events();
@@ -366,6 +385,7 @@ impl Parts {
             }
             Err(error) => {
                 self.table().entries.remove(&id.job);
+                Self::end_group(spec.run, &name).await;
                 self.inner.records.remove(&id.job);
                 // What was made for it is nobody's.
                 let _ = remove_dir(&self.inner.dir.join(id.job.as_str()));
@@ -387,6 +407,11 @@ impl Parts {
         let detach_s = resolved.detach_s;
         let is_attached_to = resolved.run == ResolvedRun::Attached;
         let work_dir = self.prepare(id, spec).await?;
+        let group = match resolved.launcher {
+            LauncherKind::Process => Self::make_group(spec.run, name, &resolved.limits)?,
+            LauncherKind::Slurm => None,
+        };
+        self.note_group(&id.job, group.is_some());
         let identity = Identity {
             project: inner.own.identity.project.clone(),
             kind: CellKind::Job,
@@ -422,6 +447,7 @@ impl Parts {
             idle_s: spec.idle_s,
             detach_s,
             door: (detach_s > 0).then(|| inner.door_file.clone()),
+            group: group.as_ref().map(ControlGroup::program),
             run: spec.run,
             work,
             is_on_cluster,
@@ -444,6 +470,7 @@ impl Parts {
             output: Output::Kept,
             limits: cellbus_launch::ProgramLimits::default(),
             lifetime: if detach_s > 0 { Lifetime::Detached } else { Lifetime::Bound },
+            group,
             resources: spec.resources.clone(),
         };
         let handle = match launcher.launch(order).await {
@@ -464,6 +491,12 @@ impl Parts {
         }
         inner.door.pins.add(pin);
         Ok(record)
+    }
+
+    fn note_group(&self, job: &Segment, is_grouped: bool) {
+        if let Some(entry) = self.table().entries.get_mut(job) {
+            entry.is_grouped = is_grouped;
+        }
     }
 
     /// Waiting for a disk keeps nobody on this thread from his work.
@@ -593,6 +626,7 @@ impl Parts {
         if is_adopted {
             self.sweep(&record);
         }
+        Self::end_group(record.run, &record.name).await;
         self.inner.door.pins.remove(&record.pin);
         let dir = self.inner.dir.join(id.job.as_str());
         if let Err(error) = remove_dir(&dir) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use cellbus_proto::{
-    job::{JobState, LogLine, Outcome, RunId},
+    job::{JobState, LogLine, Outcome, PartProgress, RunId},
     name::{Fqcn, Segment},
 };
 use cellbus_runtime::secret_file::{
@@ -66,6 +66,12 @@ pub struct PartReport {
     pub outcome: Option<Outcome>,
     /// Why, for people.
     pub detail: Option<String>,
+    /// Whether it has a control group of its own; `None` where its cell has not said so.
+    #[serde(default)]
+    pub is_grouped: Option<bool>,
+    /// What its program has said last about how far it is.
+    #[serde(default)]
+    pub progress: Option<PartProgress>,
 }
 
 /// A line that a part of a job has printed.

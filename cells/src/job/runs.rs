@@ -12,8 +12,9 @@ use cellbus_proto::{
     codec::body::{self, Blob, JobStop},
     identity::CellKind,
     job::{
-        End, JobId, JobState, LogBatch, LogLine, Manifest, Outcome, PartSpec, Reported, RunId,
-        Step, Table, TableAnswer, TableRow, Wanted, Whole, WholeTimes, Why, reconcile,
+        End, JobId, JobState, LogBatch, LogLine, Manifest, Outcome, PartProgress, PartSpec,
+        Reported, RunId, Step, Table, TableAnswer, TableRow, Wanted, Whole, WholeTimes, Why,
+        reconcile,
     },
     name::{Fqcn, Segment},
     topology::{Topology, job_file::JobFile},
@@ -21,8 +22,9 @@ use cellbus_proto::{
     well_known,
 };
 use cellbus_runtime::{clock, host::RunningCell};
-use tokio::sync::watch;
+use tokio::sync::{Notify, oneshot, watch};
 
+use self::keep::First;
 use super::{
     files::{self, Package},
     parts::Parts,
@@ -32,6 +34,7 @@ use super::{
 use crate::config;
 
 mod conduct;
+mod keep;
 mod plan;
 
 pub use self::plan::{Plan, PlanPart, SubmitError};
@@ -59,14 +62,32 @@ struct Inner {
     parts: Parts,
     records: Records,
     jobs: Mutex<BTreeMap<Segment, Run>>,
+    /// Told whenever something about a job is to be written down and shown.
+    settled: Notify,
     news: watch::Sender<u64>,
 }
 
 struct Run {
+    /// What people see.
     report: JobReport,
+    /// What is known, and told once it is written down.
+    latest: JobReport,
+    /// The state that the record says; `None` before there is one.
+    written: Option<JobState>,
+    /// Who waits for the first record.
+    first: Option<First>,
+    /// What the cells have said about their parts beside how far these are.
+    said: BTreeMap<Fqcn, Said>,
     /// `None` for one of an earlier life of this cell.
     whole: Option<Whole>,
     book: LogBook,
+}
+
+/// What a cell has said about its part.
+#[derive(Clone, Debug, Default)]
+struct Said {
+    is_grouped: bool,
+    progress: Option<PartProgress>,
 }
 
 /// What is new about a job.
@@ -97,7 +118,8 @@ impl Runs {
                 lose(&mut report, running.own().wall.unix());
                 records.write(&report)?;
             }
-            jobs.insert(report.job.clone(), Run { report, whole: None, book: LogBook::default() });
+            let run = Run::new(report, None);
+            jobs.insert(run.report.job.clone(), Run { written: Some(run.report.state), ..run });
         }
         let inner = Inner {
             running: running.clone(),
@@ -105,11 +127,13 @@ impl Runs {
             parts: parts.clone(),
             records,
             jobs: Mutex::new(jobs),
+            settled: Notify::new(),
             news: watch::Sender::default(),
         };
         let runs = Self { inner: Arc::new(inner) };
         runs.listen();
         tokio::spawn(runs.clone().look_after());
+        tokio::spawn(runs.clone().keep());
         Ok(runs)
     }
 
@@ -178,13 +202,16 @@ impl Runs {
             let found = reconcile(&wanted, &reported);
             answer.stop = found.strays;
             for row in rows {
-                let TableRow { id, state, end } = row;
+                let TableRow { id, state, end, is_grouped, progress } = row;
                 if end.is_some() {
                     answer.known.push(id.clone());
                 }
-                let Some(whole) = jobs.get_mut(&id.job).and_then(|run| run.whole.as_mut()) else {
-                    continue;
-                };
+                let Some(run) = jobs.get_mut(&id.job) else { continue };
+                let Some(whole) = &mut run.whole else { continue };
+                if *whole.id() == id && whole.parts().any(|(part, ..)| part == runner) {
+                    let progress = progress.map(PartProgress::tidy);
+                    run.said.insert(runner.clone(), Said { is_grouped, progress });
+                }
                 let heard = match end {
                     Some(end) => whole.handle_end(now, runner, &id, end),
                     None => whole.handle_state(now, runner, &id, state).map(|()| Vec::new()),
@@ -300,50 +327,49 @@ impl Runs {
         }
     }
 
-    /// Brings reports and records up to what is known now.
+    /// Brings what is to be told up to what is known now.
     fn settle(&self) {
         let now = self.inner.running.own().wall.unix();
-        let mut changed = Vec::new();
+        let mut ended = Vec::new();
+        let mut is_changed = false;
         for run in self.jobs().values_mut() {
             let Some(whole) = &run.whole else { continue };
-            let before = run.report.clone();
-            run.report.state = whole.state();
-            run.report.is_late = whole.is_late();
-            run.report.parts = parts_of(whole);
+            let before = run.latest.clone();
+            run.latest.state = whole.state();
+            run.latest.is_late = whole.is_late();
+            run.latest.parts = parts_of(whole, &run.said);
             if let Some(end) = whole.end()
-                && run.report.outcome.is_none()
+                && run.latest.outcome.is_none()
             {
-                run.report.outcome = Some(end.outcome);
-                run.report.detail = Some(end.detail).filter(|detail| !detail.is_empty());
-                run.report.ended_unix = Some(now);
+                run.latest.outcome = Some(end.outcome);
+                run.latest.detail = Some(end.detail).filter(|detail| !detail.is_empty());
+                run.latest.ended_unix = Some(now);
             }
-            if run.report != before {
-                changed.push((before.state, run.report.clone()));
-            }
-        }
-        if changed.is_empty() {
-            return;
-        }
-        for (was, report) in changed {
-            if was != report.state {
-                self.write(&report);
-            }
-            if report.state == JobState::Ended && was != JobState::Ended {
-                let outcome = report.outcome.map_or("", Outcome::as_str);
-                let (job, attempt, detail) =
-                    (&report.job, report.attempt, report.detail.as_deref());
-                tracing::info!(%job, attempt, outcome, detail, "job has ended");
-                for part in &report.parts {
-                    self.inner.running.allow_job(part.cell.clone(), report.job.clone(), false);
-                }
+            is_changed |= run.latest != before;
+            if run.latest.state == JobState::Ended && before.state != JobState::Ended {
+                ended.push(run.latest.clone());
             }
         }
-        self.tell();
+        for report in ended {
+            let outcome = report.outcome.map_or("", Outcome::as_str);
+            let (job, attempt, detail) = (&report.job, report.attempt, report.detail.as_deref());
+            tracing::info!(%job, attempt, outcome, detail, "job has ended");
+            for part in &report.parts {
+                self.inner.running.allow_job(part.cell.clone(), report.job.clone(), false);
+            }
+        }
+        if is_changed {
+            self.inner.settled.notify_one();
+        }
     }
 
-    fn write(&self, report: &JobReport) {
-        if let Err(error) = self.inner.records.write(report) {
-            tracing::error!(job = %report.job, %error, "the record of a job cannot be written");
+    /// Waits until what has become of this cell's own parts has been written down.
+    pub(super) async fn flush(&self) {
+        /// Nobody waits longer for a disk.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        self.hear(&self.own(), self.inner.parts.rows());
+        if tokio::time::timeout(PATIENCE, self.kept()).await.is_err() {
+            tracing::error!("what became of jobs could not be written down in time");
         }
     }
 
@@ -377,7 +403,7 @@ impl Runs {
     }
 
     /// Starts a job. What the topology does not let it do is refused before anything of it is anywhere.
-    pub(super) fn submit(&self, plan: Plan) -> Result<JobId, SubmitError> {
+    pub(super) async fn submit(&self, plan: Plan) -> Result<JobId, SubmitError> {
         let own = self.own();
         let topology = &self.inner.topology;
         let last = self.jobs().get(&plan.name).map_or(0, |run| run.report.attempt);
@@ -394,7 +420,7 @@ impl Runs {
                 .resolve(cell.base(), part.program.as_str(), &spec)
                 .map_err(|source| SubmitError::Refused { cell: cell.clone(), source })?;
         }
-        let report = {
+        let first = {
             let mut jobs = self.jobs();
             let runs = |run: &Run| run.report.state != JobState::Ended;
             if jobs.get(&plan.name).is_some_and(runs) {
@@ -423,22 +449,25 @@ impl Runs {
                 is_late: false,
                 server_program: plan.server.program.clone(),
                 site_program: plan.site.program.clone(),
-                parts: parts_of(&whole),
+                parts: parts_of(&whole, &BTreeMap::new()),
                 started_unix: self.inner.running.own().wall.unix(),
                 ended_unix: None,
             };
-            let entry =
-                Run { report: report.clone(), whole: Some(whole), book: LogBook::default() };
-            jobs.insert(id.job.clone(), entry);
-            report
+            let (first, written) = oneshot::channel();
+            let run = Run::new(report, Some(whole));
+            jobs.insert(id.job.clone(), Run { first: Some(first), ..run });
+            written
         };
-        if let Err(error) = self.inner.records.write(&report) {
-            self.jobs().remove(&id.job);
-            return Err(error.into());
-        }
-        tracing::info!(%id, sites = plan.sites.len(), "job has been accepted");
-        self.tell();
-        tokio::spawn(self.clone().conduct(id.clone(), plan, run));
+        self.inner.settled.notify_one();
+        let (runs, at) = (self.clone(), id.clone());
+        // Whoever asks may go away; what is written down is started all the same.
+        let started = tokio::spawn(async move {
+            first.await.unwrap_or(Ok(()))?;
+            tracing::info!(id = %at, sites = plan.sites.len(), "job has been accepted");
+            tokio::spawn(runs.conduct(at, plan, run));
+            Ok::<(), SubmitError>(())
+        });
+        started.await.unwrap_or(Ok(()))?;
         Ok(id)
     }
 
@@ -515,12 +544,29 @@ impl Runs {
     }
 }
 
-fn parts_of(whole: &Whole) -> Vec<PartReport> {
+impl Run {
+    /// One of which this is known, and nothing is written down.
+    fn new(report: JobReport, whole: Option<Whole>) -> Self {
+        Self {
+            latest: report.clone(),
+            report,
+            written: None,
+            first: None,
+            said: BTreeMap::new(),
+            whole,
+            book: LogBook::default(),
+        }
+    }
+}
+
+fn parts_of(whole: &Whole, said: &BTreeMap<Fqcn, Said>) -> Vec<PartReport> {
     let part = |(cell, state, end): (&Fqcn, JobState, Option<&End>)| PartReport {
         cell: cell.clone(),
         state,
         outcome: end.map(|end| end.outcome),
         detail: end.map(|end| end.detail.clone()).filter(|detail| !detail.is_empty()),
+        is_grouped: said.get(cell).map(|said| said.is_grouped),
+        progress: said.get(cell).and_then(|said| said.progress.clone()),
     };
     whole.parts().map(part).collect()
 }

@@ -71,7 +71,7 @@ async fn a_job_that_fails_is_told_where_it_runs_and_its_end_is_the_same_everywhe
     let mut of_site = site.running().bus().events();
 
     let job: Segment = "fold".parse().unwrap();
-    let id = at_server.submit(plan(&job, "train")).unwrap().unwrap();
+    let id = at_server.submit(plan(&job, "train")).await.unwrap().unwrap();
     assert_eq!(id.attempt, 1);
     let own: Fqcn = "server.fold".parse().unwrap();
     assert_eq!(next_of_job(&mut of_server).await, (own.clone(), JobChange::Started));
@@ -167,7 +167,7 @@ async fn s0_01_what_no_cell_offers_is_refused_before_anything_of_it_is_anywhere(
     let (server, at_server) = start(&mut node, "server").await;
     let job: Segment = "fold".parse().unwrap();
     for name in ["sh", "learn-trainer", "trainx", "bin-sh"] {
-        let refused = at_server.submit(plan(&job, name)).unwrap();
+        let refused = at_server.submit(plan(&job, name)).await.unwrap();
         assert!(matches!(refused, Err(SubmitError::Refused { .. })), "{name}: {refused:?}");
     }
     assert_eq!(at_server.list(), []);

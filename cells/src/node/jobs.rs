@@ -34,7 +34,7 @@ impl ControlledCell {
         let plan =
             plan.map_err(|error| ControlError::status(Status::HandlerPanic, error.to_string()))?;
         let plan = plan.ok_or_else(no_jobs)?.map_err(|error| refused(&error))?;
-        let id = host.submit(plan).ok_or_else(no_jobs)?.map_err(|error| refused(&error))?;
+        let id = host.submit(plan).await.ok_or_else(no_jobs)?.map_err(|error| refused(&error))?;
         self.follow(&host, &id.job, true, talk).await
     }
 

@@ -3,8 +3,8 @@
 use std::{ffi::OsString, time::Duration};
 
 use cellbus_launch::{
-    Exit, Handle, Launcher, Lifetime, Order, Output, ProcessLauncher, ProgramLimits, Progress,
-    Signal,
+    ControlGroup, Exit, Handle, Launcher, Lifetime, Order, Output, ProcessLauncher, ProgramLimits,
+    Progress, Signal,
 };
 use cellbus_proto::{
     job::SlurmRequest,
@@ -67,7 +67,7 @@ pub(super) async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ProgramError> {
     let bus = cell.bus();
-    topics::serve(&bus, bootstrap, command.parameters.clone()).await?;
+    topics::serve(cell, bootstrap, command.parameters.clone()).await?;
     // A socket is of one machine: on a node it has a place of its own, not in what the node shares with the cell.
     let on_node =
         bootstrap.is_on_cluster().then(|| tempfile::Builder::new().prefix("cb-").tempdir());
@@ -149,6 +149,7 @@ fn order(bootstrap: &JobBootstrap, command: Command, born_with: Zeroizing<Vec<u8
         output: command.output,
         limits: command.limits,
         lifetime: Lifetime::Bound,
+        group: bootstrap.group.clone().map(ControlGroup::of_program),
         resources: SlurmRequest::default(),
     }
 }

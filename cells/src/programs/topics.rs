@@ -3,20 +3,22 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use cellbus_channels::{Bus, ChannelTopic, HandleError, Reply, from_fn};
+use cellbus_channels::{ChannelTopic, HandleError, Reply, from_fn};
 use cellbus_proto::{idle::Idle, name::Fqcn};
 use cellbus_runtime::host::RunningCell;
 use serde_json::json;
 
-use super::{JOB_CHANNEL, PARAMETERS, SURROUNDINGS};
+use super::{JOB_CHANNEL, PARAMETERS, SURROUNDINGS, progress};
 use crate::job::JobBootstrap;
 
 /// Answers for the parameters of the job, and for what a program finds in its environment where it was launched.
 pub(super) async fn serve(
-    bus: &Bus,
+    cell: &RunningCell,
     bootstrap: &JobBootstrap,
     parameters: Bytes,
 ) -> Result<(), HandleError> {
+    let bus = cell.bus();
+    progress::serve(&bus, bootstrap).await?;
     let names: Vec<&str> = bootstrap.site_cells.iter().map(Fqcn::as_str).collect();
     let surroundings = json!({
         "job": bootstrap.id.job,

@@ -18,6 +18,9 @@ use super::{
 };
 use crate::{Bus, error::RequestError};
 
+/// For how long a receiver may not be heard of.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// The files of job code, over the local socket of its cell.
 #[derive(Clone)]
 pub struct Files {
@@ -32,6 +35,7 @@ pub struct FileOptions {
     lifetime: Option<Duration>,
     content_type: Option<Arc<str>>,
     headers: Bytes,
+    patience: Duration,
 }
 
 /// A file that is being served. Dropping it ends that.
@@ -95,7 +99,27 @@ impl FileOptions {
     /// For the cells of this job, whoever they are.
     #[must_use]
     pub fn for_own_job(target: ChannelTopic) -> Self {
-        Self { target, to: None, lifetime: None, content_type: None, headers: Bytes::new() }
+        let (to, lifetime, content_type, headers) = (None, None, None, Bytes::new());
+        Self { target, to, lifetime, content_type, headers, patience: PATIENCE }
+    }
+
+    /// Where it is [sent](Files::send), for how long a receiver may not be heard of. Default: 300 s.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    pub(super) fn receivers(&self) -> Option<&[Fqcn]> {
+        self.to.as_deref()
+    }
+
+    pub(super) fn target(&self) -> &ChannelTopic {
+        &self.target
+    }
+
+    pub(super) fn how_patient(&self) -> Duration {
+        self.patience
     }
 
     /// How long the reference may be used, in whole seconds. Default: a day.
@@ -125,6 +149,10 @@ impl Files {
         Self { side }
     }
 
+    pub(super) fn side(&self) -> &Arc<JobSide> {
+        &self.side
+    }
+
     /// Those of job code whose bus this is; `None` where the bus is a cell's own.
     #[must_use]
     pub fn of(bus: &Bus) -> Option<Self> {
@@ -139,7 +167,7 @@ impl Files {
     pub async fn serve(&self, file: File, options: FileOptions) -> Result<Serving, RequestError> {
         let side = &self.side;
         let refused = |status| returned(side, status);
-        let FileOptions { target, to, lifetime, content_type, headers } = options;
+        let FileOptions { target, to, lifetime, content_type, headers, patience: _ } = options;
         let size = file.metadata().map_err(|_| refused(Status::BadTarget))?.len();
         let is_usable = size > 0 && memfd::check_file(&file, size).is_ok();
         if !is_usable || headers.len() > local::HEADERS_MAX {

@@ -13,7 +13,7 @@ use cellbus_proto::{
     },
 };
 
-use super::{fetch, progress, submit};
+use super::{fetch, job_progress, progress, submit};
 use crate::{Bus, PublishError, Reply, RequestError};
 
 /// How long a question waits for something to do before it is asked again.
@@ -29,6 +29,8 @@ pub struct Tasking {
     bus: Bus,
     server: Fqcn,
     worker: Worker,
+    /// Whether the own cell is a job cell that is told how far this worker is.
+    tells_job: bool,
 }
 
 /// A task that this worker was given.
@@ -75,7 +77,15 @@ impl Tasking {
         let flags = rustix::rand::GetRandomFlags::empty();
         rustix::rand::getrandom(&mut worker, flags)
             .map_err(|error| TaskError::Random(error.into()))?;
-        Ok(Self { bus, server, worker: Octets(worker) })
+        Ok(Self { bus, server, worker: Octets(worker), tells_job: false })
+    }
+
+    /// Also tells the own job cell how far this worker is, for those who look at the job (`cellbus job show`). For job
+    /// code; the bus is that of its local socket.
+    #[must_use]
+    pub fn telling_job(mut self) -> Self {
+        self.tells_job = true;
+        self
     }
 
     /// The next task; waits for it as long as it takes. `None` when the work is over.
@@ -90,7 +100,11 @@ impl Tasking {
             let (given, body) = self.read::<wire::Given>(&reply)?;
             match given {
                 wire::Given::Nothing => {}
-                wire::Given::Task(task) => return Ok(Some(Given { task, body, tasking: self })),
+                wire::Given::Task(task) => {
+                    let given = Given { task, body, tasking: self };
+                    given.tell_job(0.0, None).await;
+                    return Ok(Some(given));
+                }
                 wire::Given::Over => return Ok(None),
             }
         }
@@ -120,6 +134,7 @@ impl Given<'_> {
     /// # Errors
     /// [`TaskError::Publish`].
     pub async fn progress(&self, done: f64, text: Option<&str>) -> Result<(), TaskError> {
+        self.tell_job(done, text).await;
         let said = wire::Progress {
             worker: self.tasking.worker,
             task: self.task.id,
@@ -152,6 +167,28 @@ impl Given<'_> {
         };
         let message = wire::encode(&submitted, result);
         let reply = self.tasking.ask(submit(), SUBMIT, message).await?;
-        Ok(self.tasking.read::<Verdict>(&reply)?.0)
+        let verdict = self.tasking.read::<Verdict>(&reply)?.0;
+        self.tell_job(1.0, None).await;
+        Ok(verdict)
+    }
+
+    /// What cannot be told is not told: nothing depends on it.
+    async fn tell_job(&self, done: f64, text: Option<&str>) {
+        let Tasking { bus, tells_job, .. } = self.tasking;
+        if !tells_job {
+            return;
+        }
+        let mut told = serde_json::json!({ "task": self.task.name, "done": done.clamp(0.0, 1.0) });
+        for (key, value) in [("round", self.task.round), ("rounds", self.task.rounds)] {
+            if let Some(value) = value {
+                told[key] = value.into();
+            }
+        }
+        if let Some(text) = text {
+            told["text"] = text.into();
+        }
+        let request = bus.request(bus.name(), job_progress()).payload(told.to_string());
+        // The next word says the same or more.
+        let _ = request.publish().await;
     }
 }

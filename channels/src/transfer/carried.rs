@@ -4,7 +4,7 @@ use std::{fs::File, sync::Arc};
 
 use cellbus_proto::{
     status::Status,
-    transfer::{Digest, Progress, SignedReference, Told},
+    transfer::{Digest, KeyError, Progress, SignedReference, Told},
 };
 use tokio::{io::AsyncWriteExt, sync::watch, task::spawn_blocking};
 
@@ -32,6 +32,9 @@ pub(super) async fn elsewhere(
     values: watch::Sender<Progress>,
     mut cancelled: watch::Receiver<bool>,
 ) -> Result<Fetched, FetchError> {
+    if signed.reference.seal.is_some() || options.key.is_some() {
+        return Err(KeyError::NotCarried.into());
+    }
     let size = signed.reference.size;
     if size.is_some_and(|size| size > sink.cap()) {
         return Err(SinkError::TooLarge(sink.cap()).into());

@@ -26,10 +26,10 @@ use super::{
 use crate::{bus::Bus, transport::BoxFuture};
 
 /// Between two offers to a receiver that is not there, or of which nothing is heard.
-const AGAIN_MIN: Duration = Duration::from_millis(500);
-const AGAIN_MAX: Duration = Duration::from_secs(30);
+pub(crate) const AGAIN_MIN: Duration = Duration::from_millis(500);
+pub(crate) const AGAIN_MAX: Duration = Duration::from_secs(30);
 /// How long an offer may take to be decided on.
-const DECIDE: Duration = Duration::from_secs(30);
+pub(crate) const DECIDE: Duration = Duration::from_secs(30);
 
 /// A transfer that is being sent: it ends with what became of it at every receiver.
 ///
@@ -250,7 +250,7 @@ async fn offer(bus: &Bus, books: &Books, due: Vec<Fqcn>, waiting: &mut BTreeMap<
 
 /// Whether an offer that was returned with this may be taken later: the receiver is not there, or nobody
 /// receives there yet. An offer does no harm twice.
-fn may_pass(status: Status) -> bool {
+pub(crate) fn may_pass(status: Status) -> bool {
     status.is_transient()
         || matches!(
             status,

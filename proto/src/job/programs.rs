@@ -89,10 +89,12 @@ pub struct ProgramLimits {
     pub memory_mib: Option<u64>,
     /// Open files, for each of its processes.
     pub open_files: Option<u64>,
-    /// Processes and threads of the user that runs it.
+    /// Processes and threads of the user that runs it; with a control group, those in it.
     pub processes: Option<u64>,
     /// MiB in the largest file that it writes.
     pub file_mib: Option<u64>,
+    /// Processors that all of its processes keep busy together; applied where it has a control group.
+    pub cpus: Option<u64>,
 }
 
 /// A program with everything that a job has said about it: what is launched.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{End, JobId, JobState, RunId, SlurmRequest, Value};
+use super::{End, JobId, JobState, PartProgress, RunId, SlurmRequest, Value};
 use crate::{
     codec::{Octets, body::Blob},
     name::{Fqcn, Segment},
@@ -142,6 +142,10 @@ pub struct TableRow {
     pub state: JobState,
     /// How it has ended, once it has.
     pub end: Option<End>,
+    /// Whether it has a control group of its own, so that all of it can be ended and limited together.
+    pub is_grouped: bool,
+    /// What its program has said last about how far it is.
+    pub progress: Option<PartProgress>,
 }
 
 /// What the server says about a site's table.

@@ -70,6 +70,9 @@ pub struct RawProgram {
     /// MiB in the largest file that it writes.
     #[schemars(with = "Option<u64>", range(min = 1))]
     pub file_mib: Option<Spanned<u64>>,
+    /// Processors that all of its processes keep busy together; applied where the cell has control groups.
+    #[schemars(with = "Option<u64>", range(min = 1))]
+    pub cpus: Option<Spanned<u64>>,
 }
 
 /// The kinds of values that a file can state.
@@ -156,6 +159,9 @@ fn program(
     let environment = environment(raw, problems);
     let custom_code = raw.custom_code.as_ref().is_some_and(|code| *code.get_ref());
     let launcher = launcher(raw, problems);
+    if launcher == Some(LauncherKind::Slurm) {
+        not_of_a_cluster(raw, problems);
+    }
     let run = run(table, parameters.as_ref(), custom_code, problems);
     let mut positive = |limit: &Option<Spanned<u64>>, key: &str| {
         let limit = limit.as_ref()?;
@@ -174,6 +180,7 @@ fn program(
         open_files: positive(&raw.open_files, "open_files"),
         processes: positive(&raw.processes, "processes"),
         file_mib: positive(&raw.file_mib, "file_mib"),
+        cpus: positive(&raw.cpus, "cpus"),
     };
     let detach_s = raw.detach_s.as_ref().map(|detach| {
         let most = u64::from(JobPart::DETACH_MAX_S);
@@ -297,6 +304,26 @@ fn launcher(raw: &RawProgram, problems: &mut Problems) -> Option<LauncherKind> {
     found
 }
 
+/// What a program cannot have that a cluster runs.
+fn not_of_a_cluster(raw: &RawProgram, problems: &mut Problems) {
+    if let Some(attach) = raw.attach.as_ref().filter(|attach| *attach.get_ref()) {
+        let message = "a program that somebody else starts is given to a cluster";
+        let mut problem =
+            Problem::new(Code::BadProgram, attach.span(), message, "somebody else starts it");
+        if let Some(launcher) = &raw.launcher {
+            problem = problem.also(launcher.span(), "the cluster starts it");
+        }
+        problems.add(problem.help(
+            "leave out `launcher`: its job cell then waits at the cell, where `cellbus job attach` opens it",
+        ));
+    }
+    if let Some(cpus) = &raw.cpus {
+        let message = "`cpus` has no effect on a program that a cluster runs";
+        let problem = Problem::new(Code::BadProgram, cpus.span(), message, "nobody would apply it");
+        problems.add(problem.help("write it under [slurm.request], or let jobs ask for it"));
+    }
+}
+
 fn run(
     table: &Table<RawProgram>,
     parameters: Option<&BTreeMap<String, ParameterKind>>,
@@ -350,6 +377,7 @@ fn attached(table: &Table<RawProgram>, problems: &mut Problems) -> Option<Progra
         ("open_files", raw.open_files.as_ref().map(Spanned::span)),
         ("processes", raw.processes.as_ref().map(Spanned::span)),
         ("file_mib", raw.file_mib.as_ref().map(Spanned::span)),
+        ("cpus", raw.cpus.as_ref().map(Spanned::span)),
     ];
     let mut is_good = true;
     for (key, span) in given {

@@ -540,6 +540,8 @@ memory_mib = 512
             Code::BadVariable,
         ),
         ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\nlauncher = \"docker\"", Code::BadChoice),
+        ("name = \"a\"\ncells = [\"*\"]\nattach = true\ncpus = 1", Code::BadProgram),
+        ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\ncpus = 0", Code::LimitRange),
         ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\ncpu_s = 0", Code::LimitRange),
         ("name = \"a\"\ncells = [\"*\"]\nargv = \"a b\"", Code::WrongType),
         ("name = \"a\"\ncells = [\"*\"]\nargv = [\"a\"]\nshell = true", Code::UnknownKey),

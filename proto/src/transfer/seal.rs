@@ -98,6 +98,11 @@ pub enum KeyError {
     /// A key was given for what is not sealed: it is not what the key was made for.
     #[error("a key was given, and the transfer is not sealed")]
     NotSealed,
+    /// Job code cannot open a sealed transfer over its local socket: its cell would have to know the key.
+    #[error(
+        "a sealed transfer cannot be opened over a local socket; a sealed message can have any size"
+    )]
+    NotCarried,
 }
 
 impl ContentKey {
@@ -144,7 +149,7 @@ impl KeyError {
     #[must_use]
     pub fn status(self) -> Status {
         match self {
-            Self::Missing | Self::Wrong => Status::SealKey,
+            Self::Missing | Self::Wrong | Self::NotCarried => Status::SealKey,
             Self::NotSealed => Status::NotSealed,
         }
     }

@@ -136,14 +136,10 @@ async fn replied(
     }
 }
 
-/// A reply with all that belongs to it. What was sealed has to be so all the way.
+/// A reply with all that belongs to it.
 async fn taken(link: &Link, from: &Fqcn, reply: Reply, is_sealed: bool) -> Result<Inward, Status> {
     let Reply { payload, content_type } = reply;
-    let is_attached = content_type.as_deref() == Some(cellbus_proto::local::ATTACHED_CONTENT_TYPE);
-    if is_sealed && is_attached {
-        return Err(Status::NotSealed);
-    }
-    inward(link, from, payload, content_type).await
+    inward(link, from, payload, content_type, is_sealed).await
 }
 
 async fn part(

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use cellbus_channels::{
     Bus, ChannelTopic, Fqcn, Status,
     local::{
@@ -14,7 +14,10 @@ use cellbus_channels::{
         FetchOptions, Progress, ServeError, ServeOptions, Served, SignedReference, Sink, Source,
     },
 };
-use cellbus_proto::local::{ATTACHED_CONTENT_TYPE, Body, is_content_type};
+use cellbus_proto::{
+    local::{ATTACHED_CONTENT_TYPE, Body, SEALED_ATTACHED_CONTENT_TYPE, is_content_type},
+    transfer::ContentKey,
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, TryAcquireError},
     task::spawn_blocking,
@@ -25,6 +28,8 @@ use super::link::Link;
 
 /// Bytes that travel in the message itself.
 const INLINE_MAX: u64 = 1 << 20;
+/// Bytes of a key.
+const KEY_LEN: usize = 32;
 /// For how long a reference to something attached may be used.
 const LIFETIME: Duration = Duration::from_secs(3600);
 /// For how long something that was sent and that nobody waits for is served without a byte being taken.
@@ -45,7 +50,7 @@ pub(super) struct Inward {
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Makes a message for `to` of what job code gave. What is too large for one is served.
+/// Makes a message for `to` of what job code gave. What is too large for one is served, and sealed where the message is.
 ///
 /// # Errors
 /// Why there is none; nothing has been sent.
@@ -65,10 +70,10 @@ pub(super) async fn outward(
         let payload = read.ok().and_then(Result::ok).ok_or(Status::StorageDegraded)?;
         return Ok(Outward { payload, content_type, served: None });
     }
-    if is_sealed {
-        return Err(Status::NotSealed);
-    }
     let mut options = ServeOptions::new(target.clone(), to).lifetime(LIFETIME);
+    if is_sealed {
+        options = options.sealed();
+    }
     if let Some(content_type) = &content_type {
         options = options.content_type(content_type);
     }
@@ -77,22 +82,36 @@ pub(super) async fn outward(
         tracing::debug!(%error, "what job code attached is not served");
         serve_status(&error)
     })?;
-    let payload = served.reference().encode().map_err(|_too_large| Status::TooLarge)?;
-    let content_type = Some(ATTACHED_CONTENT_TYPE.into());
-    Ok(Outward { payload, content_type, served: Some(served) })
+    let reference = served.reference().encode().map_err(|_too_large| Status::TooLarge)?;
+    let (payload, content_type) = match served.key() {
+        // In a sealed message nobody but its receiver reads the key.
+        Some(key) => {
+            let payload = [&key.expose()[..], &reference].concat().into();
+            (payload, SEALED_ATTACHED_CONTENT_TYPE)
+        }
+        None => (reference, ATTACHED_CONTENT_TYPE),
+    };
+    Ok(Outward { payload, content_type: Some(content_type.into()), served: Some(served) })
 }
 
-/// Makes of a payload from the network what job code gets: fetches what it stands for, all of it.
+/// Makes of a payload from the network what job code gets: fetches what it stands for, all of it. What was sealed has
+/// to be so all the way.
 ///
 /// # Errors
 /// Why job code cannot have it.
 pub(super) async fn inward(
     link: &Link,
     from: &Fqcn,
-    payload: Bytes,
+    mut payload: Bytes,
     content_type: Option<Arc<str>>,
+    is_sealed: bool,
 ) -> Result<Inward, Status> {
-    if content_type.as_deref() != Some(ATTACHED_CONTENT_TYPE) {
+    let (is_attached, has_key) = match content_type.as_deref() {
+        Some(ATTACHED_CONTENT_TYPE) => (true, false),
+        Some(SEALED_ATTACHED_CONTENT_TYPE) => (true, true),
+        Some(_) | None => (false, false),
+    };
+    if !is_attached {
         let content_type = content_type.filter(|text| is_content_type(text));
         let inline_max = link.limits.payload_max as usize;
         let permit = match payload.len() > inline_max {
@@ -102,6 +121,15 @@ pub(super) async fn inward(
         let packed = Packed::pack(payload, content_type, inline_max).await;
         return Ok(Inward { packed: packed.map_err(|_| Status::StorageFull)?, permit });
     }
+    if is_sealed != has_key {
+        return Err(Status::NotSealed);
+    }
+    let mut options = FetchOptions::default();
+    if has_key {
+        let (key, _reference) = payload.split_first_chunk().ok_or(Status::BadHeader)?;
+        options = options.key(ContentKey::from_bytes(*key));
+        payload.advance(KEY_LEN);
+    }
     let signed = SignedReference::decode(&payload).map_err(|error| error.status)?;
     if signed.reference.holder != *from {
         return Err(Status::Forbidden);
@@ -109,7 +137,7 @@ pub(super) async fn inward(
     let size = signed.reference.size.ok_or(Status::TooLarge)?;
     let permit = reserve(link, size)?;
     let sink = Sink::memory_file(link.limits.attachment_max);
-    let fetched = link.bus.transfers().fetch(&signed, sink, FetchOptions::default()).await;
+    let fetched = link.bus.transfers().fetch(&signed, sink, options).await;
     let fetched = fetched.map_err(|error| {
         tracing::debug!(%error, %from, "what was attached is not fetched");
         error.status()

@@ -1,14 +1,19 @@
 //! Files that job code serves, and what it fetches.
 
-use std::{collections::BTreeMap, fs::File, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use cellbus_channels::{
     Fqcn, Segment,
     local::outbox::Closed,
     transfer::{
-        End as TransferEnd, FetchError, FetchOptions, Outcome, ServeOptions, Served,
-        SignedReference, Sink, Source,
+        End as TransferEnd, FetchError, FetchOptions, ServeOptions, Served, SignedReference, Sink,
+        Source,
     },
 };
 use cellbus_proto::{
@@ -26,6 +31,8 @@ use super::{
 
 /// Between two reports of how far something is.
 const REPORT: Duration = Duration::from_millis(250);
+/// Between two looks at who has ended, without progress.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Serves a file until its receivers have settled, it expires, or job code stops it.
 pub(super) async fn serve(
@@ -49,12 +56,13 @@ pub(super) async fn serve(
     };
     let ended = async {
         link.part(id, ToJob::Served { id, reference }, None).await?;
+        let mut told = BTreeSet::new();
         let outcome = tokio::select! {
-            Err(closed) = report(&link, id, &served) => return Err(closed),
+            Err(closed) = report(&link, id, &served, &mut told) => return Err(closed),
             outcome = served.outcome() => outcome,
             () = stop.notified() => served.cancel(),
         };
-        settle(&link, id, &outcome).await
+        settle(&link, id, &outcome.ends, &mut told).await
     };
     // An error is the end of the connection; then nobody waits for the answer.
     let _ = ended.await;
@@ -86,16 +94,27 @@ fn own_job(cell: &Fqcn) -> Option<Segment> {
     cell.base().parse().ok()
 }
 
-/// Reports the latest value of every receiver, not too often; never ends well.
-async fn report(link: &Link, id: u64, served: &Served) -> Result<(), Closed> {
+/// Reports the latest value of every receiver, not too often, and who has ended; never ends well.
+async fn report(
+    link: &Link,
+    id: u64,
+    served: &Served,
+    told: &mut BTreeSet<Fqcn>,
+) -> Result<(), Closed> {
     let mut progress = served.progress();
     loop {
         let mut latest = BTreeMap::new();
-        match progress.next().await {
-            Some((from, value)) => latest.insert(from, value),
+        match tokio::time::timeout(LOOK, progress.next()).await {
+            Ok(Some((from, value))) => {
+                latest.insert(from, value);
+            }
             // What has become of it is said by its outcome.
-            None => std::future::pending().await,
-        };
+            Ok(None) => std::future::pending().await,
+            Err(_elapsed) => {
+                settle(link, id, &stored(served), told).await?;
+                continue;
+            }
+        }
         let until = Instant::now() + REPORT;
         while let Ok(Some((from, value))) = tokio::time::timeout_at(until, progress.next()).await {
             latest.insert(from, value);
@@ -104,11 +123,27 @@ async fn report(link: &Link, id: u64, served: &Served) -> Result<(), Closed> {
             let (bytes, size) = bytes_of(&value);
             link.part(id, ToJob::Progress { id, from: Some(from), bytes, size }, None).await?;
         }
+        settle(link, id, &stored(served), told).await?;
     }
 }
 
-async fn settle(link: &Link, id: u64, outcome: &Outcome) -> Result<(), Closed> {
-    for (from, end) in &outcome.ends {
+/// The receivers that have it. Who has failed may come again, so that its end is known with that of all.
+fn stored(served: &Served) -> BTreeMap<Fqcn, TransferEnd> {
+    let is_stored = |end: &TransferEnd| matches!(end, TransferEnd::Stored { .. });
+    served.ends().into_iter().filter(|(_, end)| is_stored(end)).collect()
+}
+
+/// Says what has become of each receiver, once.
+async fn settle(
+    link: &Link,
+    id: u64,
+    ends: &BTreeMap<Fqcn, TransferEnd>,
+    told: &mut BTreeSet<Fqcn>,
+) -> Result<(), Closed> {
+    for (from, end) in ends {
+        if !told.insert(from.clone()) {
+            continue;
+        }
         let end = match end {
             TransferEnd::Stored { .. } => Settled::Stored,
             TransferEnd::Failed(status) => Settled::Failed(*status),

@@ -46,6 +46,14 @@ struct Turn {
     room: Room,
 }
 
+/// Who waits for the answer, to what.
+struct Asked {
+    peer: Fqcn,
+    target: ChannelTopic,
+    /// Whether the answer must be sealed.
+    is_sealed: bool,
+}
+
 /// A delivery on its way; withdraws or cancels it when nobody waits any longer.
 struct Forwarded {
     link: Arc<Link>,
@@ -72,7 +80,8 @@ async fn forward(link: Arc<Link>, mut delivery: Delivery) -> Result<Reply, Failu
     let until = delivery.expects_reply.then(|| started + delivery.budget);
     let bytes = reserve_bytes(&link, delivery.payload.len()).map_err(Failure::Refused)?;
     let payload = std::mem::take(&mut delivery.payload);
-    let fetched = inward(&link, &delivery.origin.name, payload, delivery.content_type.take());
+    let (content_type, is_sealed) = (delivery.content_type.take(), delivery.is_sealed);
+    let fetched = inward(&link, &delivery.origin.name, payload, content_type, is_sealed);
     let Inward { packed: Packed { body, file }, permit } =
         within(until, fetched).await.map_err(Failure::Refused)?.map_err(Failure::Refused)?;
     let turn = within(until, turn(&link, body.payload.len())).await.map_err(Failure::Refused)?;
@@ -82,14 +91,15 @@ async fn forward(link: Arc<Link>, mut delivery: Delivery) -> Result<Reply, Failu
     let (answers, answered) = mpsc::channel(ANSWERS_MAX);
     let waiting = Waiting { answers, _slot: slot, _bytes: bytes, _attached: permit };
     let replies = delivery.expects_reply.then(|| delivery.clone());
-    let (peer, target) = (delivery.origin.name.clone(), delivery.target.clone());
+    let asked =
+        Asked { peer: delivery.origin.name.clone(), target: delivery.target.clone(), is_sealed };
     let begun = link.begin_delivery(waiting, |outbox, id| {
         let left = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
         outbox.push_revocable(&to_wire(id, left, delivery, body), file, room)
     });
     let (id, passage) = begun.ok_or(Failure::Refused(Status::NoHandler))?;
     let mut forwarded = Forwarded { link: Arc::clone(&link), id, passage, is_over: false };
-    let answer = answer(&link, (&peer, &target), replies, answered).await;
+    let answer = answer(&link, &asked, replies, answered).await;
     forwarded.is_over = true;
     match answer {
         Some(answer) => answer,
@@ -101,7 +111,7 @@ async fn forward(link: Arc<Link>, mut delivery: Delivery) -> Result<Reply, Failu
 /// Passes replies on as they come, up to the last; `None` where job code goes away before that.
 async fn answer(
     link: &Arc<Link>,
-    (peer, target): (&Fqcn, &ChannelTopic),
+    asked: &Asked,
     delivery: Option<Delivery>,
     mut answered: mpsc::Receiver<Answered>,
 ) -> Option<Result<Reply, Failure>> {
@@ -109,7 +119,7 @@ async fn answer(
         match answered.recv().await? {
             Answered::Part(body, file) => {
                 let Some(delivery) = &delivery else { continue };
-                match reply(link, (peer, target), body, file).await {
+                match reply(link, asked, body, file).await {
                     // Fails where the requester takes no more; then the end is for nobody either.
                     Ok(reply) => drop(delivery.replies().send(reply).await),
                     Err(failure) => return Some(Err(failure)),
@@ -117,7 +127,7 @@ async fn answer(
             }
             Answered::End(Answer::Reply(body), file) => {
                 return Some(match delivery {
-                    Some(_) => reply(link, (peer, target), body, file).await,
+                    Some(_) => reply(link, asked, body, file).await,
                     None => Ok(Reply::default()),
                 });
             }
@@ -135,13 +145,13 @@ async fn answer(
 /// A reply as it leaves for the network. The work has been done, also where the reply cannot leave.
 async fn reply(
     link: &Arc<Link>,
-    (peer, target): (&Fqcn, &ChannelTopic),
+    asked: &Asked,
     body: Body,
     file: Option<File>,
 ) -> Result<Reply, Failure> {
     let packed = Packed { body, file };
     let Outward { payload, content_type, served } =
-        outward(&link.bus, [peer.clone()], target, false, packed)
+        outward(&link.bus, [asked.peer.clone()], &asked.target, asked.is_sealed, packed)
             .await
             .map_err(|status| Failure::failed(format!("the reply cannot be sent: {status}")))?;
     linger(link, served);

@@ -16,6 +16,8 @@ pub struct Federation {
     /// Where it all happens.
     pub place: Place,
     file: PathBuf,
+    /// Control groups that cells are started in.
+    pub groups: BTreeMap<&'static str, PathBuf>,
     running: BTreeMap<&'static str, Running>,
     /// Words that say how much cells log.
     pub log: &'static [&'static str],
@@ -85,7 +87,8 @@ topics = ["report"]
         let place = Place::new();
         let file = place.write("study.toml", text);
         let (running, kept, occupied) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { place, file, running, log: &["-v"], kept, occupied }
+        let groups = BTreeMap::new();
+        Self { place, file, running, groups, log: &["-v"], kept, occupied }
     }
 
     /// All cells, started at once and registered.
@@ -124,7 +127,14 @@ topics = ["report"]
         let state = self.place.state();
         let state = state.to_str().expect("temporary paths are text");
         let arguments = ["up", self.file(), "--only", cell, "--state", state, "-o", "jsonl"];
-        let running = self.place.start(&[&arguments, self.log].concat());
+        let arguments = [&arguments, self.log].concat();
+        let running = match self.groups.get(cell) {
+            Some(group) => {
+                let enter = format!("echo 0 > {}/cgroup.procs", group.display());
+                Running::start(self.place.command_after(&enter, &arguments))
+            }
+            None => self.place.start(&arguments),
+        };
         self.running.insert(cell, running);
     }
 

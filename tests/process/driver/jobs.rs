@@ -31,6 +31,14 @@ cells = ["site-*"]
 argv = ["sh", "-c", "(setsid sh -c 'trap \"\" TERM HUP; sleep 1000; sleep 1000' >/dev/null 2>&1 &); echo forked; exec sleep 1000"]
 
 [[program]]
+name = "limited"
+cells = ["site-*"]
+argv = ["sh", "-c", "echo begun; exec sleep 1000"]
+processes = 4000
+memory_mib = 512
+cpus = 2
+
+[[program]]
 name = "floods"
 cells = ["site-*"]
 argv = ["yes", "a line that comes again and again"]

@@ -14,7 +14,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("cellbus-proto", &[]),
     ("cellbus-channels", &["cellbus-proto"]),
     ("cellbus-runtime", &["cellbus-proto", "cellbus-channels"]),
-    ("cellbus-kits", &["cellbus-proto", "cellbus-runtime"]),
+    ("cellbus-kits", &["cellbus-proto", "cellbus-runtime", "cellbus-launch"]),
     ("cellbus-launch", &["cellbus-proto"]),
     ("cellbus-slurm", &["cellbus-proto", "cellbus-runtime", "cellbus-launch"]),
     ("cellbus-cells", &["cellbus-proto", "cellbus-channels", "cellbus-runtime", "cellbus-launch"]),

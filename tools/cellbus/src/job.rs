@@ -7,7 +7,7 @@ use cellbus_cells::{
     control::{
         Event, JobAsk, JobAttachAsk, JobLogsAsk, JobMeeting, JobRunAsk, Next, Reply, Request,
     },
-    job::{JOB_FILE, JobReport, LogRow},
+    job::{JOB_FILE, JobReport, LogRow, PartReport},
 };
 use cellbus_proto::{
     job::{JobState, Outcome as JobOutcome},
@@ -144,7 +144,7 @@ async fn start(format: Format, args: Run) -> Outcome {
     let request = Request::JobRun(JobRunAsk { dir });
     let mut talk = converse(&target, request).await?;
     let mut is_asked = false;
-    let mut before: Option<JobState> = None;
+    let mut before: Option<JobReport> = None;
     loop {
         let next = tokio::select! {
             biased;
@@ -258,20 +258,21 @@ async fn end(target: &Target, job: &Segment) -> Result<(), Box<Failure>> {
 }
 
 /// Shows what happens: events for programs; for people how far the job is on stderr, what it prints on stdout.
-fn shown(format: Format, event: &Event, before: &mut Option<JobState>) {
+fn shown(format: Format, event: &Event, before: &mut Option<JobReport>) {
     // Nobody reading is no reason to end a job.
     let _ = match (format, event) {
         (Format::Json, _) => Ok(()),
         (Format::Jsonl, event) => print_text(&json_line(event)),
         (Format::Table, Event::JobLog(row)) => print_text(&line_of(row)),
         (Format::Table, Event::Job(report)) => {
-            if *before != Some(report.state) {
-                *before = Some(report.state);
+            tell_progress(before.as_ref(), report);
+            if before.as_ref().is_none_or(|before| before.state != report.state) {
                 say(&printable(&format!(
                     "job {} #{}: {}",
                     report.job, report.attempt, report.state
                 )));
             }
+            *before = Some(report.clone());
             Ok(())
         }
         (
@@ -283,6 +284,17 @@ fn shown(format: Format, event: &Event, before: &mut Option<JobState>) {
             | Event::Transfer(_),
         ) => Ok(()),
     };
+}
+
+/// Says how far each program is that has said something new.
+fn tell_progress(before: Option<&JobReport>, now: &JobReport) {
+    for part in &now.parts {
+        let was = before.and_then(|before| before.parts.iter().find(|was| was.cell == part.cell));
+        let Some(progress) = &part.progress else { continue };
+        if was.and_then(|was| was.progress.as_ref()) != Some(progress) {
+            say(&printable(&format!("{}: {progress}", part.cell)));
+        }
+    }
 }
 
 fn json_line(event: &Event) -> String {
@@ -323,18 +335,29 @@ fn rendered(report: &JobReport) -> String {
         text.push_str(&format!("\nrun {run}"));
     }
     text.push_str("\n\n");
-    let mut table = Table::new(["CELL", "STATE", "OUTCOME", "DETAIL"]);
+    let mut table = Table::new(["CELL", "STATE", "OUTCOME", "GROUP", "PROGRESS", "DETAIL"]);
     for part in &report.parts {
         let outcome = or_dash(part.outcome.as_ref());
         table.row([
             part.cell.as_str(),
             part.state.as_str(),
             &outcome,
+            group_of(part),
+            &or_dash(part.progress.as_ref()),
             &or_dash(part.detail.as_ref()),
         ]);
     }
     text.push_str(&table.render());
     printable(&text)
+}
+
+/// Whether a part has a control group of its own.
+fn group_of(part: &PartReport) -> &'static str {
+    match part.is_grouped {
+        Some(true) => "own",
+        Some(false) => "none",
+        None => "-",
+    }
 }
 
 fn bad_reply() -> Box<Failure> {

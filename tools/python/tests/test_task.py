@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import struct
@@ -284,6 +285,22 @@ def test_rounds_over_three_sites_give_the_weighted_mean(net: Net, size: int) -> 
     assert averaging.history[0].metrics["loss"] == pytest.approx(14 / 6)
     assert averaging.history[0].weight == 6.0
     assert len(seen) == 9
+
+
+def test_a_trainer_tells_its_own_cell_how_far_it_is(net: Net) -> None:
+    server, site = net.bus("server.job-7"), net.bus("site-1.job-7")
+    told: list[dict[str, Any]] = []
+    averaging = FedAvg({"w": np.zeros(2)}, rounds=3, sites=["site-1"])
+    running = start(lambda: averaging.run(server))
+    with site.serve("job", "progress", lambda message: told.append(json.loads(bytes(message.payload)))):
+        trained = start(trainer(site, 1.0, 1.0, 2))
+        finish(running, trained)
+        until = time.monotonic() + 20
+        while len(told) < 9 and time.monotonic() < until:
+            time.sleep(0.01)
+    begun = {"task": "train", "round": 0, "rounds": 3, "done": 0.0}
+    assert told[:3] == [begun, begun | {"done": 0.5, "text": "half"}, begun | {"done": 1.0}]
+    assert [word["round"] for word in told] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
 def test_a_quorum_goes_on_without_a_straggler_whose_result_is_late(net: Net) -> None:

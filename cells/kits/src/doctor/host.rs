@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use cellbus_launch::group::Groups;
 use cellbus_proto::topology::CellSpec;
 use cellbus_runtime::secret_file::{SecretFileError, check_private, read_bounded_file};
 use rustix::process::{Resource, getrlimit};
@@ -37,7 +38,7 @@ impl Host<'_> {
     /// Examines what does not depend on others. `cell` is what the topology says of the cell, where it is known.
     #[must_use]
     pub fn examine(&self, cell: Option<&CellSpec>) -> Vec<Finding> {
-        let mut findings = vec![descriptors(), buffers()];
+        let mut findings = vec![descriptors(), buffers(), groups()];
         if let Some(state) = self.state {
             findings.push(directory(state));
             findings.push(disk(state));
@@ -104,6 +105,19 @@ fn descriptors() -> Finding {
         Finding::warn(Check::Descriptors, found)
     } else {
         Finding::ok(Check::Descriptors, found)
+    }
+}
+
+/// Whether a cell that is started like this process could give jobs control groups of their own.
+fn groups() -> Finding {
+    match Groups::look() {
+        Ok((base, limited)) => {
+            let words: Vec<&str> = limited.iter().map(|one| one.as_str()).collect();
+            let words = if words.is_empty() { "nothing".to_owned() } else { words.join(", ") };
+            Finding::ok(Check::Groups, format!("below {}, limiting {words}", base.display()))
+        }
+        // It is as good a place for a cell as any.
+        Err(why) => Finding::skipped(Check::Groups, why.to_string()),
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     log::Log,
     pipes::{Files, Pipes},
 };
-use crate::{Exit, Signal, Stream};
+use crate::{ControlGroup, Exit, Signal, Stream};
 
 /// How long what was killed may take to be gone.
 const GONE: Duration = Duration::from_secs(10);
@@ -38,13 +38,19 @@ pub(super) struct Running {
     out: Option<Arc<Log>>,
     err: Option<Arc<Log>>,
     pipes: Option<Files>,
+    /// `None` where there is none, and for one of an earlier life, whose group its launcher finds by its name.
+    group: Option<ControlGroup>,
     /// Keeps it from being taken for an orphan. `None` for one of an earlier life.
     _known: Option<Known>,
 }
 
 impl Running {
     /// Starts `command`; what it prints is read from `pipes`, if it has any, and from itself otherwise.
-    pub(super) fn spawn(command: &mut Command, pipes: Option<Pipes>) -> io::Result<Self> {
+    pub(super) fn spawn(
+        command: &mut Command,
+        pipes: Option<Pipes>,
+        group: Option<ControlGroup>,
+    ) -> io::Result<Self> {
         let (mut child, known) = Known::spawn(command)?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
@@ -79,6 +85,7 @@ impl Running {
             out,
             err,
             pipes,
+            group,
             _known: Some(known),
         })
     }
@@ -98,7 +105,8 @@ impl Running {
         let log = |fd: Option<OwnedFd>| fd.and_then(|fd| Log::read(fd).ok());
         let (out, err) = (log(out), log(err));
         let (child, exit) = (Mutex::default(), Mutex::default());
-        Some(Self { pid, started: since, pidfd, child, exit, out, err, pipes, _known: None })
+        let group = None;
+        Some(Self { pid, started: since, pidfd, child, exit, out, err, pipes, group, _known: None })
     }
 
     pub(super) fn token(&self) -> String {
@@ -170,6 +178,7 @@ impl Running {
         if is_ours || self.exit().is_none() {
             let family = Family::of(self.pid);
             family.kill();
+            self.group.iter().for_each(ControlGroup::kill);
             // Fails only for a process that has ended.
             let _ = pidfd_send_signal(self.pidfd.get_ref(), rustix::process::Signal::KILL);
         }
@@ -183,6 +192,7 @@ impl Running {
                 let exit = self.exit();
                 if let Some(exit) = exit
                     && !Family::of(self.pid).lives()
+                    && !self.group.as_ref().is_some_and(ControlGroup::lives)
                 {
                     return exit;
                 }
@@ -224,6 +234,7 @@ impl Drop for Running {
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut child) = child {
             Family::of(self.pid).kill();
+            self.group.iter().for_each(ControlGroup::kill);
             let _ = child.kill();
             let _ = child.wait();
         }

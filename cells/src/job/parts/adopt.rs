@@ -29,6 +29,8 @@ impl Parts {
                 state: if record.end.is_some() { JobState::Ended } else { JobState::Running },
                 end: record.end.clone(),
                 is_attached_to: record.is_attached_to,
+                is_grouped: Self::is_grouped(record.run, &record.name),
+                progress: None,
                 stop,
             };
             let job = record.id.job.clone();

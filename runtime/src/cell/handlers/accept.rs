@@ -61,6 +61,7 @@ impl Incoming {
             delivery.headers = extras.headers.clone();
         }
         delivery.expects_reply = request.kind == Kind::Request;
+        delivery.is_sealed = request.flags.contains(Flags::SEALED);
         delivery
     }
 }

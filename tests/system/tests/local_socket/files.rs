@@ -8,7 +8,10 @@ use cellbus_channels::{
         files::{FileOptions, Files, Served},
         memfd,
     },
-    transfer::{FetchError, FetchOptions, SignedReference, Sink},
+    transfer::{
+        Combine, FetchError, FetchOptions, Hold, KeyError, Offer, ServeOptions, SignedReference,
+        Sink, Taken,
+    },
 };
 use cellbus_proto::local::Settled;
 
@@ -153,6 +156,137 @@ fn a_cell_that_is_no_job_gets_the_reference_and_may_answer_with_one() {
         let request = asking.bus.request(name("relay.site-1"), target("task/ping")).payload(sent);
         assert!(within(request.send()).await.unwrap().payload == answered);
         assert!(kept.try_recv().is_ok());
+        net.finish().await;
+    });
+}
+
+/// Takes everything that is offered to it, and hands the bytes on.
+async fn take_all(job: &Job) -> tokio::sync::mpsc::UnboundedReceiver<Vec<u8>> {
+    let (came, coming) = tokio::sync::mpsc::unbounded_channel();
+    let receive = move |_offer: Offer| {
+        let came = came.clone();
+        let taken = Taken::new(Sink::memory(8 << 20)).then(move |fetched| async move {
+            let _ = came.send(fetched.expect("it is fetched").into_bytes().to_vec());
+        });
+        async move { Ok::<_, Failure>(taken) }
+    };
+    let receiving = job.bus.transfers().receive(target("task/fetch"), 2, receive).await.unwrap();
+    // For as long as the job runs.
+    std::mem::forget(receiving);
+    coming
+}
+
+#[test]
+fn a_file_that_job_code_sends_is_taken_by_who_receives_and_each_end_is_said() {
+    scenario(|net| async move {
+        let holder = job(&net, SERVER).await;
+        let sites = [job(&net, SITE_1).await, job(&net, SITE_2).await];
+        let mut taken = take_all(&sites[0]).await;
+        let refuse = |_offer: Offer| async { Err::<Taken, _>(Failure::Refused(Status::TooLarge)) };
+        let refusing = sites[1].bus.transfers().receive(target("task/fetch"), 1, refuse).await;
+        let sent = whole(3 * MIB + 5);
+        let options = FileOptions::new(target("task/fetch"), [SITE_1, SITE_2].map(name));
+        let sending = within(files(&holder).send(on_disk(&sent), options)).await.unwrap();
+        let ends = within(sending.outcome()).await;
+        assert_eq!(ends[&name(SITE_1)], Settled::Stored);
+        assert_eq!(ends[&name(SITE_2)], Settled::Failed(Status::TooLarge));
+        assert!(taken.recv().await.unwrap() == sent);
+        drop(refusing);
+        net.finish().await;
+    });
+}
+
+#[test]
+fn who_receives_later_is_offered_it_again_and_who_never_comes_is_missing() {
+    scenario(|net| async move {
+        let holder = job(&net, SERVER).await;
+        let (late, _never) = (job(&net, SITE_1).await, job(&net, SITE_2).await);
+        let sent = whole(2 * MIB);
+        let options = FileOptions::new(target("task/fetch"), [SITE_1, SITE_2].map(name))
+            .patience(std::time::Duration::from_secs(20));
+        let mut sending = within(files(&holder).send(on_disk(&sent), options)).await.unwrap();
+        // Offered, and refused by both: nobody receives there.
+        let wait = tokio::time::sleep(std::time::Duration::from_secs(5));
+        tokio::pin!(wait);
+        loop {
+            tokio::select! {
+                () = &mut wait => break,
+                early = sending.next() => {
+                    assert!(matches!(early, Some(Served::Progress { bytes: 0, .. })), "{early:?}");
+                }
+            }
+        }
+        let mut taken = take_all(&late).await;
+        let ends = within(sending.outcome()).await;
+        assert_eq!(ends[&name(SITE_1)], Settled::Stored);
+        assert_eq!(ends[&name(SITE_2)], Settled::Missing);
+        assert!(taken.recv().await.unwrap() == sent);
+        net.finish().await;
+    });
+}
+
+/// Adds what sites send, byte by byte.
+#[derive(Default)]
+struct Sum(Vec<u64>);
+
+impl Combine for Sum {
+    fn part(
+        &mut self,
+        _: &cellbus_channels::Fqcn,
+        _: &str,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), String> {
+        let from = usize::try_from(offset).map_err(|error| error.to_string())?;
+        self.0.resize(self.0.len().max(from + bytes.len()), 0);
+        self.0[from..].iter_mut().zip(bytes).for_each(|(sum, byte)| *sum += u64::from(*byte));
+        Ok(())
+    }
+}
+
+#[test]
+fn what_the_job_code_of_sites_sends_is_gathered_by_that_of_the_server() {
+    scenario(|net| async move {
+        let server = job(&net, SERVER).await;
+        let sites = [job(&net, SITE_1).await, job(&net, SITE_2).await];
+        let transfers = server.bus.transfers();
+        let from = [SITE_1, SITE_2].map(name);
+        let hold = Hold::Memory(8 << 20);
+        let gathering = transfers.gather(from, target("task/submit"), 1, hold, Sum::default());
+        let mut gathering = within(gathering).await.unwrap();
+        let sent = whole(2 * MIB + 7);
+        let send = async |site: &Job| {
+            let options = FileOptions::new(target("task/submit"), [name(SERVER)]);
+            let sending = files(site).send(on_disk(&sent), options).await.unwrap();
+            sending.outcome().await[&name(SERVER)]
+        };
+        let gathered = async {
+            let mut count = 0;
+            while let Some((_, outcome)) = gathering.next().await {
+                outcome.unwrap();
+                count += 1;
+            }
+            count
+        };
+        let all = async { tokio::join!(send(&sites[0]), send(&sites[1]), gathered) };
+        assert_eq!(within(all).await, (Settled::Stored, Settled::Stored, 2));
+        let sum = gathering.finish().unwrap_or_else(|why| panic!("{why}")).0;
+        let twice: Vec<u64> = sent.iter().map(|byte| 2 * u64::from(*byte)).collect();
+        assert!(sum == twice);
+        net.finish().await;
+    });
+}
+
+#[test]
+fn a_sealed_transfer_is_refused_over_a_local_socket_and_never_taken_for_what_it_hides() {
+    scenario(|net| async move {
+        let receiving = job(&net, SITE_1).await;
+        let own = net.cell("relay.site-1").running.bus();
+        let options = ServeOptions::new(target("task/fetch"), [name(SITE_1)]).sealed();
+        let served = own.transfers().serve(whole(MIB), options).await.unwrap();
+        let reference = served.reference().encode().unwrap();
+        let refused = fetch(&receiving, &reference, Sink::memory(4 << 20)).await.unwrap_err();
+        assert!(matches!(refused, FetchError::Key(KeyError::NotCarried)), "{refused:?}");
         net.finish().await;
     });
 }

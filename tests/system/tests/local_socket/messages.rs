@@ -2,7 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use cellbus_channels::{Delivery, HandlerOptions, Reply, Status, from_fn};
+use cellbus_channels::{
+    Delivery, Failure, HandlerOptions, Reply, RequestError, Status, from_fn,
+    transfer::{FetchOptions, ServeOptions, SignedReference, Sink},
+};
+use cellbus_proto::{local, transfer::ContentKey};
 use cellbus_runtime::local_socket::Ended;
 
 use super::jobs::{
@@ -140,7 +144,7 @@ fn small_messages_travel_in_batches_and_each_has_its_outcome() {
 }
 
 #[test]
-fn p_28_a_sealed_message_is_not_sent_where_its_attachment_could_be_read() {
+fn p_28_a_sealed_message_of_any_size_is_read_by_its_receiver_alone() {
     scenario(|net| async move {
         let (asking, answering) = (job(&net, SITE_1).await, job(&net, SERVER).await);
         echo(&answering.bus).await;
@@ -148,9 +152,81 @@ fn p_28_a_sealed_message_is_not_sent_where_its_attachment_could_be_read() {
             let request = asking.bus.request(name(SERVER), target("task/ping"));
             within(request.payload(whole(len)).sealed().send())
         };
-        assert_eq!(sealed(300_000).await.unwrap().payload.len(), 300_000);
-        let refused = sealed(2 * MIB).await.unwrap_err();
-        assert_eq!((refused.status(), refused.by()), (Status::NotSealed, Some(&name(SITE_1))));
+        for len in [1000, 300_000, 2 * MIB, 9 * MIB] {
+            assert_eq!(
+                sealed(len).await.unwrap().payload,
+                whole(len),
+                "{len} bytes there and back"
+            );
+        }
+        net.finish().await;
+    });
+}
+
+#[test]
+fn p_28_what_a_sealed_message_attaches_opens_with_the_key_in_it_and_with_no_other() {
+    scenario(|net| async move {
+        let asking = job(&net, SITE_1).await;
+        let own = net.cell("relay.site-1").running.bus();
+        let bus = own.clone();
+        let handler = from_fn(move |delivery: Delivery| {
+            let transfers = bus.transfers();
+            async move {
+                let content_type = delivery.content_type.as_deref();
+                let is_sealed = content_type == Some(local::SEALED_ATTACHED_CONTENT_TYPE);
+                let (key, reference) = delivery.payload.split_first_chunk().expect("a key");
+                let signed = SignedReference::decode(reference).expect("a reference");
+                let fetch = |key: Option<[u8; 32]>| {
+                    let options = FetchOptions::default();
+                    let options = match key {
+                        Some(key) => options.key(ContentKey::from_bytes(key)),
+                        None => options,
+                    };
+                    transfers.fetch(&signed, Sink::memory(4 << 20), options)
+                };
+                let mut other = *key;
+                other[0] ^= 1;
+                let without = [fetch(None).await.is_err(), fetch(Some(other)).await.is_err()];
+                let opened = fetch(Some(*key)).await.expect("it opens").into_bytes();
+                let is_whole = opened == whole(2 * MIB);
+                let said = format!("{} {is_sealed} {without:?} {is_whole}", delivery.is_sealed);
+                Ok(Reply::from(said.into_bytes()))
+            }
+        });
+        own.handle(target("task/ping"), handler).await.unwrap();
+        let request = asking.bus.request(name("relay.site-1"), target("task/ping"));
+        let reply = within(request.payload(whole(2 * MIB)).sealed().send()).await.unwrap();
+        assert_eq!(&reply.payload[..], b"true true [true, true] true");
+        net.finish().await;
+    });
+}
+
+#[test]
+fn p_28_an_attachment_that_is_not_sealed_is_none_of_a_sealed_message() {
+    scenario(|net| async move {
+        let asking = job(&net, SITE_1).await;
+        let own = net.cell("relay.site-1").running.bus();
+        // A cell that answers a sealed request by what every cell on the way can fetch and read.
+        let at = own.clone();
+        let (keep, _kept) = tokio::sync::mpsc::unbounded_channel();
+        let careless = from_fn(move |delivery: Delivery| {
+            let (at, keep) = (at.clone(), keep.clone());
+            async move {
+                let options = ServeOptions::new(delivery.target, [delivery.origin.name.clone()]);
+                let served = at.transfers().serve(whole(2 * MIB), options).await;
+                let served = served.map_err(|error| Failure::failed(error.to_string()))?;
+                let payload = served.reference().encode().expect("it is small");
+                let content_type = Some(local::ATTACHED_CONTENT_TYPE.into());
+                let _ = keep.send(served);
+                Ok(Reply { payload, content_type })
+            }
+        });
+        own.handle(target("task/careless"), careless).await.unwrap();
+        let request = asking.bus.request(name("relay.site-1"), target("task/careless"));
+        let refused = within(request.sealed().send()).await.unwrap_err();
+        let RequestError::Returned { status, detail, .. } = &refused else { panic!("{refused:?}") };
+        assert_eq!(*status, Status::HandlerFailed, "the work has been done");
+        assert!(String::from_utf8_lossy(detail).contains("NOT_SEALED"), "{detail:?}");
         net.finish().await;
     });
 }

@@ -203,11 +203,8 @@ impl<'a> Site<'a> {
         let mut first_task_ms = Vec::new();
         for launch in 0..launches {
             let begun = unix_us();
-            let job = self.submit(
-                &format!("first-{launch}"),
-                Role::Server.as_str(),
-                Role::Trainer.as_str(),
-            )?;
+            let name = format!("first-{launch}");
+            let job = self.submit(&name, Role::Server.as_str(), Role::Trainer.as_str()).await?;
             let lines = self.end(&job).await?;
             let fetched = lines.iter().find_map(|line| number_after(line, FETCHED));
             let fetched =
@@ -235,15 +232,17 @@ impl<'a> Site<'a> {
 
     /// Runs so many jobs at once to their end.
     async fn run(&self, name: &str, count: u32) -> Result<(), LocalError> {
-        let jobs =
-            (0..count).map(|index| self.submit(&format!("{name}-{index}"), "nothing", "nothing"));
-        for job in jobs.collect::<Result<Vec<_>, _>>()? {
+        let mut jobs = Vec::new();
+        for index in 0..count {
+            jobs.push(self.submit(&format!("{name}-{index}"), "nothing", "nothing").await?);
+        }
+        for job in jobs {
             self.end(&job).await?;
         }
         Ok(())
     }
 
-    fn submit(&self, name: &str, server: &str, site: &str) -> Result<Segment, LocalError> {
+    async fn submit(&self, name: &str, server: &str, site: &str) -> Result<Segment, LocalError> {
         let word = |text: &str| text.parse::<Segment>().expect("it is a name");
         let part = |program: &str| PlanPart {
             program: word(program),
@@ -264,7 +263,7 @@ impl<'a> Site<'a> {
             budget: JobBudget::default(),
             package: Arc::default(),
         };
-        let submitted = self.hosts[0].submit(plan);
+        let submitted = self.hosts[0].submit(plan).await;
         let submitted =
             submitted.ok_or_else(|| LocalError::Job("the server takes no jobs".to_owned()))?;
         submitted.map_err(|error| LocalError::Job(error.to_string()))?;

@@ -11,6 +11,7 @@ for task in cellbus.tasks():
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import random
 import threading
@@ -29,6 +30,9 @@ from cellbus.status import Status, StatusClass
 __all__ = ["ResultRejected", "StaleAttempt", "Task", "TaskError", "Verdict", "default_bus", "tasks"]
 
 T = TypeVar("T")
+JOB_CHANNEL = "job"
+PROGRESS = "progress"
+"""On which the own job cell hears how far its program is."""
 _PASSING = frozenset(
     {
         *(Status.NO_ROUTE, Status.NO_HANDLER, Status.PEER_UNKNOWN, Status.EXPIRED_IN_QUEUE, Status.OVERLOADED),
@@ -88,9 +92,13 @@ class Given:
             raise StaleAttempt(f"task {self.id}, attempt {self.attempt}: another attempt has taken over")
         return self.verdict
 
+    def _word(self, done: float, text: str | None) -> bytes:
+        """What the own job cell is told, for those who look at the job."""
+        told = {"task": self.name, "round": self.round, "rounds": self.rounds, "done": _share(done), "text": text}
+        return json.dumps({key: value for key, value in told.items() if value is not None}).encode()
+
     def _report(self, done: float, text: str | None) -> wire.Framed:
-        share = min(1.0, max(0.0, float(done)))
-        return wire.report(wire.Report(self._worker, self.id, self.attempt, share, text))
+        return wire.report(wire.Report(self._worker, self.id, self.attempt, _share(done), text))
 
 
 class Task(Given):
@@ -119,16 +127,34 @@ class Task(Given):
         reply = _persist(
             lambda: self._bus.request(CHANNEL, "submit", message, content_type=CONTENT_TYPE), self._patience
         )
-        return self._settle(reply.payload)
+        verdict = self._settle(reply.payload)
+        self._tell(1.0, None)
+        return verdict
 
     def progress(self, done: float, text: str | None = None) -> None:
-        """Says how far it is, from 0 to 1. What cannot be told is not told."""
+        """Says how far it is, from 0 to 1: to the server, and to those who look at the job (`cellbus job show`).
+
+        What cannot be told is not told.
+        """
+        self._tell(done, text)
         try:
             self._bus.publish(CHANNEL, "progress", self._report(done, text), content_type=CONTENT_TYPE)
         except Disconnected:
             raise
         except StatusError:
             return
+
+    def _tell(self, done: float, text: str | None) -> None:
+        try:
+            self._bus.publish(JOB_CHANNEL, PROGRESS, self._word(done, text), to=self._bus.cell)
+        except Disconnected:
+            raise
+        except StatusError:
+            return
+
+
+def _share(done: float) -> float:
+    return min(1.0, max(0.0, float(done)))
 
 
 def tasks(bus: Bus | None = None, *, wait: float = 20.0, patience: float = 120.0) -> Iterator[Task]:
@@ -162,7 +188,9 @@ def fetch(bus: Bus, worker: bytes, wait: float, patience: float) -> Task | None:
         if found is False:
             return None
         if isinstance(found, wire.Offer):
-            return Task(bus, worker, found, body.toreadonly(), patience)
+            task = Task(bus, worker, found, body.toreadonly(), patience)
+            task._tell(0.0, None)
+            return task
 
 
 def passes(error: StatusError) -> bool:

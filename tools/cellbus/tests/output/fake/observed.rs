@@ -10,7 +10,7 @@ use cellbus_cells::control::{
 };
 use cellbus_cells::job::{JobReport, PartReport};
 use cellbus_channels::{CellKind, Fqcn, Status};
-use cellbus_proto::job::{JobState, Outcome, RunId};
+use cellbus_proto::job::{JobState, Outcome, PartProgress, RunId};
 
 use super::name;
 
@@ -150,6 +150,14 @@ pub fn job() -> JobReport {
         state: JobState::Ended,
         outcome: Some(Outcome::Completed),
         detail: None,
+        is_grouped: Some(true),
+        progress: (cell != "server").then(|| PartProgress {
+            task: Some("train".to_owned()),
+            round: Some(4),
+            rounds: Some(5),
+            done_permille: Some(1000),
+            text: Some("loss 0.25".to_owned()),
+        }),
     };
     JobReport {
         run: Some(RunId::from_random([7; 16])),

@@ -13,7 +13,7 @@ from cellbus._taskwire import CHANNEL, CONTENT_TYPE, TaskError, Verdict
 from cellbus.aio._bus import Bus
 from cellbus.errors import Disconnected, StatusError
 from cellbus.payload import Payload
-from cellbus.task import Given, next_pause, passes
+from cellbus.task import JOB_CHANNEL, PROGRESS, Given, next_pause, passes
 
 __all__ = ["Task", "tasks"]
 
@@ -41,12 +41,23 @@ class Task(Given):
         reply = await _persist(
             lambda: self._bus.request(CHANNEL, "submit", message, content_type=CONTENT_TYPE), self._patience
         )
-        return self._settle(reply.payload)
+        verdict = self._settle(reply.payload)
+        await self._tell(1.0, None)
+        return verdict
 
     async def progress(self, done: float, text: str | None = None) -> None:
-        """Says how far it is, from 0 to 1. What cannot be told is not told."""
+        """Says how far it is, from 0 to 1. As `cellbus.Task.progress`."""
+        await self._tell(done, text)
         try:
             await self._bus.publish(CHANNEL, "progress", self._report(done, text), content_type=CONTENT_TYPE)
+        except Disconnected:
+            raise
+        except StatusError:
+            return
+
+    async def _tell(self, done: float, text: str | None) -> None:
+        try:
+            await self._bus.publish(JOB_CHANNEL, PROGRESS, self._word(done, text), to=self._bus.cell)
         except Disconnected:
             raise
         except StatusError:
@@ -71,6 +82,7 @@ async def tasks(bus: Bus, *, wait: float = 20.0, patience: float = 120.0) -> Asy
         if last is not None and last.verdict is None and (last.id, last.attempt) == (found.task, found.attempt):
             raise TaskError(f"task {found.task} ({found.name}) was left without submit(), so it comes again")
         last = Task(bus, worker, found, body.toreadonly(), patience)
+        await last._tell(0.0, None)
         yield last
 
 
