@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use cellbus_channels::{Delivery, HandlerOptions, Reply, Status, from_fn};
+use cellbus_channels::{Delivery, HandlerOptions, Reply, Status, TraceContext, from_fn};
 use cellbus_runtime::local_socket::Ended;
 
 use super::jobs::{
@@ -169,6 +169,31 @@ fn s_37_job_code_that_does_not_read_its_attachments_delays_nobody_else() {
         assert_eq!(within(ask.send()).await.unwrap().payload.len(), 2 * MIB);
         let late = within(slow).await.unwrap().unwrap_err();
         assert_eq!(late.status(), Status::Deadline);
+        net.finish().await;
+    });
+}
+
+#[test]
+fn a_trace_goes_through_job_code_and_on_with_what_it_sends() {
+    scenario(|net| async move {
+        let asking = job(&net, SITE_1).await;
+        let (between, last) = (job(&net, SERVER).await, job(&net, SITE_2).await);
+        let answer = from_fn(|delivery: Delivery| async move {
+            Ok(Reply::from(format!("{:?}", delivery.trace).into_bytes()))
+        });
+        last.bus.handle(target("task/ping"), answer).await.unwrap();
+        let bus = between.bus.clone();
+        let handler = from_fn(move |_| {
+            let asked = bus.request(name(SITE_2), target("task/ping")).send();
+            async move { Ok(Reply::from(asked.await.expect("it answers").payload)) }
+        });
+        between.bus.handle(target("task/ping"), handler).await.unwrap();
+        let ask = || asking.bus.request(name(SERVER), target("task/ping"));
+        let trace = TraceContext(std::array::from_fn(|index| index as u8));
+        for (request, expected) in [(ask().trace(trace), Some(trace)), (ask(), None)] {
+            let reply = within(request.send()).await.unwrap();
+            assert_eq!(reply.payload, format!("{expected:?}"));
+        }
         net.finish().await;
     });
 }
