@@ -198,6 +198,7 @@ pub async fn train(
     let plan = Plan {
         name: job.clone(),
         server: part(Program::LearnServer)?,
+        relay: None,
         site: part(Program::LearnTrainer)?,
         sites: sites.clone(),
         budget: JobBudget::default(),

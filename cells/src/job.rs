@@ -53,12 +53,12 @@ pub struct JobHost {
 }
 
 impl JobHost {
-    /// Serves the jobs of `cell`: a site runs what the server asks for, the server what people do.
+    /// Serves the jobs of `cell`: a site or a relay runs what the server asks for, the server what people do.
     #[must_use]
     pub fn serve(cell: &NodeCell, node: &Node) -> Self {
         let host = match cell.spec().kind {
-            CellKind::Client | CellKind::Server => Self::start(cell, node),
-            CellKind::Relay | CellKind::Admin | CellKind::Job => Self { parts: None, runs: None },
+            CellKind::Client | CellKind::Relay | CellKind::Server => Self::start(cell, node),
+            CellKind::Admin | CellKind::Job => Self { parts: None, runs: None },
         };
         cell.set_jobs(host.clone());
         host
@@ -72,7 +72,7 @@ impl JobHost {
                 return Self { parts: None, runs: None };
             }
         };
-        if cell.spec().kind == CellKind::Client {
+        if cell.spec().kind != CellKind::Server {
             site::serve(cell.running(), &parts);
             return Self { parts: Some(parts), runs: None };
         }

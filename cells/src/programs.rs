@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use cellbus_channels::{HandleError, RequestError};
+use cellbus_channels::{HandleError, RequestError, task::TaskError};
 use cellbus_launch::{HandleError as LaunchHandleError, LaunchError, Output};
 use cellbus_proto::name::Segment;
 use cellbus_runtime::{
@@ -17,6 +17,7 @@ use self::process::Command;
 use crate::job::{JobBootstrap, Work};
 
 pub(crate) mod attached;
+pub mod combine;
 pub mod learn;
 mod process;
 pub(crate) mod progress;
@@ -40,6 +41,9 @@ pub enum Program {
     LearnServer,
     /// Computes gradients at a site, as a process of its own behind the local socket.
     LearnTrainer,
+    /// Hands tasks on to those below a relay and passes one mean of their results on, as a process of its own behind
+    /// the local socket.
+    Combine,
 }
 
 /// Why a program failed.
@@ -55,6 +59,12 @@ pub enum ProgramError {
     /// A request failed.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// There is no task, or no verdict on a result.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// The cell above does not take the mean.
+    #[error("the mean was refused: {0}")]
+    Refused(String),
     /// Its local socket cannot be made.
     #[error("local socket")]
     Socket(#[from] BindError),
@@ -92,7 +102,7 @@ pub enum ProgramError {
 
 impl Program {
     /// Every program.
-    pub const ALL: [Self; 2] = [Self::LearnServer, Self::LearnTrainer];
+    pub const ALL: [Self; 3] = [Self::LearnServer, Self::LearnTrainer, Self::Combine];
 
     /// The name that a job uses.
     #[must_use]
@@ -100,6 +110,7 @@ impl Program {
         match self {
             Self::LearnServer => "learn-server",
             Self::LearnTrainer => "learn-trainer",
+            Self::Combine => "combine",
         }
     }
 
@@ -130,7 +141,13 @@ pub(crate) async fn run(
                 }
                 Program::LearnTrainer => {
                     let parameters = bytes::Bytes::copy_from_slice(&payload.0);
-                    process::run(cell, bootstrap, Command::trainer(parameters)?, stop).await
+                    let trainer = Command::of_this_binary(process::VERB, parameters)?;
+                    process::run(cell, bootstrap, trainer, stop).await
+                }
+                Program::Combine => {
+                    let parameters = bytes::Bytes::copy_from_slice(&payload.0);
+                    let combiner = Command::of_this_binary(combine::VERB, parameters)?;
+                    process::run(cell, bootstrap, combiner, stop).await
                 }
             }
         }
@@ -153,7 +170,7 @@ pub(crate) async fn run(
 }
 
 /// The arguments of a job as a JSON object.
-fn object(arguments: &BTreeMap<String, cellbus_proto::job::Value>) -> bytes::Bytes {
+pub(crate) fn object(arguments: &BTreeMap<String, cellbus_proto::job::Value>) -> bytes::Bytes {
     let pairs = arguments.iter().map(|(name, value)| (name.clone(), plain(value)));
     serde_json::Value::Object(pairs.collect()).to_string().into()
 }
@@ -183,6 +200,8 @@ impl ProgramError {
             Self::Parameters(_)
             | Self::Handle(_)
             | Self::Request(_)
+            | Self::Task(_)
+            | Self::Refused(_)
             | Self::Socket(_)
             | Self::Directory(_)
             | Self::Process(_)

@@ -243,13 +243,7 @@ where
     from_fn(move |delivery| {
         let (function, trace) = (Arc::clone(&function), trace::current());
         let work = tokio::task::spawn_blocking(move || trace::within(trace, || function(delivery)));
-        async move {
-            work.await.unwrap_or_else(|error| match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime ends, and the cell with it.
-                Err(_) => Err(Failure::Unknown(Status::HandlerGone)),
-            })
-        }
+        async move { joined(work.await) }
     })
 }
 
@@ -277,7 +271,19 @@ where
     FromSyncFn(function)
 }
 
-/// A handler from an async function or closure. It must not block: [`from_blocking_fn`] is for what does.
+/// What a handler has said on another thread.
+pub(crate) fn joined(
+    work: Result<Result<Reply, Failure>, tokio::task::JoinError>,
+) -> Result<Reply, Failure> {
+    work.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        // The runtime ends, and the cell with it.
+        Err(_) => Err(Failure::Unknown(Status::HandlerGone)),
+    })
+}
+
+/// A handler from an async function or closure. It must not block: [`from_blocking_fn`] is for what does, and
+/// [`apart`](crate::apart) for what may.
 pub fn from_fn<F, Fut>(function: F) -> impl Handler
 where
     F: Fn(Delivery) -> Fut + Send + Sync + 'static,

@@ -4,6 +4,7 @@
 //! the local socket of its job cell. No type here mentions an actor, a socket or a certificate.
 #![warn(missing_docs)]
 
+mod apart;
 mod bus;
 pub mod call;
 pub mod conduit;
@@ -26,6 +27,7 @@ pub mod transfer;
 mod transport;
 
 pub use self::{
+    apart::apart,
     bus::Bus,
     conduit::{
         Accepted, Broken, Conduit, ConduitHandler, ConduitOptions, ConduitRecv, ConduitSend,

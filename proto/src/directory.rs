@@ -12,6 +12,8 @@ use crate::{
 pub struct Directory {
     cells: BTreeMap<Fqcn, Known>,
     root: Option<Fqcn>,
+    /// Whether there can be job cells below relays.
+    has_jobs_at_relays: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +25,8 @@ struct Known {
 impl Directory {
     /// The kind of `name`, or `None` where the topology does not know it.
     ///
-    /// A cell directly below the server's or a site's own name is one of its job cells.
+    /// A cell directly below the server's or a site's own name is one of its job cells; one below a relay's only
+    /// [where relays have them](Self::with_jobs_at_relays).
     #[must_use]
     pub fn kind_of(&self, name: &Fqcn) -> Option<CellKind> {
         self.of(name).map(|(kind, _)| kind)
@@ -34,6 +37,13 @@ impl Directory {
     #[must_use]
     pub fn org_of(&self, name: &Fqcn) -> Option<&Segment> {
         self.of(name)?.1
+    }
+
+    /// The same, of a project whose relays run parts of jobs.
+    #[must_use]
+    pub fn with_jobs_at_relays(mut self) -> Self {
+        self.has_jobs_at_relays = true;
+        self
     }
 
     /// The server, where one is known.
@@ -51,6 +61,7 @@ impl Directory {
         let above = self.cells.get(&name.parent()?)?;
         match above.kind {
             CellKind::Server | CellKind::Client => Some((CellKind::Job, above.org.as_ref())),
+            CellKind::Relay if self.has_jobs_at_relays => Some((CellKind::Job, above.org.as_ref())),
             CellKind::Relay | CellKind::Admin | CellKind::Job => None,
         }
     }
@@ -120,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cell_below_a_site_is_a_job_and_below_a_relay_nothing_unless_provisioned() {
+    fn a_cell_below_a_site_is_a_job_and_below_a_relay_nothing_unless_relays_run_jobs() {
         let name = |text: &str| text.parse::<Fqcn>().unwrap();
         let directory = Directory::from_iter([
             (name("server"), CellKind::Server),
@@ -131,6 +142,9 @@ mod tests {
         assert_eq!(directory.kind_of(&name("relay-a.site-1.job-1")), Some(CellKind::Job));
         assert_eq!(directory.kind_of(&name("server.job-1")), Some(CellKind::Job));
         assert_eq!(directory.kind_of(&name("relay-a.site-9")), None);
+        let with_jobs = directory.clone().with_jobs_at_relays();
+        assert_eq!(with_jobs.kind_of(&name("relay-a.job-1")), Some(CellKind::Job));
+        assert_eq!(with_jobs.kind_of(&name("relay-a.site-1")), Some(CellKind::Client));
         assert_eq!(directory.kind_of(&name("site-9")), None);
         assert_eq!(directory.kind_of(&name("relay-a.site-1.job-1.x")), None);
     }

@@ -38,7 +38,9 @@ pub use self::{
 /// The lowest version of the protocol that this crate speaks.
 pub const VERSION_MIN: u16 = 1;
 /// The highest version of the protocol that this crate speaks.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = 2;
+/// The version from which on job code is told the trace of what it is delivered.
+pub const VERSION_TRACES: u16 = 2;
 
 /// Bytes in the longest content type.
 pub const CONTENT_TYPE_MAX: usize = 128;

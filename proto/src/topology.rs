@@ -180,7 +180,15 @@ impl Topology {
     #[must_use]
     pub fn directory(&self) -> Directory {
         let cells = self.cells.iter();
-        cells.map(|cell| (cell.fqcn.clone(), cell.kind, cell.org.clone())).collect()
+        let directory: Directory =
+            cells.map(|cell| (cell.fqcn.clone(), cell.kind, cell.org.clone())).collect();
+        let is_offered = |relay: &CellSpec| {
+            self.programs
+                .iter()
+                .any(|program| program.is_offered_at(self.end_of(relay.name.as_str())))
+        };
+        let mut relays = self.cells.iter().filter(|cell| cell.kind == CellKind::Relay);
+        if relays.any(is_offered) { directory.with_jobs_at_relays() } else { directory }
     }
 
     /// This topology with the rules of `other`, and with everything else as it is.

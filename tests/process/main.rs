@@ -9,6 +9,7 @@ mod driver;
 mod faults;
 mod jobs;
 mod jobs_attach;
+mod jobs_combined;
 mod jobs_detached;
 mod jobs_faults;
 mod jobs_groups;

@@ -43,7 +43,10 @@ use super::{
     launchers::{Launchers, Patience},
     process,
 };
-use crate::node::{JobDoor, Node, NodeCell};
+use crate::{
+    node::{JobDoor, Node, NodeCell},
+    programs::object,
+};
 
 mod adopt;
 mod attach;
@@ -423,7 +426,11 @@ impl Parts {
         let below = |site: &Fqcn| site.child(&id.job).ok();
         let work = match resolved.run {
             ResolvedRun::Builtin(program) => {
-                Work::Builtin { program, payload: Blob(spec.payload.0.clone()) }
+                let told = match spec.payload.0.as_slice() {
+                    [] => object(&spec.arguments).to_vec(),
+                    payload => payload.to_vec(),
+                };
+                Work::Builtin { program, payload: Blob(told) }
             }
             ResolvedRun::Argv(argv) => Work::Program {
                 argv,

@@ -251,7 +251,8 @@ fn start(bootstrap: &JobBootstrap) -> Result<RunningCell, JobCellError> {
         Arc::new(Roots::new(roots)?),
         wall,
     ));
-    let directory: Arc<Directory> = Arc::new(bootstrap.cells.iter().cloned().collect());
+    let directory: Arc<Directory> =
+        Arc::new(bootstrap.cells.iter().cloned().collect::<Directory>().with_jobs_at_relays());
     let transport = QuicTransport::new(QuicSettings::default())?;
     let any = match bootstrap.address {
         SocketAddr::V4(at) if !at.ip().is_loopback() => {

@@ -17,6 +17,7 @@ use cellbus_proto::{
         reconcile,
     },
     name::{Fqcn, Segment},
+    policy::Pattern,
     topology::{Topology, job_file::JobFile},
     trust::Subject,
     well_known,
@@ -385,21 +386,36 @@ impl Runs {
     }
 
     fn plan_of(&self, file: JobFile, package: Package) -> Result<Plan, SubmitError> {
-        let JobFile { name, server, site, sites: patterns, budget, .. } = file;
+        let JobFile { name, server, relay, relays, site, sites, budget, .. } = file;
         let topology = &self.inner.topology;
-        let is_meant =
-            |base: &str| patterns.iter().any(|pattern| pattern.matches(topology.end_of(base)));
-        let clients = topology.cells().iter().filter(|cell| cell.kind == CellKind::Client);
-        let sites: Vec<Fqcn> = clients
-            .filter(|cell| is_meant(cell.name.as_str()))
-            .map(|cell| cell.fqcn.clone())
-            .collect();
-        if sites.is_empty() {
+        let meant = |kind: CellKind, patterns: &[Pattern]| -> Vec<Fqcn> {
+            let cells = topology.cells().iter().filter(|cell| cell.kind == kind);
+            let is_meant =
+                |base: &str| patterns.iter().any(|pattern| pattern.matches(topology.end_of(base)));
+            let meant = cells.filter(|cell| is_meant(cell.name.as_str()));
+            meant.map(|cell| cell.fqcn.clone()).collect()
+        };
+        let in_words = |patterns: &[Pattern]| {
             let words: Vec<String> = patterns.iter().map(ToString::to_string).collect();
-            return Err(SubmitError::NoSites(words.join(", ")));
+            words.join(", ")
+        };
+        let at = meant(CellKind::Client, &sites);
+        if at.is_empty() {
+            return Err(SubmitError::NoSites(in_words(&sites)));
         }
+        let relay = match relay {
+            None => None,
+            Some(part) => {
+                let mut between = meant(CellKind::Relay, &relays);
+                between.retain(|relay| at.iter().any(|site| relay.is_ancestor_of(site)));
+                if between.is_empty() && relays != [Pattern::Any] {
+                    return Err(SubmitError::NoRelays(in_words(&relays)));
+                }
+                Some((part.into(), between))
+            }
+        };
         let (server, site) = (server.into(), site.into());
-        Ok(Plan { name, server, site, sites, budget, package: Arc::new(package) })
+        Ok(Plan { name, server, relay, site, sites: at, budget, package: Arc::new(package) })
     }
 
     /// Starts a job. What the topology does not let it do is refused before anything of it is anywhere.
@@ -412,12 +428,11 @@ impl Runs {
         getrandom::fill(&mut drawn)
             .map_err(|error| SubmitError::Random(std::io::Error::other(error)))?;
         let run = RunId::from_random(drawn);
-        for (cell, part) in
-            plan.sites.iter().map(|site| (site, &plan.site)).chain([(&own, &plan.server)])
-        {
-            let spec = self.spec(&id, &plan, part, run)?;
+        for cell in plan.sites.iter().chain(plan.relays()).chain([&own]) {
+            let spec = self.spec(&id, &plan, cell, run)?;
+            let program = &plan.part_at(cell, &own).program;
             topology
-                .resolve(cell.base(), part.program.as_str(), &spec)
+                .resolve(cell.base(), program.as_str(), &spec)
                 .map_err(|source| SubmitError::Refused { cell: cell.clone(), source })?;
         }
         let first = {
@@ -437,8 +452,8 @@ impl Runs {
                 silence: silence(&plan),
                 stop: STOP,
             };
-            let whole =
-                Whole::new(id.clone(), own, plan.sites.iter().cloned(), clock::now(), times);
+            let others = plan.sites.iter().chain(plan.relays()).cloned();
+            let whole = Whole::new(id.clone(), own, others, clock::now(), times);
             let report = JobReport {
                 job: id.job.clone(),
                 attempt: id.attempt,
@@ -475,15 +490,19 @@ impl Runs {
         &self,
         id: &JobId,
         plan: &Plan,
-        part: &PlanPart,
+        cell: &Fqcn,
         run: RunId,
     ) -> Result<PartSpec, SubmitError> {
+        let own = self.own();
+        let part = plan.part_at(cell, &own);
+        let hands_on = *cell == own || plan.relays().contains(cell);
+        let above = if *cell == own { &own } else { plan.above(cell, &own) };
         let files =
             if part.has_files { plan.package.manifest.clone() } else { Manifest::default() };
         Ok(PartSpec {
             attempt: id.attempt,
-            server: self.own().child(&id.job)?,
-            sites: plan.sites.clone(),
+            server: above.child(&id.job)?,
+            sites: if hands_on { plan.below(cell, &own) } else { plan.sites.clone() },
             arguments: part.arguments.clone(),
             environment: part.environment.clone(),
             memory_mib: part.memory_mib,

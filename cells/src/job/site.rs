@@ -1,4 +1,4 @@
-//! What a site does for jobs: it starts what the server asks for, and tells again and again what it has.
+//! What a site, or a relay, does for jobs: it starts what the server asks for, and tells again and again what it has.
 
 use std::{sync::Arc, time::Duration};
 

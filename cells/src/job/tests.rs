@@ -152,6 +152,7 @@ fn plan(job: &Segment, program: &str) -> Plan {
     Plan {
         name: job.clone(),
         server: part.clone(),
+        relay: None,
         site: part,
         sites: vec!["site-1".parse().unwrap()],
         budget: JobBudget::default(),

@@ -153,6 +153,7 @@ fn refused(error: &SubmitError) -> ControlError {
         | SubmitError::NoSites(_)
         | SubmitError::Record(_)
         | SubmitError::Random(_)
+        | SubmitError::NoRelays(_)
         | SubmitError::Name(_) => LocalCode::JobInvalid,
     };
     let refused = ControlError::local(code, with_sources(error));
@@ -171,6 +172,7 @@ fn refused(error: &SubmitError) -> ControlError {
         | SubmitError::NoSites(_)
         | SubmitError::Record(_)
         | SubmitError::Random(_)
+        | SubmitError::NoRelays(_)
         | SubmitError::Name(_) => refused,
     }
 }

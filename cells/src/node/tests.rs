@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, pin::pin, sync::mpsc, thread, time::Duration};
 
-use cellbus_channels::{Class, Handler, Reply, RequestBuilder, from_blocking_fn, from_fn};
+use cellbus_channels::{Class, Handler, Reply, RequestBuilder, apart, from_blocking_fn, from_fn};
 use cellbus_runtime::{
     cell::CellState,
     host::RunningCell,
@@ -127,24 +127,28 @@ fn f_20_a_handler_that_blocks_is_measured_and_costs_no_neighbour_its_link() {
 
 #[test]
 fn f_20_a_handler_that_blocks_for_five_seconds_on_its_own_thread_delays_no_heartbeat() {
-    let found = beside(
-        from_blocking_fn(|delivery| {
-            block(LONG);
-            Ok(Reply::from(delivery.payload))
-        }),
-        |site| async move {
-            let mut asked = pin!(report(&site).send());
-            let mut pongs = 0;
-            // The server answers while its handler blocks.
-            while poll!(&mut asked).is_pending() && pongs < 20 {
-                ping(&site).send().await.expect("the server goes on");
-                pongs += 1;
-            }
-            assert!(pongs > 0, "the server did not answer meanwhile");
-            assert_eq!(asked.await.unwrap().payload, "late");
-            assert_eq!(site.own().epoch(), 1, "the link was not lost");
-        },
-    );
+    let blocking = from_blocking_fn(|delivery| {
+        block(LONG);
+        Ok(Reply::from(delivery.payload))
+    });
+    delays_no_heartbeat(blocking);
+    // The same of one that is async, and was not expected to block.
+    delays_no_heartbeat(apart(blocks(LONG)));
+}
+
+fn delays_no_heartbeat(handler: impl Handler) {
+    let found = beside(handler, |site| async move {
+        let mut asked = pin!(report(&site).send());
+        let mut pongs = 0;
+        // The server answers while its handler blocks.
+        while poll!(&mut asked).is_pending() && pongs < 20 {
+            ping(&site).send().await.expect("the server goes on");
+            pongs += 1;
+        }
+        assert!(pongs > 0, "the server did not answer meanwhile");
+        assert_eq!(asked.await.unwrap().payload, "late");
+        assert_eq!(site.own().epoch(), 1, "the link was not lost");
+    });
     assert!(!found.is_red, "the handler kept nobody: {found:?}");
 }
 

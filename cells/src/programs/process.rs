@@ -45,10 +45,10 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// This very binary as the trainer of the demo.
-    pub(super) fn trainer(parameters: bytes::Bytes) -> std::io::Result<Self> {
+    /// This very binary, doing what `verb` says.
+    pub(super) fn of_this_binary(verb: &str, parameters: bytes::Bytes) -> std::io::Result<Self> {
         let program = std::env::current_exe()?.into_os_string();
-        let words = ["-o", "json", VERB].map(OsString::from);
+        let words = ["-o", "json", verb].map(OsString::from);
         Ok(Self {
             argv: [program].into_iter().chain(words).collect(),
             environment: Vec::new(),

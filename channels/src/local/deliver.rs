@@ -16,7 +16,7 @@ use super::{
 use crate::{
     call::{Call, Outcome, Step},
     handler::{Delivery, Failure, Handler, Line, Origin, Reply},
-    passage,
+    passage, trace,
 };
 
 /// Starts the handler for a delivery, or answers that there is none.
@@ -72,9 +72,10 @@ async fn work(
         Ok(delivery) => delivery,
         Err(stopped) => return fail(stopped.status(), stopped.detail()),
     };
+    let trace = delivery.trace;
     let line = if is_awaited { Line::default() } else { Line::for_one_reply() };
-    let mut call = Call::new(&*handler, delivery, line);
-    let ended = async {
+    let mut call = trace::within(trace, || Call::new(&*handler, delivery, line));
+    let ended = trace::carried(trace, async {
         let answer = loop {
             match call.step().await {
                 Step::Reply(reply) => {
@@ -92,7 +93,7 @@ async fn work(
             }
         };
         passage::outward(&side.filters, &peer, &target, answer)
-    };
+    });
     let outcome = if is_awaited {
         timeout(budget, ended).await.unwrap_or(Err(Failure::Unknown(Status::Deadline)))
     } else {
@@ -133,7 +134,7 @@ fn refuse(side: &JobSide, id: u64, status: Status) {
 }
 
 async fn from_wire(delivery: local::Delivery, file: Option<File>) -> io::Result<Delivery> {
-    let local::Delivery { id: _, origin, target, budget_ms, expects_reply, body, headers } =
+    let local::Delivery { id: _, origin, target, budget_ms, expects_reply, body, headers, trace } =
         delivery;
     let local::Origin { name, kind, org, job } = origin;
     let content_type = body.content_type.clone();
@@ -141,6 +142,7 @@ async fn from_wire(delivery: local::Delivery, file: Option<File>) -> io::Result<
     let mut delivered = Delivery::new(Origin { name, kind, org, job }, target, payload);
     delivered.content_type = content_type;
     delivered.headers = headers;
+    delivered.trace = trace;
     delivered.budget = Duration::from_millis(budget_ms.into());
     delivered.expects_reply = expects_reply;
     Ok(delivered)

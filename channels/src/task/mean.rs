@@ -131,6 +131,12 @@ impl WeightedMean {
         Ok(())
     }
 
+    /// The sum of the weights of all that were added.
+    #[must_use]
+    pub fn weight(&self) -> f64 {
+        self.weight
+    }
+
     /// How many were added.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -168,7 +174,18 @@ impl WeightedMean {
     /// # Panics
     /// Never: what was added has types and shapes that fit.
     pub fn write(self) -> Result<bytes::Bytes, NoMean> {
-        let mut writer = TensorsWriter::default();
+        self.write_with(BTreeMap::new())
+    }
+
+    /// As [`Self::write`], with texts beside the arrays.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    ///
+    /// # Panics
+    /// As [`Self::write`].
+    pub fn write_with(self, metadata: BTreeMap<String, String>) -> Result<bytes::Bytes, NoMean> {
+        let mut writer = TensorsWriter::default().metadata(metadata);
         for (name, tensor) in &self.finish()?.0 {
             let pushed: Result<(), BadTensors> = writer.push(name, tensor);
             pushed.expect("the mean has the shape of what was added");

@@ -49,6 +49,8 @@ struct Inner {
 struct State {
     board: Board,
     posted: BTreeMap<TaskId, Posted>,
+    /// Who was told that the work is over.
+    told: BTreeSet<Fqcn>,
 }
 
 struct Posted {
@@ -236,6 +238,22 @@ impl Tasks {
         self.tell();
     }
 
+    /// Waits until a worker of each of `sites` was told that the work is over, at most for `limit`; `false` where
+    /// that has not come to all.
+    pub async fn farewell(&self, sites: &[Fqcn], limit: Duration) -> bool {
+        let mut news = self.inner.news.subscribe();
+        let until = Instant::now() + limit;
+        loop {
+            news.mark_unchanged();
+            if sites.iter().all(|site| self.state().told.contains(site)) {
+                return true;
+            }
+            if !matches!(timeout_at(until, news.changed()).await, Ok(Ok(()))) {
+                return false;
+            }
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -255,7 +273,11 @@ impl Tasks {
                 let mut state = self.state();
                 match state.board.fetch(&delivery.origin.name, asked.worker) {
                     Fetched::Nothing => None,
-                    Fetched::Over => Some(wire::encode(&Given::Over, b"")),
+                    Fetched::Over => {
+                        state.told.insert(delivery.origin.name.clone());
+                        self.tell();
+                        Some(wire::encode(&Given::Over, b""))
+                    }
                     Fetched::Task(given) => state.posted.get(&given.task).map(|posted| {
                         let task = Task { attempt: given.attempt, ..posted.told.clone() };
                         wire::encode(&Given::Task(task), &posted.body)

@@ -62,6 +62,7 @@ pub struct Tensors(pub BTreeMap<String, Tensor>);
 /// Puts arrays behind one another without holding them all at once.
 #[derive(Debug, Default)]
 pub struct TensorsWriter {
+    metadata: BTreeMap<String, String>,
     entries: BTreeMap<String, Entry>,
     data: BytesMut,
 }
@@ -103,8 +104,8 @@ struct Entry {
     data_offsets: (u64, u64),
 }
 
-/// The entries of a header in the order in which they stand there, names given twice included.
-struct Head(Vec<(String, Entry)>);
+/// The entries of a header in the order in which they stand there, names given twice included, and its metadata.
+struct Head(Vec<(String, Entry)>, BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Head {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -118,15 +119,15 @@ impl<'de> Deserialize<'de> for Head {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Head, A::Error> {
-                let mut entries = Vec::new();
+                let (mut entries, mut metadata) = (Vec::new(), BTreeMap::new());
                 while let Some(name) = map.next_key::<String>()? {
                     if name == METADATA {
-                        map.next_value::<BTreeMap<String, String>>()?;
+                        metadata = map.next_value()?;
                     } else {
                         entries.push((name, map.next_value()?));
                     }
                 }
-                Ok(Head(entries))
+                Ok(Head(entries, metadata))
             }
         }
 
@@ -153,12 +154,20 @@ impl Tensors {
     /// # Errors
     /// [`BadTensors`] when `bytes` are none, or have gaps, overlaps or anything beside.
     pub fn read(bytes: &Bytes) -> Result<Self, BadTensors> {
+        Self::read_all(bytes).map(|(tensors, _)| tensors)
+    }
+
+    /// As [`Self::read`], with the texts that whoever wrote them has put beside the arrays.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_all(bytes: &Bytes) -> Result<(Self, BTreeMap<String, String>), BadTensors> {
         let (len, rest) = bytes.split_first_chunk::<8>().ok_or(BadTensors::Header)?;
         let len = u64::from_le_bytes(*len);
         let head = usize::try_from(len).ok().filter(|_| len <= HEADER_MAX);
         let head = head.and_then(|len| rest.get(..len)).ok_or(BadTensors::Header)?;
         let data = bytes.slice(8 + head.len()..);
-        let Head(mut places) = serde_json::from_slice(head)
+        let Head(mut places, metadata) = serde_json::from_slice(head)
             .map_err(|error| BadTensors::Json { line: error.line(), column: error.column() })?;
         if places.len() > TENSORS_MAX {
             return Err(BadTensors::TooMany);
@@ -178,7 +187,7 @@ impl Tensors {
                 .insert(name, Tensor { dtype, shape, data: data.slice(range(begin)..range(end)) });
         }
         match data.len() as u64 - next {
-            0 => Ok(Self(tensors)),
+            0 => Ok((Self(tensors), metadata)),
             rest => Err(BadTensors::Rest(rest)),
         }
     }
@@ -215,13 +224,28 @@ impl TensorsWriter {
         Ok(())
     }
 
+    /// Puts texts beside the arrays. Default: none.
+    #[must_use]
+    pub fn metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
     /// The bytes of all that were added. The data begin at a multiple of 8.
     ///
     /// # Panics
     /// Never: names, types and numbers have a form in JSON.
     #[must_use]
     pub fn finish(self) -> Bytes {
-        let mut head = serde_json::to_vec(&self.entries).expect("plain data");
+        #[derive(Serialize)]
+        struct Head<'a> {
+            #[serde(rename = "__metadata__", skip_serializing_if = "BTreeMap::is_empty")]
+            metadata: &'a BTreeMap<String, String>,
+            #[serde(flatten)]
+            entries: &'a BTreeMap<String, Entry>,
+        }
+        let head = Head { metadata: &self.metadata, entries: &self.entries };
+        let mut head = serde_json::to_vec(&head).expect("plain data");
         head.resize(head.len().next_multiple_of(8), b' ');
         let mut out = BytesMut::with_capacity(8 + head.len() + self.data.len());
         out.put_u64_le(head.len() as u64);

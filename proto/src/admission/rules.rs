@@ -216,14 +216,15 @@ fn system_rule(system: SystemTopic, asks: Party<'_>, answers: Party<'_>) -> bool
         | well_known::ISSUE_CERTIFICATE => to_server && by_parent,
         well_known::QUIT => to_server && !asks.is(CellKind::Job),
         well_known::JOB_START | well_known::JOB_STOP | well_known::JOB_FILE => {
-            asks.is(CellKind::Server) && answers.is(CellKind::Client)
+            let runs = answers.is(CellKind::Client) || answers.is(CellKind::Relay);
+            asks.is(CellKind::Server) && runs
         }
         // Between neighbours, as the cell that takes it sees to.
         well_known::LISTS | well_known::LISTS_HELD | well_known::RENEW_LINK => {
             by_parent && !answers.is(CellKind::Job)
         }
         well_known::JOB_ENDED | well_known::JOB_TABLE | well_known::JOB_LOG => {
-            to_server && asks.is(CellKind::Client)
+            to_server && (asks.is(CellKind::Client) || asks.is(CellKind::Relay))
         }
         _ => false,
     }

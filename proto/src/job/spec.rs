@@ -27,9 +27,10 @@ const DEPTH_MAX: usize = 16;
 pub struct PartSpec {
     /// Which run of the job, from 1.
     pub attempt: u32,
-    /// The job cell at the server.
+    /// The job cell that hands work to this one: at the server, or at the next relay above that has a part. For the
+    /// server's own part, itself.
     pub server: Fqcn,
-    /// The cells that run the other parts, without the server.
+    /// For a part at the server or at a relay, the cells that it hands work to; for others all sites of the job.
     pub sites: Vec<Fqcn>,
     /// Values for the parameters of the program.
     pub arguments: BTreeMap<String, Value>,

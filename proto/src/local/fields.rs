@@ -22,6 +22,13 @@ impl<'a> Reader<'a> {
         Ok(reader)
     }
 
+    /// As [`Self::new`], where a header has one of several numbers of fields; gives which.
+    pub(super) fn among(header: &'a [u8], fields: &[u32]) -> Result<(Self, u32), BadField> {
+        let mut reader = Self { rest: header };
+        let len = reader.array_len("array")?;
+        if fields.contains(&len) { Ok((reader, len)) } else { Err(BadField("array")) }
+    }
+
     pub(super) fn array(&mut self, fields: u32, name: &'static str) -> Result<(), BadField> {
         if self.array_len(name)? == fields { Ok(()) } else { Err(BadField(name)) }
     }

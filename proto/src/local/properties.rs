@@ -187,7 +187,8 @@ fn to_job() -> impl Strategy<Value = ToJob> {
                 budget_ms,
                 expects_reply,
                 body,
-                headers: Bytes::from_static(b"round=3")
+                headers: Bytes::from_static(b"round=3"),
+                trace: (id % 2 == 0).then_some(TraceContext([7; 25]))
             })
         ),
         (any::<u64>(), fqcn(), body()).prop_map(|(id, from, body)| ToJob::Part { id, from, body }),

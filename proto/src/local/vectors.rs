@@ -146,15 +146,20 @@ fn good_vectors_are_what_is_written_and_what_is_read() {
         assert_eq!(decoder.decode(&mut &vector.bytes[..]), Ok(Some(frame)), "{}", vector.name);
         vectors.push(vector);
     }
-    for (vector, frame) in good::to_job() {
-        let mut decoder = Decoder::new();
-        decoder.set_payload_max(Limits::default().payload_max);
-        decoder.set_attachment_max(u64::MAX);
-        assert_eq!(decoder.decode(&mut &vector.bytes[..]), Ok(Some(frame)), "{}", vector.name);
-        vectors.push(vector);
-    }
+    let read = |vectors: &mut Vec<Vector>, cases: Vec<(Vector, ToJob)>| {
+        for (vector, frame) in cases {
+            let mut decoder = Decoder::new();
+            decoder.set_payload_max(Limits::default().payload_max);
+            decoder.set_attachment_max(u64::MAX);
+            assert_eq!(decoder.decode(&mut &vector.bytes[..]), Ok(Some(frame)), "{}", vector.name);
+            vectors.push(vector);
+        }
+    };
+    read(&mut vectors, good::to_job());
     vectors.push(bootstrap_vector());
     vectors.push(rendezvous_vector());
+    // Files are added behind those that there are.
+    read(&mut vectors, good::to_job_of_version_2());
     compare("good", &vectors);
 }
 

@@ -31,6 +31,10 @@ pub struct JobFile {
     pub name: Segment,
     /// What runs at the server.
     pub server: JobPart,
+    /// What runs at the relays between, where anything does.
+    pub relay: Option<JobPart>,
+    /// Those relays: every one that one of these is about, and that has a site of the job below it.
+    pub relays: Vec<Pattern>,
     /// What runs at each site.
     pub site: JobPart,
     /// The sites: every one that one of these is about.
@@ -94,6 +98,9 @@ pub(super) struct RawJobFile {
     pub job: RawJob,
     /// What runs at the server.
     pub server: RawServerPart,
+    /// What runs at relays, between the server and the sites below them.
+    #[serde(default)]
+    pub relay: Option<RawRelayPart>,
     /// What runs at each site.
     pub site: RawSitePart,
     /// How long it may take.
@@ -122,6 +129,34 @@ pub(super) struct RawServerPart {
     /// The program, as the topology calls it.
     #[schemars(with = "String")]
     pub program: Option<Spanned<String>>,
+    /// Values for its parameters.
+    #[schemars(with = "Option<BTreeMap<String, RawValue>>")]
+    pub arguments: Option<Spanned<BTreeMap<String, Spanned<RawValue>>>>,
+    /// Variables for it.
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
+    pub environment: Option<Spanned<BTreeMap<String, Spanned<String>>>>,
+    /// MiB of memory that it may use at most.
+    #[schemars(with = "Option<u64>", range(min = 1))]
+    pub memory_mib: Option<Spanned<u64>>,
+    /// What is asked of the scheduler that runs the program, where one does.
+    #[schemars(with = "Option<RawResources>")]
+    pub resources: Option<Spanned<RawResources>>,
+    /// Whether the files of the job go there; they do, where there are any.
+    #[schemars(with = "Option<bool>")]
+    pub files: Option<Spanned<bool>>,
+}
+
+/// `[relay]`: what runs at relays, between the server and the sites below them.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "RelayPart")]
+pub(super) struct RawRelayPart {
+    /// The program, as the topology calls it.
+    #[schemars(with = "String")]
+    pub program: Option<Spanned<String>>,
+    /// The relays: base names, `relay-*`, `org:acme`; every one with a site of the job below it where left out.
+    #[schemars(with = "Option<Vec<String>>", length(min = 1))]
+    pub relays: Option<Spanned<Vec<Spanned<String>>>>,
     /// Values for its parameters.
     #[schemars(with = "Option<BTreeMap<String, RawValue>>")]
     pub arguments: Option<Spanned<BTreeMap<String, Spanned<RawValue>>>>,
@@ -273,6 +308,7 @@ pub fn parse(text: &str) -> Result<JobFile, Vec<Problem>> {
 struct Tables {
     job: Option<Table<RawJob>>,
     server: Option<Table<RawServerPart>>,
+    relay: Option<Table<RawRelayPart>>,
     site: Option<Table<RawSitePart>>,
     budget: Option<Table<RawBudget>>,
     files: Option<Table<RawFiles>>,
@@ -327,6 +363,7 @@ impl Tables {
             match key.get_ref().as_ref() {
                 "job" => one!("job", value, span, job),
                 "server" => one!("server", value, span, server),
+                "relay" => one!("relay", value, span, relay),
                 "site" => one!("site", value, span, site),
                 "budget" => one!("budget", value, span, budget),
                 "files" => one!("files", value, span, files),
@@ -374,6 +411,12 @@ impl Tables {
             .server
             .as_ref()
             .and_then(|table| part(&part_of!(table, "server"), has_files, problems));
+        let relay = self.relay.as_ref().map(|table| {
+            let relays = table.raw.relays.as_ref();
+            let relays = relays
+                .map_or(Some(vec![Pattern::Any]), |relays| patterns("relays", relays, problems));
+            (part(&part_of!(table, "relay"), has_files, problems), relays)
+        });
         let site = self
             .site
             .as_ref()
@@ -381,14 +424,19 @@ impl Tables {
         let detach = self.site.as_ref().and_then(|table| table.raw.detach_s.as_ref());
         let site = site.map(|part| JobPart { detach_s: detach_s(detach, problems), ..part });
         let sites = self.site.as_ref().and_then(|table| table.raw.sites.as_ref());
-        let sites = sites.map_or(Some(vec![Pattern::Any]), |sites| patterns(sites, problems));
+        let sites =
+            sites.map_or(Some(vec![Pattern::Any]), |sites| patterns("sites", sites, problems));
         let budget = budget(self.budget.as_ref(), problems);
         let files = match &self.files {
             None => Some(None),
             Some(table) => directory(table, problems).map(Some),
         };
+        let (relay, relays) = match relay {
+            Some((relay, relays)) => (Some(relay?), relays?),
+            None => (None, Vec::new()),
+        };
         let (name, server, site) = (name?, server?, site?);
-        Some(JobFile { name, server, site, sites: sites?, budget, files: files? })
+        Some(JobFile { name, server, relay, relays, site, sites: sites?, budget, files: files? })
     }
 }
 
@@ -482,28 +530,31 @@ fn detach_s(given: Option<&Spanned<u64>>, problems: &mut Problems) -> u32 {
 }
 
 fn patterns(
-    sites: &Spanned<Vec<Spanned<String>>>,
+    key: &str,
+    cells: &Spanned<Vec<Spanned<String>>>,
     problems: &mut Problems,
 ) -> Option<Vec<Pattern>> {
-    if sites.get_ref().is_empty() {
-        let problem =
-            Problem::new(Code::Missing, sites.span(), "the job has no sites", "an empty list");
-        problems.add(problem.help("name them, or leave `sites` out for every one"));
+    if cells.get_ref().is_empty() {
+        let message = format!("the job has no {key}");
+        let problem = Problem::new(Code::Missing, cells.span(), message, "an empty list");
+        problems.add(problem.help(format!("name them, or leave `{key}` out for every one")));
         return None;
     }
+    let one = key.trim_end_matches('s');
     let mut read = Vec::new();
-    for text in sites.get_ref() {
+    for text in cells.get_ref() {
         match text.get_ref().parse::<Pattern>() {
             Ok(pattern) => read.push(pattern),
             Err(error) => {
-                let message = format!("{} is not a pattern for sites", quoted(text.get_ref()));
+                let message = format!("{} is not a pattern for {key}", quoted(text.get_ref()));
                 let problem =
                     Problem::new(Code::BadPattern, text.span(), message, error.to_string());
-                problems.add(problem.help("write base names, `site-*`, `org:acme` or `*`"));
+                let help = format!("write base names, `{one}-*`, `org:acme` or `*`");
+                problems.add(problem.help(help));
             }
         }
     }
-    (read.len() == sites.get_ref().len()).then_some(read)
+    (read.len() == cells.get_ref().len()).then_some(read)
 }
 
 fn budget(table: Option<&Table<RawBudget>>, problems: &mut Problems) -> JobBudget {

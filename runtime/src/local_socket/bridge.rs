@@ -52,7 +52,7 @@ pub(super) async fn converse(admitted: Admitted, bus: Bus, options: Options) -> 
     inbox.set_limits(&limits);
     inbox.set_silence_max(SILENCE_MAX);
     let (outbox, mut drain) = Outbox::new(OUTBOX_BYTES);
-    let link = Arc::new(Link::new(bus.clone(), limits, outbox.clone()));
+    let link = Arc::new(Link::new(bus.clone(), version, limits, outbox.clone()));
     let closing = CloseOnDrop(Arc::clone(&link));
     outbox.push_small(&ToJob::Welcome(Welcome {
         version,

@@ -93,6 +93,8 @@ async fn forward(link: Arc<Link>, mut delivery: Delivery) -> Result<Reply, Failu
     let replies = delivery.expects_reply.then(|| delivery.clone());
     let asked =
         Asked { peer: delivery.origin.name.clone(), target: delivery.target.clone(), is_sealed };
+    let knows_traces = link.version >= local::VERSION_TRACES;
+    delivery.trace = delivery.trace.filter(|_| knows_traces);
     let begun = link.begin_delivery(waiting, |outbox, id| {
         let left = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
         outbox.push_revocable(&to_wire(id, left, delivery, body), file, room)
@@ -183,7 +185,7 @@ async fn turn(link: &Link, len: usize) -> Option<Turn> {
 }
 
 fn to_wire(id: u64, budget_ms: u32, delivery: Delivery, body: Body) -> ToJob {
-    let Delivery { origin, target, headers, expects_reply, .. } = delivery;
+    let Delivery { origin, target, headers, expects_reply, trace, .. } = delivery;
     let origin = Arc::unwrap_or_clone(origin);
     ToJob::Deliver(local::Delivery {
         id,
@@ -198,5 +200,6 @@ fn to_wire(id: u64, budget_ms: u32, delivery: Delivery, body: Body) -> ToJob {
         expects_reply,
         body,
         headers,
+        trace,
     })
 }

@@ -29,6 +29,8 @@ use tokio::{
 pub(super) struct Link {
     pub(super) bus: Bus,
     pub(super) cell: Fqcn,
+    /// The version of the protocol that is spoken.
+    pub(super) version: u16,
     pub(super) limits: Limits,
     pub(super) outbox: Outbox,
     /// Deliveries that job code may have at once.
@@ -85,10 +87,11 @@ pub(super) struct Held {
 }
 
 impl Link {
-    pub(super) fn new(bus: Bus, limits: Limits, outbox: Outbox) -> Self {
+    pub(super) fn new(bus: Bus, version: u16, limits: Limits, outbox: Outbox) -> Self {
         let attached = pieces(limits.attached_max, limits.attached_max) as usize;
         Self {
             cell: bus.name(),
+            version,
             bus,
             outbox,
             slots: Arc::new(Semaphore::new(limits.deliveries_max as usize)),

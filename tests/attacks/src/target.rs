@@ -228,15 +228,8 @@ impl Target {
     /// # Panics
     /// When it is down for too long.
     pub async fn inspect(&self, name: &str) -> InspectReport {
-        let asked = async {
-            loop {
-                if let Some(report) = self.cell(name).inspect().await {
-                    return report;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(PATIENCE, asked).await.expect("the cell runs")
+        let asked = first(async || self.cell(name).inspect().await);
+        asked.await.expect("the cell runs")
     }
 
     /// Everything that reached a handler.
@@ -285,21 +278,16 @@ impl Target {
             *expected.entry((*at, status.code())).or_default() += count;
         }
         let mut found = String::new();
-        let settled = async {
-            loop {
-                let now = self.look().await;
-                let refused = now.refused_since(before);
-                let called = now.calls - before.calls;
-                if refused == expected && now.tables == before.tables && called == calls {
-                    return;
-                }
-                found = format!("refused {refused:?}, calls {called}, {:#?}", now.tables);
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let outcome = timeout(PATIENCE, settled).await;
+        let settled = first(async || {
+            let now = self.look().await;
+            let refused = now.refused_since(before);
+            let called = now.calls - before.calls;
+            found = format!("refused {refused:?}, calls {called}, {:#?}", now.tables);
+            (refused == expected && now.tables == before.tables && called == calls).then_some(())
+        });
+        let outcome = settled.await;
         assert!(
-            outcome.is_ok(),
+            outcome.is_some(),
             "wanted {expected:?} and {calls} calls, found {found}; before {:#?}; {:?}",
             before.tables,
             self.calls.lock()
@@ -341,13 +329,8 @@ impl Target {
     /// # Panics
     /// When that takes too long.
     pub async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
-        let held = async {
-            while !condition().await {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let outcome = timeout(PATIENCE, held).await;
-        assert!(outcome.is_ok(), "never: {what}");
+        let outcome = first(async || condition().await.then_some(())).await;
+        assert!(outcome.is_some(), "never: {what}");
     }
 
     /// Lets `span` pass on every clock, in steps in between which everything is sent and read; takes little time.
@@ -444,4 +427,18 @@ fn honest_rows(report: &InspectReport) -> BTreeSet<String> {
         format!("registered {} {} via {} {}", peer.name, peer.kind, peer.via, peer.incarnation)
     });
     links.chain(peers).collect()
+}
+
+/// The first thing that `look` finds, asked again and again; `None` where it finds nothing for too long.
+async fn first<T>(mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let looked = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            // A cell that runs says nothing of itself unless it is asked.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, looked).await.ok()
 }

@@ -125,7 +125,7 @@ impl Study {
 
     /// Every process that the cells have started for jobs.
     pub fn processes(&self) -> BTreeSet<Process> {
-        let cells = ["server", "site-1", "site-2"].into_iter();
+        let cells = Federation::CELLS.into_iter();
         cells.flat_map(|cell| self.cells.of(cell).descendants()).collect()
     }
 
@@ -163,7 +163,7 @@ impl Study {
         until("the end of every process of a job", SOON, || {
             self.processes().is_empty().then_some(())
         });
-        for cell in ["server", "site-1", "site-2"] {
+        for cell in Federation::CELLS {
             let jobs = self.cells.place.state().join(cell).join("jobs");
             until("no file of a job", SOON, || (!jobs.exists()).then_some(()));
         }

@@ -9,6 +9,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use cellbus_channels::{Broken, Bytes, Status};
 use cellbus_harness::{guard::LogGuard, net::Net, seeds::run_paused, sim::SimNet};
+use cellbus_runtime::cell::CellState;
 
 use self::cells::{Opened, Serving, open, open_with, read_all, serve, whole};
 
@@ -304,11 +305,12 @@ fn a_draining_cell_takes_no_new_conduit_and_lets_those_that_run_end() {
     scenario(|mut net| async move {
         serve(&net, "server", Serving::Echo).await;
         let Opened { mut conduit, .. } = open(&net, "site-1", "server").await.unwrap();
-        let other = net.cell("site-2").clone();
+        let (other, relay) = (net.cell("site-2").clone(), net.cell("relay").clone());
         let rest = tokio::task::spawn_local(async move {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            relay.running.wait_for(CellState::Draining).await;
             let refused = cells::open_at(&other, "server", "task/fetch", |_| {}).await;
             let status = refused.unwrap_err().status();
+            // Nothing is to happen meanwhile: what runs is not cut off.
             tokio::time::sleep(Duration::from_secs(2)).await;
             conduit.send.write_one(&b"last words"[..]).await.unwrap();
             conduit.send.finish();

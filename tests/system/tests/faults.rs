@@ -50,8 +50,7 @@ fn f_19_a_neighbour_that_takes_nothing_costs_a_bounded_piece_of_memory_and_nobod
     const PART: usize = 256 << 10;
     let log = LogGuard::start();
     log.tolerate("link");
-    run_paused(1, async |seed| {
-        let net = Net::over_quic(SimNet::new(seed), TREE).await;
+    over_both(async |net| {
         net.cut("site-1", "relay");
         let (relay, part) = (bus(&net, "relay"), Bytes::from(vec![7; PART]));
         let mut taken = 0;

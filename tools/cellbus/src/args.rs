@@ -190,6 +190,9 @@ pub enum Command {
     /// Runs as the trainer of the job cell that standard input describes
     #[command(hide = true)]
     Trainer,
+    /// Runs as the combiner of the job cell that standard input describes
+    #[command(hide = true)]
+    Combiner,
 }
 
 impl Command {
@@ -197,7 +200,12 @@ impl Command {
     pub fn runs_cells(&self) -> bool {
         matches!(
             self,
-            Self::Demo(_) | Self::Up(_) | Self::JobCell | Self::Trainer | Self::BenchSide
+            Self::Demo(_)
+                | Self::Up(_)
+                | Self::JobCell
+                | Self::Trainer
+                | Self::Combiner
+                | Self::BenchSide
         )
     }
 }

@@ -121,6 +121,7 @@ fn run(cli: Cli) -> Outcome {
         Command::BenchSide => process(cellbus_bench::side::run()),
         Command::BenchJob { role } => bench::run_job(role),
         Command::Trainer => process(block_on(trainer())),
+        Command::Combiner => process(block_on(combiner())),
         Command::Status(look) => looks(format, &look, ask::status),
         Command::Cells(LookAt { target, watch }) => {
             block_on(watch::run(format, &watch, || ask::cells(target.clone())))
@@ -195,6 +196,11 @@ fn on_actix<T>(work: impl Future<Output = T>) -> T {
 async fn trainer() -> Result<(), Box<dyn std::error::Error>> {
     let bus = cellbus_channels::local::from_env().await?;
     Ok(cellbus_cells::programs::learn::train(&bus).await?)
+}
+
+async fn combiner() -> Result<(), Box<dyn std::error::Error>> {
+    let bus = cellbus_channels::local::from_env().await?;
+    Ok(cellbus_cells::programs::combine::run(&bus).await?)
 }
 
 /// Runs a job cell. How that ended, its exit code says.

@@ -284,6 +284,7 @@ class FakeCell:
         fd: int | None = None,
         *,
         origin: str = "server.job-7",
+        trace: bytes | None = None,
     ) -> int:
         with self.delivering:
             number = self.next_delivery
@@ -291,7 +292,8 @@ class FakeCell:
             self.waiting[number] = then
             size = None if fd is None else os.fstat(fd).st_size
             who = [origin, "job", "hq", "job-7"]
-            self.send(0x87, [number, who, channel, topic, budget, budget > 0, None, size, b"h"], payload, fd)
+            traced = [] if trace is None else [trace]
+            self.send(0x87, [number, who, channel, topic, budget, budget > 0, None, size, b"h", *traced], payload, fd)
         return number
 
     def delivered(self, frame: Frame) -> None:

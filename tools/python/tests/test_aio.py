@@ -225,6 +225,23 @@ def test_closing_ends_handlers_and_says_goodbye(cell: FakeCell) -> None:
     assert cell.wait_for(0x1F)[0].fields == [None]
 
 
+def test_what_a_handler_sends_belongs_to_the_trace_of_its_message(cell: FakeCell) -> None:
+    trace = bytes(range(25))
+
+    async def main(bus: cellbus.aio.Bus) -> None:
+        async def ask(message: cellbus.aio.Message) -> None:
+            assert message.trace == trace
+            await bus.request("echo", "inner", b"deep")
+
+        async with await bus.serve("echo", "x", ask):
+            cell.deliver("echo", "x", b"", lambda answer: None, trace=trace)
+            while not (asked := [frame for frame in cell.frames if frame.kind == 0x02]):
+                await asyncio.sleep(0.01)
+            assert asked[0].fields[7] == [0, None, trace, b""]
+
+    run(main)
+
+
 def test_federated_averaging_beside_an_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np = pytest.importorskip("numpy")
     monkeypatch.setenv("CELLBUS_SERVER_CELL", "server.job-7")

@@ -387,6 +387,30 @@ def test_a_handler_may_ask_within_the_budget_of_its_asker(bus: cellbus.Bus, cell
     assert 0 < inner.fields[4] <= 3_000
 
 
+def test_what_a_handler_sends_belongs_to_the_trace_of_its_message(bus: cellbus.Bus, cell: FakeCell) -> None:
+    trace, other = bytes(range(25)), bytes(25)
+    seen: list[bytes | None] = []
+
+    def ask(message: cellbus.Message) -> None:
+        seen.append(message.trace)
+        bus.request("echo", "inner", b"deep")
+        bus.publish("echo", "inner")
+        bus.request("echo", "inner", options=cellbus.Options(trace=other))
+
+    with bus.serve("echo", "x", ask):
+        for given in (trace, None):
+            cell.deliver("echo", "x", b"", lambda frame: None, trace=given)
+        cell.wait_for(0x05, 2)
+    bus.request("echo", "inner")
+    assert set(seen) == {trace, None}
+    asked = [frame.fields[7] for frame in cell.wait_for(0x02, 5)]
+    assert sorted(asked, key=str) == sorted(
+        [[0, None, trace, b""], [0, None, other, b""], [0, None, other, b""], None, None], key=str
+    )
+    published = [frame.fields[6] for frame in cell.wait_for(0x03, 2)]
+    assert sorted(published, key=str) == sorted([[0, None, trace, b""], None], key=str)
+
+
 def test_at_most_so_many_handlers_run_at_once(cell: FakeCell) -> None:
     running = most = 0
     lock = threading.Lock()

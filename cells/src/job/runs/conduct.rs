@@ -1,4 +1,4 @@
-//! How a job is started: the server's part, and once that is there those of the sites.
+//! How a job is started: the server's part, once that is there those of relays, and then those of the sites.
 
 use cellbus_channels::RequestError;
 use cellbus_proto::{
@@ -20,29 +20,43 @@ use super::{
 };
 
 impl Runs {
-    /// Starts the parts of a job: the server's, and once that is there those of the sites.
+    /// Starts the parts of a job: the server's, once that is there those of relays, and then those of the sites.
     pub(super) async fn conduct(self, id: JobId, plan: Plan, run: RunId) {
         let own = self.own();
         self.start_own(&id, &plan, run).await;
+        if !self.are_there(&id, &[own]).await {
+            return;
+        }
+        let relays = plan.relays();
+        let starts = relays.iter().map(|relay| self.start_at(&id, &plan, relay, run));
+        futures_util::future::join_all(starts).await;
+        if !self.are_there(&id, relays).await {
+            return;
+        }
+        let starts = plan.sites.iter().map(|site| self.start_at(&id, &plan, site, run));
+        futures_util::future::join_all(starts).await;
+    }
+
+    /// Waits until the parts of these cells run, or ran; `false` where the job ends first.
+    async fn are_there(&self, id: &JobId, cells: &[Fqcn]) -> bool {
         let mut news = self.news();
         loop {
-            let state = self
-                .with(&id, |whole| {
-                    let own = whole.parts().find(|(cell, ..)| **cell == own);
-                    (whole.state(), own.map(|(_, state, _)| state))
-                })
-                .unwrap_or((JobState::Ended, None));
+            let state = self.with(id, |whole| {
+                let is_waited_for = |state| state < JobState::Running;
+                let waits = whole
+                    .parts()
+                    .any(|(cell, state, _)| cells.contains(cell) && is_waited_for(state));
+                (whole.state(), waits)
+            });
             match state {
-                (JobState::Stopping | JobState::Ended, _) => return,
-                (_, Some(JobState::Running | JobState::Stopping | JobState::Ended)) => break,
-                _ => {}
+                None | Some((JobState::Stopping | JobState::Ended, _)) => return false,
+                Some((_, false)) => return true,
+                Some((_, true)) => {}
             }
             if news.changed().await.is_err() {
-                return;
+                return false;
             }
         }
-        let starts = plan.sites.iter().map(|site| self.start_site(&id, &plan, site, run));
-        futures_util::future::join_all(starts).await;
     }
 
     async fn start_own(&self, id: &JobId, plan: &Plan, run: RunId) {
@@ -53,7 +67,7 @@ impl Runs {
         }
         self.inner.running.allow_job(own.clone(), id.job.clone(), true);
         let started = async {
-            let spec = self.spec(id, plan, &plan.server, run);
+            let spec = self.spec(id, plan, &own, run);
             let spec = spec.map_err(|error| with_sources(&error))?;
             if plan.server.has_files {
                 for chunk in chunks(id, &plan.package) {
@@ -69,9 +83,11 @@ impl Runs {
         }
     }
 
-    async fn start_site(&self, id: &JobId, plan: &Plan, site: &Fqcn, run: RunId) {
+    /// Starts the part of a relay or a site.
+    async fn start_at(&self, id: &JobId, plan: &Plan, site: &Fqcn, run: RunId) {
         let bus = self.inner.running.bus();
-        if plan.site.has_files {
+        let part = plan.part_at(site, &self.own());
+        if part.has_files {
             for chunk in chunks(id, &plan.package) {
                 let request = bus.request(site.clone(), well_known::JOB_FILE.into());
                 let sent = request.payload(body::encode(&chunk)).budget(BUDGET).send().await;
@@ -84,7 +100,7 @@ impl Runs {
                 }
             }
         }
-        let spec = match self.spec(id, plan, &plan.site, run) {
+        let spec = match self.spec(id, plan, site, run) {
             Ok(spec) => spec,
             Err(error) => {
                 tracing::error!(%id, %error, "a part cannot be described");
@@ -95,7 +111,7 @@ impl Runs {
             return;
         }
         self.inner.running.allow_job(site.clone(), id.job.clone(), true);
-        let program = plan.site.program.clone();
+        let program = part.program.clone();
         let parameters = Blob(body::encode(&spec).to_vec());
         let start = JobStart { job: id.job.clone(), program, parameters };
         let request = bus.request(site.clone(), well_known::JOB_START.into());

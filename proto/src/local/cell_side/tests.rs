@@ -56,8 +56,9 @@ fn the_version_is_the_highest_that_both_sides_speak() {
         secret: Secret::take(&mut [1; 32]),
     };
     assert_eq!(hello(1, 1).common_version(), Some(1));
-    assert_eq!(hello(0, 9).common_version(), Some(1));
-    assert_eq!(hello(2, 9).common_version(), None);
+    assert_eq!(hello(0, 9).common_version(), Some(2));
+    assert_eq!(hello(2, 9).common_version(), Some(2));
+    assert_eq!(hello(3, 9).common_version(), None);
     assert_eq!(hello(0, 0).common_version(), None);
     assert_eq!(hello(2, 1).common_version(), None);
 }

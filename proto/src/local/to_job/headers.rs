@@ -11,7 +11,10 @@ use super::{
     },
     Delivery, Event, EventKind, Origin, Outcome, Settled, ToJob, Welcome,
 };
-use crate::name::{ChannelTopic, Fqcn, Segment};
+use crate::{
+    envelope::TraceContext,
+    name::{ChannelTopic, Fqcn, Segment},
+};
 
 pub(super) fn write_welcome<'a>(welcome: &Welcome, out: &'a mut BytesMut) -> Writer<'a> {
     let Welcome { version, cell, job, attempt, role, heartbeat_ms, limits } = welcome;
@@ -63,8 +66,8 @@ pub(super) fn read_welcome(header: &[u8]) -> Result<Welcome, BadField> {
 }
 
 pub(super) fn write_delivery<'a>(delivery: &Delivery, out: &'a mut BytesMut) -> Writer<'a> {
-    let Delivery { id, origin, target, budget_ms, expects_reply, body, headers } = delivery;
-    let out = Writer::new(out, 9)
+    let Delivery { id, origin, target, budget_ms, expects_reply, body, headers, trace } = delivery;
+    let out = Writer::new(out, if trace.is_some() { 10 } else { 9 })
         .uint(*id)
         .array(4)
         .text(origin.name.as_str())
@@ -75,11 +78,15 @@ pub(super) fn write_delivery<'a>(delivery: &Delivery, out: &'a mut BytesMut) -> 
         .text(target.topic().as_str())
         .uint(*budget_ms)
         .bool(*expects_reply);
-    body.write(out).bin(headers)
+    let out = body.write(out).bin(headers);
+    match trace {
+        Some(TraceContext(trace)) => out.bin(trace),
+        None => out,
+    }
 }
 
 pub(super) fn read_delivery(header: &[u8], payload: Bytes) -> Result<Delivery, BadField> {
-    let mut fields = Reader::new(header, 9)?;
+    let (mut fields, len) = Reader::among(header, &[9, 10])?;
     let id = fields.uint("id")?;
     fields.array(4, "origin")?;
     let origin = Origin {
@@ -95,8 +102,13 @@ pub(super) fn read_delivery(header: &[u8], payload: Bytes) -> Result<Delivery, B
     let expects_reply = fields.bool("expects_reply")?;
     let body = Body::read(&mut fields, payload)?;
     let headers = headers(&mut fields)?;
+    let mut trace = None;
+    if len == 10 {
+        let bytes = fields.bin("trace")?;
+        trace = Some(bytes.try_into().map(TraceContext).map_err(|_| BadField("trace"))?);
+    }
     fields.finish()?;
-    Ok(Delivery { id, origin, target, budget_ms, expects_reply, body, headers })
+    Ok(Delivery { id, origin, target, budget_ms, expects_reply, body, headers, trace })
 }
 
 pub(super) fn read_reject(header: &[u8]) -> Result<ToJob, BadField> {

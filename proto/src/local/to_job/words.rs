@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::super::{Body, Limits};
 use crate::{
+    envelope::TraceContext,
     identity::CellKind,
     name::{ChannelTopic, Fqcn, Segment},
     status::Status,
@@ -108,6 +109,8 @@ pub struct Delivery {
     pub body: Body,
     /// Headers of the application.
     pub headers: Bytes,
+    /// The trace that the message belongs to; only for job code that speaks [`VERSION_TRACES`](super::super::VERSION_TRACES).
+    pub trace: Option<TraceContext>,
 }
 
 /// Who sent a message, as verified by the cell.

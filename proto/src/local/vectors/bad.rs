@@ -225,6 +225,13 @@ pub(super) fn vectors() -> Vec<Vector> {
             with_trailing(job("welcome")),
             Status::BadHeader,
         ),
+        (
+            "job-deliver-trace-is-nil",
+            TO_JOB,
+            "open",
+            frame(0x87, &nil_for_a_trace(&job("deliver")), b""),
+            Status::BadHeader,
+        ),
     ];
     cases
         .into_iter()
@@ -241,4 +248,13 @@ fn with_trailing(mut frame: Vec<u8>) -> Vec<u8> {
     let header = (frame.len() - PREFIX_LEN) as u16;
     frame[1..3].copy_from_slice(&header.to_be_bytes());
     frame
+}
+
+/// The header of a DELIVER without a trace, with a tenth field that is nil.
+fn nil_for_a_trace(deliver: &[u8]) -> Vec<u8> {
+    let len = usize::from(u16::from_be_bytes([deliver[1], deliver[2]]));
+    let mut header = deliver[PREFIX_LEN..PREFIX_LEN + len].to_vec();
+    header[0] = 0x9a;
+    header.push(0xc0);
+    header
 }

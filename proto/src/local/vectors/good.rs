@@ -10,7 +10,7 @@ use crate::{envelope::TraceContext, exchange::RetryPolicy, status::Status};
 
 mod to_job;
 
-pub(super) use self::to_job::to_job;
+pub(super) use self::to_job::{to_job, to_job_of_version_2};
 
 fn attached(size: u64) -> Body {
     Body { content_type: Some("text/plain".into()), attached: Some(size), payload: Bytes::new() }

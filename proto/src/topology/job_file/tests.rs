@@ -49,6 +49,31 @@ fn a_job_file_says_what_runs_where() {
 }
 
 #[test]
+fn a_job_may_have_parts_at_relays_and_says_which() {
+    let with = |relay: &str| {
+        parse(&format!("[job]\nname='a'\n[server]\nprogram='s'\n{relay}\n[site]\nprogram='t'\n"))
+    };
+    let none = with("").unwrap();
+    assert_eq!((none.relay, none.relays), (None, vec![]));
+    let every = with("[relay]\nprogram='combine'\narguments = { quorum = 3 }").unwrap();
+    let relay = every.relay.unwrap();
+    assert_eq!((relay.program.as_str(), every.relays), ("combine", vec![Pattern::Any]));
+    assert_eq!((&relay.arguments["quorum"], relay.detach_s), (&Value::Integer(3), 0));
+    let some = with("[relay]\nprogram='combine'\nrelays=['relay-eu']").unwrap();
+    assert_eq!(some.relays, ["relay-eu".parse::<Pattern>().unwrap()]);
+    for (wrong, says) in [
+        ("[relay]", "[relay] has no `program`"),
+        ("[relay]\nprogram='c'\nrelays=[]", "the job has no relays"),
+        ("[relay]\nprogram='c'\nrelays=['re*ay']", "not a pattern for relays"),
+        ("[relay]\nprogram='c'\ndetach_s=5", "detach_s"),
+    ] {
+        let problems = with(wrong).unwrap_err();
+        assert_eq!(problems.len(), 1, "{wrong}: {problems:?}");
+        assert!(problems[0].to_string().contains(says), "{wrong}: {}", problems[0]);
+    }
+}
+
+#[test]
 fn everything_that_is_wrong_is_said_at_once_and_where() {
     let text = r#"
 [job]

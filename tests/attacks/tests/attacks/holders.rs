@@ -35,9 +35,10 @@ fn f_27_beats_alone_do_not_hold_a_name_and_an_answer_does() {
             taken.expect("a holder that does not answer is replaced");
         };
         let beating = async {
+            let mut beats = tokio::time::interval(Duration::from_millis(500));
             loop {
+                beats.tick().await;
                 holder.beat().await;
-                tokio::time::sleep(Duration::from_millis(500)).await;
             }
         };
         tokio::select! {
@@ -58,6 +59,7 @@ fn while_a_holder_is_asked_a_second_candidate_is_sent_away() {
         let (mut first, mut second) = (copy(target, 7).await, copy(target, 8).await);
         let before = target.look().await;
         let (first, second) = tokio::join!(first.register(), async {
+            // The holder is asked within this, and has two seconds to answer: nobody says when.
             tokio::time::sleep(Duration::from_millis(500)).await;
             let begun = tokio::time::Instant::now();
             let sent_away = second.register().await.map(drop);

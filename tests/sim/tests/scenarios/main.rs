@@ -10,4 +10,5 @@ mod resources;
 mod restart;
 mod swarm;
 mod tokens;
+mod transfers;
 mod weather;

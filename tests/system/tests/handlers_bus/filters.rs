@@ -76,7 +76,7 @@ fn f_02_every_way_out_passes_the_filters_once() {
                     "defer" => {
                         let token = delivery.defer();
                         actix_rt::spawn(async move {
-                            tokio::time::sleep(Duration::from_millis(10)).await;
+                            tokio::task::yield_now().await;
                             token.reply(b"deferred".to_vec()).unwrap();
                         });
                         Ok(Reply::later())

@@ -112,10 +112,12 @@ fn a_receipt_says_that_the_message_was_taken_on_not_that_it_was_handled() {
     both(|net| async move {
         let diary = Diary::default();
         let noted = diary.clone();
+        let gate = std::sync::Arc::new(tokio::sync::Notify::new());
+        let opens = std::sync::Arc::clone(&gate);
         serve(&net, "server", "notes/slow", HandlerOptions::default(), move |_| {
-            let diary = noted.clone();
+            let (diary, gate) = (noted.clone(), std::sync::Arc::clone(&gate));
             async move {
-                tokio::time::sleep(Duration::from_secs(2)).await;
+                gate.notified().await;
                 diary.note("handled");
                 Err(Status::Draining.into())
             }
@@ -127,7 +129,9 @@ fn a_receipt_says_that_the_message_was_taken_on_not_that_it_was_handled() {
         assert!(diary.read().is_empty());
         let nobody = request(&net, "site-1", "server", "notes/ping", "x").receipt().publish().await;
         assert_eq!(nobody.unwrap_err().status(), Status::NoHandler);
-        net.advance(Duration::from_secs(3)).await;
+        assert!(diary.read().is_empty(), "it was taken on, and nothing more");
+        opens.notify_one();
+        net.advance(Duration::from_secs(1)).await;
         assert_eq!(diary.read(), ["handled"]);
         let dead = net.cell("server").running.own().dead_letters.report(9, None);
         assert_eq!(dead.letters[0].code, "DRAINING", "what came of it, nobody can be told");

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use cellbus_channels::{
-    Delivery, Failure, HandlerOptions, Reply, RequestError, Status, from_fn,
+    Delivery, Failure, HandlerOptions, Reply, RequestError, Status, TraceContext, from_fn,
     transfer::{FetchOptions, ServeOptions, SignedReference, Sink},
 };
 use cellbus_proto::{local, transfer::ContentKey};
@@ -245,6 +245,31 @@ fn s_37_job_code_that_does_not_read_its_attachments_delays_nobody_else() {
         assert_eq!(within(ask.send()).await.unwrap().payload.len(), 2 * MIB);
         let late = within(slow).await.unwrap().unwrap_err();
         assert_eq!(late.status(), Status::Deadline);
+        net.finish().await;
+    });
+}
+
+#[test]
+fn a_trace_goes_through_job_code_and_on_with_what_it_sends() {
+    scenario(|net| async move {
+        let asking = job(&net, SITE_1).await;
+        let (between, last) = (job(&net, SERVER).await, job(&net, SITE_2).await);
+        let answer = from_fn(|delivery: Delivery| async move {
+            Ok(Reply::from(format!("{:?}", delivery.trace).into_bytes()))
+        });
+        last.bus.handle(target("task/ping"), answer).await.unwrap();
+        let bus = between.bus.clone();
+        let handler = from_fn(move |_| {
+            let asked = bus.request(name(SITE_2), target("task/ping")).send();
+            async move { Ok(Reply::from(asked.await.expect("it answers").payload)) }
+        });
+        between.bus.handle(target("task/ping"), handler).await.unwrap();
+        let ask = || asking.bus.request(name(SERVER), target("task/ping"));
+        let trace = TraceContext(std::array::from_fn(|index| index as u8));
+        for (request, expected) in [(ask().trace(trace), Some(trace)), (ask(), None)] {
+            let reply = within(request.send()).await.unwrap();
+            assert_eq!(reply.payload, format!("{expected:?}"));
+        }
         net.finish().await;
     });
 }

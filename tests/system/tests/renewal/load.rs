@@ -30,11 +30,12 @@ impl Tasks {
             let (cell, stop) = (net.cell(from).clone(), Rc::clone(&stop));
             tokio::task::spawn_local(async move {
                 let mut answered = 0;
+                let mut turns = tokio::time::interval(every);
                 while !stop.get() {
+                    turns.tick().await;
                     let reply = cell.request(to, "task/ping", "hi").await;
                     assert_eq!(reply.expect("no request fails"), "hi", "{from} -> {to}");
                     answered += 1;
-                    tokio::time::sleep(every).await;
                 }
                 answered
             })

@@ -258,6 +258,7 @@ impl<'a> Site<'a> {
         let plan = Plan {
             name: job.clone(),
             server: part(server),
+            relay: None,
             site: part(site),
             sites: vec!["site-1".parse().expect("it is a name")],
             budget: JobBudget::default(),

@@ -76,6 +76,8 @@ class Received:
         """The application's own headers."""
         self.expects_reply: bool = incoming.expects_reply
         """Whether somebody waits for an answer."""
+        self.trace: bytes | None = incoming.trace
+        """The W3C trace context that it belongs to, in binary form: what its handler sends carries it on."""
         self.deadline: float | None = time.monotonic() + incoming.budget_ms / 1000 if incoming.expects_reply else None
         """Until when somebody waits, in seconds on the monotonic clock."""
 

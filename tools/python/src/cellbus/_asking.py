@@ -24,6 +24,9 @@ GRACE = 10.0
 deadline: ContextVar[float | None] = ContextVar("cellbus_deadline", default=None)
 """Until when the message that is handled here has an asker, on the monotonic clock."""
 
+trace: ContextVar[bytes | None] = ContextVar("cellbus_trace", default=None)
+"""The trace of the message that is handled here; what is sent meanwhile belongs to it."""
+
 
 class Asked(NamedTuple):
     """Something that is about to be asked."""
@@ -109,7 +112,7 @@ def request(
     cell = destination(to)
     time_ms = budget_ms(budget, core)
     patience = (core.limits.budget_ms if time_ms is None else time_ms) / 1000 + GRACE
-    flags = option_fields(options, Flags.MANY if many else Flags.NONE)
+    flags = option_fields(options, trace.get(), Flags.MANY if many else Flags.NONE)
     call = _call(Kind.STREAM if many else Kind.REQUEST, out)
     size = call.size
     if flags is None and attached is None:
@@ -138,7 +141,7 @@ def publish(
     """A PUBLISH."""
     out, media, attached = _body(core, payload, content_type)
     cell = destination(to)
-    flags = option_fields(options)
+    flags = option_fields(options, trace.get())
     call = _call(Kind.PUBLISH, out)
 
     def frame(number: int) -> bytes:
@@ -162,7 +165,7 @@ def multicast(
     out, media, attached = _body(core, payload, content_type)
     to = cell_list(cells)
     time_ms = budget_ms(budget, core)
-    flags = option_fields(options)
+    flags = option_fields(options, trace.get())
     call = _call(Kind.MULTICAST, out)
     patience = (core.limits.budget_ms if time_ms is None else time_ms) / 1000 + GRACE
 

@@ -93,7 +93,7 @@ class Bus(About, AbstractContextManager["Bus"]):
     def _request_small(
         self, channel: str, topic: str, payload: bytes, to: str | None, content_type: str | None
     ) -> Reply | None:
-        if _asking.deadline.get() is not None:
+        if _asking.deadline.get() is not None or _asking.trace.get() is not None:
             return None
         engine = self._engine
         call = engine.ask_small(

@@ -25,7 +25,7 @@ from cellbus.message import (
 )
 from cellbus.status import Status
 
-VERSION = 1
+VERSION_MIN, VERSION_MAX = 1, 2
 QUEUE_MAX = 4_096
 """Parts or events of one call that wait for whoever takes them."""
 
@@ -121,11 +121,12 @@ class Incoming:
 
     __slots__ = (
         "budget_ms", "channel", "content_type", "expects_reply", "headers", "is_answered", "is_cancelled", "number",
-        "on_cancel", "origin", "payload", "topic",
+        "on_cancel", "origin", "payload", "topic", "trace",
     )  # fmt: skip
 
     def __init__(self, frame: Frame) -> None:
-        number, origin, channel, topic, budget_ms, expects_reply, content_type, _, headers = frame.fields
+        number, origin, channel, topic, budget_ms, expects_reply, content_type, _, headers, *rest = frame.fields
+        self.trace: bytes | None = rest[0] if rest else None
         self.number: int = number
         self.origin = Origin(*origin)
         self.channel: str = channel
@@ -168,7 +169,7 @@ class Core:
     @staticmethod
     def hello(secret: bytes) -> bytes:
         """The first frame."""
-        return write_frame(ToCell.HELLO, (VERSION, VERSION, secret))
+        return write_frame(ToCell.HELLO, (VERSION_MIN, VERSION_MAX, secret))
 
     def has_room(self, size: int, attached: int) -> bool:
         """Whether something of so many bytes can be asked now without exceeding the limits.
@@ -210,7 +211,7 @@ class Core:
         if frame.kind != ToJob.WELCOME:
             raise ProtocolError(Status.BAD_FRAME, "something came before WELCOME")
         version, self.cell, self.job, self.attempt, self.role, self.heartbeat_ms, limits = frame.fields
-        if version != VERSION:
+        if not VERSION_MIN <= version <= VERSION_MAX:
             raise ProtocolError(Status.VERSION, f"version {version} was not offered")
         self.limits = Limits(*limits)
         decoder.payload_max = self.limits.payload_max

@@ -36,6 +36,8 @@ def read_header(shape: Shape, kind: int, raw: Any) -> Fields:
     except ValueError as error:
         raise ProtocolError(Status.BAD_HEADER, f"header of frame type {kind:#04x}: {error}") from None
     checks = shape.checks
+    if shape.last is not None and type(fields) is list and len(fields) == len(checks) + 1:
+        checks = (*checks, shape.last)
     if type(fields) is not list or len(fields) != len(checks):
         raise ProtocolError(Status.BAD_HEADER, f"header of frame type {kind:#04x}: not {len(checks)} fields")
     for check, field in zip(checks, fields):  # noqa: B905 - the lengths were compared

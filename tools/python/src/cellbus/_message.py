@@ -125,7 +125,7 @@ class Message(Received):
 
     def run(self, handler: Handler) -> None:
         """Calls a handler and answers with what it gives."""
-        token = _asking.deadline.set(self.deadline)
+        token, traced = _asking.deadline.set(self.deadline), _asking.trace.set(self.trace)
         try:
             result = handler(self)
             if not self._is_deferred:
@@ -137,6 +137,7 @@ class Message(Received):
             raise
         finally:
             _asking.deadline.reset(token)
+            _asking.trace.reset(traced)
 
 
 class Pool:

@@ -81,6 +81,8 @@ class Shape(NamedTuple):
     """Which field is the size of what is attached."""
     whole: Callable[[Fields], bool] | None = None
     """What must hold between fields."""
+    last: Check | None = None
+    """One more field, which need not be there."""
 
 
 def _uint(bits: int, least: int = 0) -> Check:
@@ -183,8 +185,9 @@ def _shape(
     *checks: Check,
     attached: int | None = None,
     whole: Callable[[Fields], bool] | None = None,
+    last: Check | None = None,
 ) -> Shape:
-    return Shape(rule, checks, attached, whole)
+    return Shape(rule, checks, attached, whole, last)
 
 
 _NOTHING, _DETAIL, _MESSAGE = Rule.NOTHING, Rule.DETAIL, Rule.MESSAGE
@@ -230,6 +233,7 @@ TO_JOB: dict[int, Shape] = {
         _MESSAGE,
         *(_U64, _is_origin, _is_channel, _is_channel, _U32, _is_bool, *_BODY, _is_headers),
         attached=7,
+        last=_bin(25),
     ),
     ToJob.PART: _shape(_MESSAGE, _U64, _is_cell, *_BODY, attached=3),
     ToJob.PART_FAILED: _shape(_DETAIL, _U64, _is_cell, _is_status, _is_cell),

@@ -175,24 +175,27 @@ class Options:
     retry: tuple[float, float] | None = None
     """Seconds until it is sent again while nothing is heard of it: at first, at most."""
     trace: bytes | None = None
-    """A W3C trace context in binary form, 25 bytes."""
+    """A W3C trace context in binary form, 25 bytes; that of the message that is being handled where it is left out."""
     headers: bytes = b""
     """The application's own, opaque to every cell, at most 4,096 bytes."""
 
-    def fields(self, extra: Flags = Flags.NONE) -> list[Any] | None:
-        """As on the wire; `None` where nothing is said."""
+    def fields(self, extra: Flags = Flags.NONE, around: bytes | None = None) -> list[Any] | None:
+        """As on the wire; `None` where nothing is said. `around` is the trace of what is being handled."""
         flags = int(self.flags | extra)
-        if not flags and self.retry is None and self.trace is None and not self.headers:
+        trace = around if self.trace is None else self.trace
+        if not flags and self.retry is None and trace is None and not self.headers:
             return None
         retry = None if self.retry is None else [int(seconds * 1000) for seconds in self.retry]
-        return [flags, retry, self.trace, bytes(self.headers)]
+        return [flags, retry, trace, bytes(self.headers)]
 
 
-def option_fields(options: Options | None, extra: Flags = Flags.NONE) -> list[Any] | None:
+def option_fields(
+    options: Options | None, trace: bytes | None = None, extra: Flags = Flags.NONE
+) -> list[Any] | None:
     """As on the wire."""
     if options is not None:
-        return options.fields(extra)
-    return [int(extra), None, None, b""] if extra else None
+        return options.fields(extra, trace)
+    return [int(extra), None, trace, b""] if extra or trace is not None else None
 
 
 def cell_list(cells: Sequence[str] | None) -> list[str] | None:

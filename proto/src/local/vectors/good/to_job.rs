@@ -7,7 +7,7 @@ use super::{
     super::{super::*, TO_JOB, Vector, good, secret},
     attached,
 };
-use crate::{identity::CellKind, name::ChannelTopic, status::Status};
+use crate::{envelope::TraceContext, identity::CellKind, name::ChannelTopic, status::Status};
 
 pub(in super::super) fn to_job() -> Vec<(Vector, ToJob)> {
     let by = || "relay-a".parse().unwrap();
@@ -98,6 +98,7 @@ pub(in super::super) fn to_job() -> Vec<(Vector, ToJob)> {
                 expects_reply: true,
                 body: Body::inline(payload()),
                 headers: Bytes::from_static(b"round=3"),
+                trace: None,
             }),
             json!([
                 1,
@@ -126,6 +127,7 @@ pub(in super::super) fn to_job() -> Vec<(Vector, ToJob)> {
                 expects_reply: false,
                 body: attached(300_000),
                 headers: Bytes::new(),
+                trace: None,
             }),
             json!([
                 2,
@@ -225,6 +227,44 @@ pub(in super::super) fn to_job() -> Vec<(Vector, ToJob)> {
             json!([14, "text/plain", 0, { "hex": "" }, { "hex": hex::encode(secret().expose()) }]),
         ),
     ];
+    cases
+        .into_iter()
+        .map(|(name, frame, header)| (good(TO_JOB, name, &frame, header), frame))
+        .collect()
+}
+
+/// What version 2 has added.
+pub(in super::super) fn to_job_of_version_2() -> Vec<(Vector, ToJob)> {
+    let cases = [(
+        "deliver-traced",
+        ToJob::Deliver(Delivery {
+            id: 3,
+            origin: Origin {
+                name: "server".parse().unwrap(),
+                kind: CellKind::Server,
+                org: "hq".parse().unwrap(),
+                job: None,
+            },
+            target: ChannelTopic::parse("task", "note").unwrap(),
+            budget_ms: 1000,
+            expects_reply: true,
+            body: Body::inline(Bytes::from_static(b"\xffworld")),
+            headers: Bytes::new(),
+            trace: Some(TraceContext(std::array::from_fn(|index| index as u8))),
+        }),
+        json!([
+            3,
+            ["server", "server", "hq", null],
+            "task",
+            "note",
+            1000,
+            true,
+            null,
+            null,
+            { "hex": "" },
+            { "hex": hex::encode((0..25).collect::<Vec<u8>>()) }
+        ]),
+    )];
     cases
         .into_iter()
         .map(|(name, frame, header)| (good(TO_JOB, name, &frame, header), frame))

@@ -116,6 +116,7 @@ class Message(Received):
 
     async def _run(self, handler: Handler) -> None:
         _asking.deadline.set(self.deadline)
+        _asking.trace.set(self.trace)
         known = weakref.ref(self)
 
         def on_cancel() -> None:
