@@ -249,13 +249,18 @@ fn s_37_job_code_that_does_not_read_its_attachments_delays_nobody_else() {
     });
 }
 
+/// Version and trace; every handler has a span of its own behind them.
+fn of_trace(TraceContext(context): TraceContext) -> Vec<u8> {
+    context[..17].to_vec()
+}
+
 #[test]
 fn a_trace_goes_through_job_code_and_on_with_what_it_sends() {
     scenario(|net| async move {
         let asking = job(&net, SITE_1).await;
         let (between, last) = (job(&net, SERVER).await, job(&net, SITE_2).await);
         let answer = from_fn(|delivery: Delivery| async move {
-            Ok(Reply::from(format!("{:?}", delivery.trace).into_bytes()))
+            Ok(Reply::from(format!("{:?}", delivery.trace.map(of_trace)).into_bytes()))
         });
         last.bus.handle(target("task/ping"), answer).await.unwrap();
         let bus = between.bus.clone();
@@ -268,7 +273,7 @@ fn a_trace_goes_through_job_code_and_on_with_what_it_sends() {
         let trace = TraceContext(std::array::from_fn(|index| index as u8));
         for (request, expected) in [(ask().trace(trace), Some(trace)), (ask(), None)] {
             let reply = within(request.send()).await.unwrap();
-            assert_eq!(reply.payload, format!("{expected:?}"));
+            assert_eq!(reply.payload, format!("{:?}", expected.map(of_trace)));
         }
         net.finish().await;
     });
