@@ -7,6 +7,7 @@ use quinn::ConnectionError;
 
 use crate::{
     conn::{Connection, PeerError},
+    quic_settings::Reach,
     tls::SERVER_NAME,
 };
 
@@ -105,22 +106,34 @@ pub struct QuicDial {
     endpoint: quinn::Endpoint,
     config: quinn::ClientConfig,
     target: DialTarget,
+    near: Option<Arc<quinn::TransportConfig>>,
 }
 
 impl QuicDial {
     /// Dials `target` from `endpoint`.
     #[must_use]
     pub fn new(endpoint: quinn::Endpoint, config: quinn::ClientConfig, target: DialTarget) -> Self {
-        Self { endpoint, config, target }
+        Self { endpoint, config, target, near: None }
+    }
+
+    /// The same, with settings of their own for a target on this machine.
+    #[must_use]
+    pub fn near(mut self, near: Arc<quinn::TransportConfig>) -> Self {
+        self.near = Some(near);
+        self
     }
 }
 
 impl Dial for QuicDial {
     fn dial(&self) -> Task<Result<Connection, DialError>> {
-        let (endpoint, config, target) =
+        let (endpoint, mut config, target) =
             (self.endpoint.clone(), self.config.clone(), self.target.clone());
+        let near = self.near.clone();
         Box::pin(async move {
             let address = resolve(&endpoint, target).await?;
+            if let Some(near) = near.filter(|_| Reach::of(address) == Reach::Machine) {
+                config.transport_config(near);
+            }
             let connecting = endpoint.connect_with(config, address, SERVER_NAME)?;
             Ok(Connection::quic(connecting.await?)?)
         })
@@ -154,6 +167,7 @@ async fn resolve(endpoint: &quinn::Endpoint, target: DialTarget) -> Result<Socke
 pub struct QuicAccept {
     endpoint: quinn::Endpoint,
     in_flight: Arc<()>,
+    near: Option<Arc<quinn::ServerConfig>>,
 }
 
 impl QuicAccept {
@@ -164,13 +178,21 @@ impl QuicAccept {
     /// Accepts what comes to `endpoint`.
     #[must_use]
     pub fn new(endpoint: quinn::Endpoint) -> Self {
-        Self { endpoint, in_flight: Arc::new(()) }
+        Self { endpoint, in_flight: Arc::new(()), near: None }
+    }
+
+    /// The same, with settings of their own for callers on this machine.
+    #[must_use]
+    pub fn near(mut self, near: Arc<quinn::ServerConfig>) -> Self {
+        self.near = Some(near);
+        self
     }
 }
 
 impl Accept for QuicAccept {
     fn accept(&self) -> Task<Option<Task<Result<Connection, DialError>>>> {
         let (endpoint, in_flight) = (self.endpoint.clone(), Arc::clone(&self.in_flight));
+        let near = self.near.clone();
         Box::pin(async move {
             loop {
                 let incoming = endpoint.accept().await?;
@@ -186,7 +208,13 @@ impl Accept for QuicAccept {
                 }
                 let handshake: Task<Result<Connection, DialError>> = Box::pin(async move {
                     let counted = in_flight;
-                    let connection = incoming.accept()?.await?;
+                    let connecting = match near {
+                        Some(near) if Reach::of(incoming.remote_address()) == Reach::Machine => {
+                            incoming.accept_with(near)?
+                        }
+                        Some(_) | None => incoming.accept()?,
+                    };
+                    let connection = connecting.await?;
                     drop(counted);
                     Ok(Connection::quic(connection)?)
                 });

@@ -16,7 +16,7 @@ use crate::{
     clock::WallClock,
     conn::Connection,
     counters::Counters,
-    quic_settings::{BindError, QuicSettingsError, QuicTransport, bind},
+    quic_settings::{BindError, QuicSettingsError, QuicTransport, Reach, Side, bind},
     tls::{self, OnRefusal, PinnedPeers},
 };
 
@@ -26,6 +26,8 @@ pub struct QuicPort {
     endpoint: quinn::Endpoint,
     transport: QuicTransport,
     receive_buffer: usize,
+    /// How callers on this machine are let in.
+    near: Option<Arc<quinn::ServerConfig>>,
 }
 
 /// Keys by which a peer recognises a port that was closed and opened again.
@@ -116,7 +118,7 @@ impl QuicPort {
     /// # Errors
     /// [`QuicPortError`].
     pub fn dialling(transport: &QuicTransport, address: SocketAddr) -> Result<Self, QuicPortError> {
-        Self::open(transport, address, quinn::EndpointConfig::default(), None)
+        Self::open(transport, address, transport.dialling_config(), None)
     }
 
     /// Opens a port that accepts, and can dial too.
@@ -138,7 +140,11 @@ impl QuicPort {
         };
         let server = transport.server_config(tls)?;
         let endpoint = transport.endpoint_config(&keys.reset, keys.connection_ids);
-        Self::open(transport, address, endpoint, Some(server))
+        let mut near = server.clone();
+        near.transport_config(transport.transport_config(Side::Accepts, Reach::Machine));
+        let mut port = Self::open(transport, address, endpoint, Some(server))?;
+        port.near = Some(Arc::new(near));
+        Ok(port)
     }
 
     fn open(
@@ -152,7 +158,7 @@ impl QuicPort {
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = quinn::Endpoint::new(config, server, bound.socket, runtime)
             .map_err(|source| QuicPortError::Socket { address, source })?;
-        Ok(Self { endpoint, transport: transport.clone(), receive_buffer })
+        Ok(Self { endpoint, transport: transport.clone(), receive_buffer, near: None })
     }
 
     /// Bytes that the kernel really keeps for packets that have not been read.
@@ -175,7 +181,11 @@ impl QuicPort {
     /// Accepts what comes.
     #[must_use]
     pub fn accept(&self) -> Arc<dyn Accept> {
-        Arc::new(QuicAccept::new(self.endpoint.clone()))
+        let accept = QuicAccept::new(self.endpoint.clone());
+        Arc::new(match &self.near {
+            Some(near) => accept.near(Arc::clone(near)),
+            None => accept,
+        })
     }
 
     /// Dials a server or relay with base name `parent`.
@@ -191,7 +201,12 @@ impl QuicPort {
     ) -> Result<Arc<dyn Dial>, QuicPortError> {
         let tls = tls::client_config(own, parent, checks.clock(), checks.on_refusal())?;
         let config = self.transport.client_config(tls)?;
-        Ok(Arc::new(QuicDial::new(self.endpoint.clone(), config, target)))
+        Ok(self.dial(config, target))
+    }
+
+    fn dial(&self, config: quinn::ClientConfig, target: DialTarget) -> Arc<dyn Dial> {
+        let near = self.transport.transport_config(Side::Dials, Reach::Machine);
+        Arc::new(QuicDial::new(self.endpoint.clone(), config, target).near(near))
     }
 
     /// Dials, for a job cell, exactly the holder of the certificate with hash `parent`.
@@ -207,7 +222,7 @@ impl QuicPort {
     ) -> Result<Arc<dyn Dial>, QuicPortError> {
         let tls = tls::job_client_config(own, parent, checks.clock(), checks.on_refusal())?;
         let config = self.transport.client_config(tls)?;
-        Ok(Arc::new(QuicDial::new(self.endpoint.clone(), config, target)))
+        Ok(self.dial(config, target))
     }
 }
 

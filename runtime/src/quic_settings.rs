@@ -3,7 +3,7 @@
 //! The defaults of the library let one peer claim gigabytes and notice a dead peer after half a minute; none of them is
 //! left to chance here. Whatever holds data for a peer is bounded, and what the control lane needs is never lent out.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use aws_lc_rs::hmac;
 use quinn::{
@@ -22,6 +22,9 @@ mod tests;
 
 const KIB: u32 = 1024;
 const MIB: u32 = 1024 * KIB;
+
+/// Largest packet to try between two processes of one machine, in bytes of UDP payload.
+pub const NEAR_MTU: u16 = 4096;
 
 /// Bytes of the connection window that no stream but control's may use.
 pub const CONTROL_RESERVE: u32 = MIB;
@@ -163,6 +166,23 @@ fn acknowledgements() -> AckFrequencyConfig {
     frequency
 }
 
+/// Where the other end of a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// On this machine: packets of [`NEAR_MTU`] bytes get there, and half as much work goes into each byte.
+    Machine,
+    /// Anywhere else.
+    Network,
+}
+
+impl Reach {
+    /// Where `address` is.
+    #[must_use]
+    pub fn of(address: SocketAddr) -> Self {
+        if address.ip().to_canonical().is_loopback() { Self::Machine } else { Self::Network }
+    }
+}
+
 /// Settings that hold together.
 #[derive(Clone, Debug)]
 pub struct QuicTransport {
@@ -218,7 +238,7 @@ impl QuicTransport {
     /// # Units
     /// Worst-case memory per connection: `connection_window` received, `send_window` sent.
     #[must_use]
-    pub fn transport_config(&self, side: Side) -> Arc<TransportConfig> {
+    pub fn transport_config(&self, side: Side, reach: Reach) -> Arc<TransportConfig> {
         let settings = &self.settings;
         let mut config = TransportConfig::default();
         config
@@ -231,7 +251,7 @@ impl QuicTransport {
             .send_window(settings.send_window.into())
             .datagram_receive_buffer_size(None)
             .enable_segmentation_offload(settings.segmentation_offload)
-            .mtu_discovery_config(Some(self.mtu_discovery()))
+            .mtu_discovery_config(Some(self.mtu_discovery(reach)))
             .ack_frequency_config(Some(acknowledgements()));
         match settings.congestion {
             Congestion::Cubic => {
@@ -242,12 +262,29 @@ impl QuicTransport {
         Arc::new(config)
     }
 
-    fn mtu_discovery(&self) -> MtuDiscoveryConfig {
+    fn mtu_discovery(&self, reach: Reach) -> MtuDiscoveryConfig {
         let mut discovery = MtuDiscoveryConfig::default();
-        if let Some(upper_bound) = self.settings.mtu_upper_bound {
+        let near = (reach == Reach::Machine).then_some(NEAR_MTU);
+        if let Some(upper_bound) = self.settings.mtu_upper_bound.max(near) {
             discovery.upper_bound(upper_bound);
         }
         discovery
+    }
+
+    /// Bytes in the largest packet that an endpoint takes.
+    fn take_packets(&self, config: &mut EndpointConfig) {
+        let largest = self.settings.mtu_upper_bound.unwrap_or(0).max(NEAR_MTU);
+        config
+            .max_udp_payload_size(largest)
+            .expect("the bound was checked against the range that the library takes");
+    }
+
+    /// How an endpoint behaves that only dials.
+    #[must_use]
+    pub fn dialling_config(&self) -> EndpointConfig {
+        let mut config = EndpointConfig::default();
+        self.take_packets(&mut config);
+        config
     }
 
     /// How the endpoint as a whole behaves.
@@ -267,11 +304,7 @@ impl QuicTransport {
                 Box::new(HashedConnectionIdGenerator::from_key(connection_id_key))
             })
             .min_reset_interval(Duration::ZERO);
-        if let Some(upper_bound) = self.settings.mtu_upper_bound {
-            config
-                .max_udp_payload_size(upper_bound)
-                .expect("the bound was checked against the range that the library takes");
-        }
+        self.take_packets(&mut config);
         config
     }
 
@@ -291,7 +324,7 @@ impl QuicTransport {
         tokens.sent(0).log(Arc::new(NoneTokenLog));
         config
             .validation_token_config(tokens)
-            .transport_config(self.transport_config(Side::Accepts))
+            .transport_config(self.transport_config(Side::Accepts, Reach::Network))
             .max_incoming(usize::try_from(self.settings.max_incoming).unwrap_or(usize::MAX))
             .incoming_buffer_size(self.settings.incoming_buffer.into())
             .incoming_buffer_size_total(self.settings.incoming_buffer_total.into());
@@ -310,7 +343,7 @@ impl QuicTransport {
         let mut config = ClientConfig::new(Arc::new(crypto));
         config
             .token_store(Arc::new(NoneTokenStore))
-            .transport_config(self.transport_config(Side::Dials));
+            .transport_config(self.transport_config(Side::Dials, Reach::Network));
         Ok(config)
     }
 }

@@ -67,8 +67,8 @@ fn the_library_takes_over_what_is_set() {
         ..QuicSettings::default()
     };
     let transport = QuicTransport::new(settings).unwrap();
-    let dials = format!("{:?}", transport.transport_config(Side::Dials));
-    let accepts = format!("{:?}", transport.transport_config(Side::Accepts));
+    let dials = format!("{:?}", transport.transport_config(Side::Dials, Reach::Network));
+    let accepts = format!("{:?}", transport.transport_config(Side::Accepts, Reach::Network));
     for part in [
         "max_concurrent_bidi_streams: 19",
         "max_concurrent_uni_streams: 4",
@@ -99,4 +99,26 @@ fn a_socket_tells_what_the_kernel_gave() {
     let taken = bind("127.0.0.1:0".parse().unwrap(), 4 * MIB).unwrap();
     let error = bind(taken.socket.local_addr().unwrap(), 4 * MIB).unwrap_err();
     assert!(error.to_string().contains("127.0.0.1"), "{error}");
+}
+
+#[test]
+fn packets_grow_further_between_processes_of_one_machine_only() {
+    for (address, reach) in [
+        ("127.0.0.1:1", Reach::Machine),
+        ("[::1]:1", Reach::Machine),
+        ("[::ffff:127.0.0.2]:1", Reach::Machine),
+        ("10.0.0.1:1", Reach::Network),
+        ("[2001:db8::1]:1", Reach::Network),
+    ] {
+        assert_eq!(Reach::of(address.parse().unwrap()), reach, "{address}");
+    }
+    let said = |settings: QuicSettings, reach| {
+        let transport = QuicTransport::new(settings).unwrap();
+        format!("{:?}", transport.transport_config(Side::Dials, reach))
+    };
+    let wide = || QuicSettings { mtu_upper_bound: Some(8952), ..QuicSettings::default() };
+    assert!(said(QuicSettings::default(), Reach::Machine).contains("upper_bound: 4096"));
+    assert!(said(QuicSettings::default(), Reach::Network).contains("upper_bound: 1452"));
+    assert!(said(wide(), Reach::Machine).contains("upper_bound: 8952"));
+    assert!(said(wide(), Reach::Network).contains("upper_bound: 8952"));
 }

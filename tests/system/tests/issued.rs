@@ -27,7 +27,7 @@ use cellbus_runtime::{
     host::{AskError, Renewing},
 };
 
-use self::load::{PAIRS, TREE, Tasks};
+use self::load::{TREE, Tasks};
 
 const CELLS: [&str; 5] = ["server", "relay", "site-1", "site-2", "site-3"];
 /// Between two requests of one pair.

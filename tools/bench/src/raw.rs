@@ -20,7 +20,7 @@ use cellbus_runtime::{
     authority::{Credentials, ensure_dev_credentials},
     clock::WallClock,
     quic::PortKeys,
-    quic_settings::{QuicTransport, Side, bind},
+    quic_settings::{QuicTransport, Reach, Side, bind},
     tls::{self, OnRefusal, PinnedPeers, SERVER_NAME},
 };
 use quinn::{ClientConfig, Connection, Endpoint, ServerConfig, TokioRuntime};
@@ -136,7 +136,7 @@ impl Papers {
         if self.defaults {
             return Arc::default();
         }
-        let mut config = self.transport.transport_config(side);
+        let mut config = self.transport.transport_config(side, Reach::Machine);
         if let Some(config) = Arc::get_mut(&mut config) {
             config.max_concurrent_bidi_streams(STREAMS.into());
         }

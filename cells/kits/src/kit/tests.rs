@@ -49,6 +49,7 @@ fn signed(name: &str) -> (Manifest, Roster) {
         issued_unix: 0,
         root_sha256: String::new(),
         certificate_sha256: String::new(),
+        renewed_by: None,
         files: Vec::new(),
     };
     (manifest, Roster::of(&topology, name))
