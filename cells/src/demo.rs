@@ -226,24 +226,42 @@ pub async fn train(
     }
 
     show(&DemoEvent::Phase { name: "examining the result".to_owned() });
-    let parts = train_and_test(digits::embedded());
-    let shares = among_sites(&parts.train, &SHARES)?;
-    let central = train_centrally(&parts.train, &schedule);
+    let examined = tokio::task::spawn_blocking(move || examine(&federated, &schedule)).await;
+    let examined = examined.expect("it is computed to its end")?;
     let denied_code = forbidden(federation, &sites).await;
     let elapsed = clock::now().saturating_duration_since(begun);
     Ok(Findings {
-        accuracy: accuracy(&federated, &parts.test),
-        weights_max_abs_diff: max_abs_diff(&federated, &central),
+        accuracy: examined.accuracy,
+        weights_max_abs_diff: examined.weights_max_abs_diff,
         denied_code,
         log_warn_or_error: 0,
         rounds: standing.round,
         sites: sites
             .iter()
-            .zip(shares)
-            .map(|(site, rows)| SiteShare { name: site.to_string(), rows: rows.len() })
+            .zip(examined.rows)
+            .map(|(site, rows)| SiteShare { name: site.to_string(), rows })
             .collect(),
         bytes_sent: standing.bytes,
         elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// What the weights are worth, and how far they are from those of training in one place.
+struct Examined {
+    accuracy: f64,
+    weights_max_abs_diff: f64,
+    /// Of each site.
+    rows: Vec<usize>,
+}
+
+fn examine(federated: &[f64], schedule: &Schedule) -> Result<Examined, SplitError> {
+    let parts = train_and_test(digits::embedded());
+    let rows = among_sites(&parts.train, &SHARES)?.iter().map(|rows| rows.len()).collect();
+    let central = train_centrally(&parts.train, schedule);
+    Ok(Examined {
+        accuracy: accuracy(federated, &parts.test),
+        weights_max_abs_diff: max_abs_diff(federated, &central),
+        rows,
     })
 }
 

@@ -147,13 +147,16 @@ fn a_relay_that_the_job_asks_for_combines_and_one_model_crosses_its_line_each_wa
     let server = attach("server");
     let sites = SITES.map(|(site, weight)| (attach(site), weight));
     let before = line(&study.cells);
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    // It goes on until the sites have said goodbye.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let (results, first, second) = runtime.block_on(async {
         let [one, two] = sites.map(|(file, weight)| train(file, weight));
         tokio::join!(hand_out(&server), one, two)
     });
-    drop(runtime);
     let after = line(&study.cells);
     assert_eq!((first, second), (ROUNDS, ROUNDS));
     let total: f64 = SITES.iter().map(|(_, weight)| weight).sum();

@@ -132,7 +132,7 @@ async fn c_01_another_process_of_the_same_user_is_refused_where_one_is_expected(
 async fn a_version_that_is_not_spoken_is_refused_as_such() {
     let served = serve(&FakeCell::echoing(), Options::default());
     let mut job = served.raw().await;
-    let hello = Hello { version_min: 2, version_max: 9, secret: served.secret.clone() };
+    let hello = Hello { version_min: 3, version_max: 9, secret: served.secret.clone() };
     job.send(&ToCell::Hello(hello)).await;
     assert_eq!(job.receive().await, Some(ToJob::Reject { status: Status::Version }));
     assert_eq!(served.refusals.count(Reason::Version), 1);

@@ -10,17 +10,17 @@ name = "study"
 [[cell]]
 name = "server"
 kind = "server"
-listen = "0.0.0.0:8002"
+listen = "127.0.0.1:8002"
 [[cell]]
 name = "relay-a"
 kind = "relay"
 parent = "server"
-listen = "0.0.0.0:8003"
+listen = "127.0.0.1:8003"
 [[cell]]
 name = "relay-b"
 kind = "relay"
 parent = "server"
-listen = "0.0.0.0:8004"
+listen = "127.0.0.1:8004"
 [[cell]]
 name = "site-1"
 kind = "client"

@@ -184,7 +184,7 @@ fn p_26_p_33_a_revoked_peer_is_cut_off_at_once_and_no_way_leads_back() {
         let begun = std::time::Instant::now();
         let given = Bundle::of(ListKind::Revocations, good);
         target.cell("server").take_lists(given).await.expect("it is good");
-        assert_eq!(x.closed().await, Closed::unauthenticated());
+        assert_eq!(x.closed().await, Closed::Application(5, "CERT_REVOKED".to_owned()));
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         target.until_gone("server", "x").await;
         target
