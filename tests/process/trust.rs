@@ -119,6 +119,32 @@ fn p_26_a_revoked_site_is_out_stays_out_over_restarts_and_is_let_in_by_the_next_
 }
 
 #[test]
+fn h_04_a_certificate_that_was_taken_back_does_not_count_again_because_a_list_forgets_it() {
+    let study = Study::up();
+    let stolen = "ab".repeat(32);
+    study.sign(&["cert", "revoke", "--leaf", &stolen, "--project", "study"], "r.list").data();
+    study.push("r.list").data();
+    // Somebody else signs a later list, and has not heard of the first one.
+    study.sign(&["cert", "revoke", "one", "--project", "study"], "other.list").data();
+    study.sign(&["cert", "revoke", "two"], "other.list").data();
+    let refused = study.push("other.list");
+    let (exit, code) = refused.refusal();
+    assert_eq!((exit, code), (4, "INPUT"));
+    assert!(refused.message().contains(&stolen), "{}", refused.message());
+    assert_eq!(study.versions("server")[0], 1, "nothing was given");
+    study.sign(&["cert", "revoke", "--leaf", &stolen], "other.list").data();
+    study.push("other.list").data();
+    assert_eq!(study.versions("server")[0], 3);
+    study.sign(&["cert", "revoke", "three", "--project", "study"], "third.list").data();
+    for turn in ["four", "five", "six"] {
+        study.sign(&["cert", "revoke", turn], "third.list").data();
+    }
+    let list = study.list("third.list");
+    study.federation.ask("server", &["trust", "push", "--forget", &list]).data();
+    assert_eq!(study.versions("server")[0], 4);
+}
+
+#[test]
 fn p_25_an_operator_bans_a_site_and_lets_it_in_again_without_any_key() {
     let study = Study::up();
     let ban = ["cell", "ban", "site-1", "--reason", "floods the relay"];

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cellbus_cells::{
-    control::{BanAsk, BanVerb, ListsAsk, ListsReply, Payload, Request},
+    control::{BanAsk, BanVerb, ListsReply, Request},
     list_files::read_bundle,
 };
 use cellbus_proto::{
@@ -14,7 +14,6 @@ use cellbus_proto::{
 use serde_json::json;
 
 use crate::{
-    args::Target,
     codes::CliCode,
     output::{Failure, Outcome, Success, printable, say},
     table::Table,
@@ -22,6 +21,7 @@ use crate::{
 };
 
 pub mod args;
+mod push;
 pub mod sign;
 
 use self::args::{CellVerb, OneOf, TrustVerb};
@@ -50,15 +50,8 @@ pub async fn lists(verb: TrustVerb) -> Outcome {
             Ok(Success::new(&reply, held(&reply)))
         }
         TrustVerb::Show { file } => show(&file),
-        TrustVerb::Push { file, target } => push(&file, &target).await,
+        TrustVerb::Push { file, forget, target } => push::push(&file, forget, &target).await,
     }
-}
-
-async fn push(file: &Path, target: &Target) -> Outcome {
-    let lists = Payload::from_bytes(&body::encode(&read_bundle(file).map_err(sign::of_file)?));
-    let reply: Box<ListsReply> =
-        ask(target, Request::TakeLists(ListsAsk { lists, by: None })).await?;
-    Ok(changed(&reply))
 }
 
 fn changed(reply: &ListsReply) -> Success {

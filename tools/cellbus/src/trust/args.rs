@@ -64,6 +64,9 @@ pub enum TrustVerb {
     Push {
         /// The file
         file: PathBuf,
+        /// Give the list also where a certificate that counts no more would count again
+        #[arg(long)]
+        forget: bool,
         /// Which running cell; the server, if none is named.
         #[command(flatten)]
         target: Target,
