@@ -101,7 +101,7 @@ enum State {
     Staged,
     Starting { since: Instant },
     Running,
-    Stopping { why: Why, since: Instant, killed: bool },
+    Stopping { why: Why, since: Instant, killed: bool, was_there: bool },
     Ended(End),
 }
 
@@ -168,15 +168,19 @@ impl Part {
                 None
             }
             (State::Starting { .. } | State::Running, Input::Stop(why)) => {
-                self.state = State::Stopping { why, since: now, killed: false };
+                let was_there = matches!(self.state, State::Running);
+                self.state = State::Stopping { why, since: now, killed: false, was_there };
                 Some(Action::Terminate)
             }
             // The patience that it was given ends with the right to be here.
             (State::Stopping { why: Why::TurnedOut(_), .. }, Input::Stop(Why::TurnedOut(_))) => {
                 None
             }
-            (State::Stopping { killed: false, .. }, Input::Stop(why @ Why::TurnedOut(_))) => {
-                self.state = State::Stopping { why, since: now, killed: false };
+            (
+                &State::Stopping { killed: false, was_there, .. },
+                Input::Stop(why @ Why::TurnedOut(_)),
+            ) => {
+                self.state = State::Stopping { why, since: now, killed: false, was_there };
                 None
             }
             // What was never there has done nothing, whatever its code.
@@ -189,10 +193,10 @@ impl Part {
                 self.state = State::Ended(end_of(exit));
                 None
             }
-            (State::Stopping { why, .. }, Input::Exited(exit)) => {
+            (State::Stopping { why, was_there, .. }, Input::Exited(exit)) => {
                 // What was done before it was told to end was done.
                 let end = match (why, exit) {
-                    (Why::NotNeeded, Exit::Code(0)) => End::completed(),
+                    (Why::NotNeeded, Exit::Code(0)) if *was_there => End::completed(),
                     (why, _) => why.end(),
                 };
                 self.state = State::Ended(end);
@@ -214,7 +218,7 @@ impl Part {
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Starting { since } => Some(since + self.times.start),
-            State::Stopping { why: Why::TurnedOut(_), since, killed: false } => {
+            State::Stopping { why: Why::TurnedOut(_), since, killed: false, .. } => {
                 Some(since + self.times.grace.min(Self::TURNED_OUT))
             }
             State::Stopping { since, .. } => Some(since + self.times.grace),
@@ -230,7 +234,7 @@ impl Part {
         match &mut self.state {
             State::Starting { .. } => {
                 let why = Why::Failing(format!("it was not there within {:?}", self.times.start));
-                self.state = State::Stopping { why, since: now, killed: false };
+                self.state = State::Stopping { why, since: now, killed: false, was_there: false };
                 Some(Action::Terminate)
             }
             State::Stopping { since, killed, .. } if !*killed => {
@@ -384,6 +388,12 @@ mod tests {
         part.handle(at, Input::Launched);
         part.handle(at, Input::Exited(Exit::Code(0)));
         assert_eq!(outcome(&part), Some(Outcome::Failed));
+        // Nor where it was told to end in between.
+        let mut part = Part::new(TIMES);
+        part.handle(at, Input::Launched);
+        part.handle(at, Input::Stop(Why::NotNeeded));
+        part.handle(at, Input::Exited(Exit::Code(0)));
+        assert_eq!(outcome(&part), Some(Outcome::Aborted));
     }
 
     #[test]
