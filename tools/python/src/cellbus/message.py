@@ -189,9 +189,7 @@ class Options:
         return [flags, retry, trace, bytes(self.headers)]
 
 
-def option_fields(
-    options: Options | None, trace: bytes | None = None, extra: Flags = Flags.NONE
-) -> list[Any] | None:
+def option_fields(options: Options | None, trace: bytes | None = None, extra: Flags = Flags.NONE) -> list[Any] | None:
     """As on the wire."""
     if options is not None:
         return options.fields(extra, trace)
