@@ -136,7 +136,7 @@ pub enum Requests {
     Apply {
         /// The project file
         file: PathBuf,
-        /// The policy: [[approve]] tables with name, kind and org
+        /// The policy: `[[approve]]` tables with name, kind and org
         #[arg(long, value_name = "FILE")]
         policy: PathBuf,
         /// Directory of the project
