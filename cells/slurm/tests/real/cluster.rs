@@ -33,6 +33,7 @@ impl Cluster {
         let program = std::env::current_exe().unwrap().into_os_string();
         let arguments = [worker::VERB].iter().chain(arguments).map(|word| (*word).into());
         Order {
+            group: None,
             label: "site-1.fold".to_owned(),
             argv: [program].into_iter().chain(arguments).collect(),
             environment: vec![("GIVEN".into(), "a 'b' $c".into())],
