@@ -15,6 +15,7 @@ mod jobs_faults;
 mod jobs_groups;
 mod jobs_many;
 mod jobs_run;
+mod jobs_rust;
 mod joining;
 mod kits;
 mod kits_renewed;
