@@ -19,7 +19,9 @@ pub enum Peer {
     RawRrf,
     /// Plain QUIC, a stream for every object.
     Raw,
-    /// The same with the settings, the sockets and the threads that the library has by itself.
+    /// The same, and what comes is hashed on a thread beside it, as cells hash it.
+    RawDigest,
+    /// As `Raw`, with the settings, the sockets and the threads that the library has by itself.
     RawDefaults,
 }
 
@@ -32,6 +34,7 @@ impl Peer {
             Self::RawRr => "raw-rr",
             Self::RawRrf => "raw-rrf",
             Self::Raw => "raw",
+            Self::RawDigest => "raw-digest",
             Self::RawDefaults => "raw-defaults",
         }
     }

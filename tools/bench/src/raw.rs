@@ -320,8 +320,9 @@ impl Process {
             ObjectAsk::Pull { size, keep, window_ms, .. } => {
                 let connection = self.first().await?;
                 let window = Duration::from_millis(window_ms);
+                let hashes = self.peer == Peer::RawDigest;
                 let driven = object::again_and_again(window, async || {
-                    bulk::pull(&connection, size, keep, &self.directory).await
+                    bulk::pull(&connection, size, keep, hashes, &self.directory).await
                 });
                 say(&Tell::Driven(driven.await?));
             }
@@ -378,7 +379,7 @@ impl Process {
                 let call = calls::FrameCall::open(&connection, 0).await?;
                 closed_loop(call, payload, pace, begun).await
             }
-            Peer::RawRr | Peer::Raw | Peer::RawDefaults | Peer::Cellbus => {
+            Peer::RawRr | Peer::Raw | Peer::RawDigest | Peer::RawDefaults | Peer::Cellbus => {
                 closed_loop(calls::StreamCall(connection), payload, pace, begun).await
             }
         })

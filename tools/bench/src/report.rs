@@ -143,10 +143,11 @@ impl Report {
             let of_memory = ratio(Of { figure: |row| row.kib_per_cell, best: f64::min });
             let of_time = ratio(Of { figure: |row| row.p50_us, best: f64::min });
             found.extend(of_rate.or(of_memory).map(|spread| (measure.to_owned(), spread)));
-            let of_defaults = Of { figure: |row| row.rate, best: f64::max };
-            let of_defaults = ratios(&counted, measure, of_defaults, is_default);
-            let of_defaults = Spread::of(of_defaults);
-            found.extend(of_defaults.map(|spread| (format!("{measure}_defaults"), spread)));
+            for (peer, name) in APART {
+                let of_rate = Of { figure: |row| row.rate, best: f64::max };
+                let ratio = ratios(&counted, measure, of_rate, |other| other == peer.name());
+                found.extend(Spread::of(ratio).map(|spread| (format!("{measure}_{name}"), spread)));
+            }
             found.extend(of_time.map(|spread| (format!("{measure}_p50"), spread)));
         }
         found.extend(growth::of_cost(&counted));
@@ -250,14 +251,12 @@ struct Of {
     best: fn(f64, f64) -> f64,
 }
 
+/// Plain QUIC that cells are held against by a ratio of its own, and how that is called.
+const APART: [(Peer, &str); 2] = [(Peer::RawDefaults, "defaults"), (Peer::RawDigest, "digest")];
+
 /// Whether this is what cells are held against: plain QUIC as they have it.
 fn is_limit(peer: &str) -> bool {
-    peer != Peer::Cellbus.name() && !is_default(peer)
-}
-
-/// Whether this is plain QUIC as the library has it by itself.
-fn is_default(peer: &str) -> bool {
-    peer == Peer::RawDefaults.name()
+    peer != Peer::Cellbus.name() && APART.iter().all(|(apart, _)| peer != apart.name())
 }
 
 /// The rows of cells that moved objects, each with its measure.
@@ -384,6 +383,7 @@ mod tests {
             vec![
                 object("bulk_1GB_drop", Peer::Cellbus, 90.0),
                 object("bulk_1GB_drop", Peer::Raw, 100.0),
+                object("bulk_1GB_drop", Peer::RawDigest, 120.0),
                 object("bulk_1GB_drop", Peer::RawDefaults, 60.0),
                 object("bulk_1GB_keep", Peer::Cellbus, 40.0),
                 object("fan_8_100MB_relay2", Peer::Cellbus, 70.0),
@@ -391,6 +391,7 @@ mod tests {
         );
         assert_eq!(report.ratios["bulk_1GB_drop"], 0.9);
         assert_eq!(report.ratios["bulk_1GB_drop_defaults"], 1.5);
+        assert_eq!(report.ratios["bulk_1GB_drop_digest"], 0.75);
         assert_eq!(report.memory_mib["transfer_growth"], 9.0);
         assert_eq!(report.memory_mib["fan_8_100MB_relay2_server_growth"], 7.0);
         assert_eq!(report.egress["fan_8_100MB_relay2_server_copies"], 2.0);

@@ -13,7 +13,7 @@ pub const FOREIGN_MAX: f64 = 0.25;
 pub struct Row {
     /// Its name.
     pub measure: String,
-    /// Who carried the messages: `cellbus`, `raw-rr`, `raw-rrf`, `raw` or `raw-defaults`.
+    /// Who carried the messages: `cellbus`, `raw-rr`, `raw-rrf`, `raw`, `raw-digest` or `raw-defaults`.
     pub peer: String,
     /// The round, from 1.
     pub round: u32,

@@ -80,7 +80,10 @@ fn peers(measure: Measure, raw: bool) -> &'static [Peer] {
         (true, Load::Requests { cells: 2.., .. } | Load::Outstanding { .. }) => &[Peer::Cellbus],
         (true, Load::Requests { .. }) => &[Peer::Cellbus, Peer::RawRr, Peer::RawRrf],
         (true, Load::Bulk { keep: Keep::Drop, .. }) if measure.route == Route::Direct => {
-            &[Peer::Cellbus, Peer::Raw, Peer::RawDefaults]
+            &[Peer::Cellbus, Peer::Raw, Peer::RawDigest, Peer::RawDefaults]
+        }
+        (true, Load::Bulk { keep: Keep::Keep, .. }) if measure.route == Route::Direct => {
+            &[Peer::Cellbus, Peer::Raw, Peer::RawDigest]
         }
         // Two relays are two certificates, and plain QUIC has one listener for each process.
         (true, Load::Spread { relays: 2.., .. }) => &[Peer::Cellbus],

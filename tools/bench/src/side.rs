@@ -72,7 +72,7 @@ fn run_told() -> Result<(), SideError> {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             runtime.map_err(SideError::new)?.block_on(raw::run(spec, inbox))
         }
-        Peer::RawRr | Peer::RawRrf | Peer::Raw => {
+        Peer::RawRr | Peer::RawRrf | Peer::Raw | Peer::RawDigest => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.map_err(SideError::new)?.block_on(raw::run(spec, inbox))
         }

@@ -130,8 +130,11 @@ fn objects_are_measured_on_every_route_beside_plain_streams() {
     let mut expected: BTreeSet<(&str, &str)> =
         names.iter().flat_map(|name| ["cellbus", "raw"].map(|peer| (*name, peer))).collect();
     expected.insert(("bulk_3MB_drop", "raw-defaults"));
+    expected.extend([("bulk_3MB_drop", "raw-digest"), ("bulk_3MB_keep", "raw-digest")]);
     assert_eq!(peers(&found), expected);
-    assert!(found.ratios["bulk_3MB_drop_defaults"] > 0.0);
+    for apart in ["bulk_3MB_drop_defaults", "bulk_3MB_drop_digest", "bulk_3MB_keep_digest"] {
+        assert!(found.ratios[apart] > 0.0, "{apart}");
+    }
     for name in names {
         assert!(found.ratios[name] > 0.0, "{name}");
     }

@@ -27,7 +27,7 @@ pub fn serve(connection: Connection, peer: Peer, counter: Counter, store: bulk::
         while let Ok((send, recv)) = connection.accept_bi().await {
             match peer {
                 Peer::RawRrf => drop(tokio::spawn(echo_frames(send, recv))),
-                Peer::Raw | Peer::RawDefaults => {
+                Peer::Raw | Peer::RawDigest | Peer::RawDefaults => {
                     drop(tokio::spawn(bulk::serve(send, recv, store.clone())));
                 }
                 Peer::RawRr | Peer::Cellbus => drop(tokio::spawn(echo(send, recv))),

@@ -11,9 +11,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use cellbus_proto::transfer::Digester;
 use futures_util::future::try_join_all;
 use quinn::{Connection, RecvStream, SendStream};
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::frames::CHUNKS;
 use crate::{
@@ -130,7 +131,8 @@ async fn drain(recv: &mut RecvStream, mut each: impl FnMut(&Bytes)) -> Result<u6
     Ok(all)
 }
 
-/// Pulls one object.
+/// Pulls one object; where it `hashes`, what is not for a file goes through BLAKE3 on a thread beside the one that
+/// receives.
 ///
 /// # Errors
 /// [`SideError`], also when it has not `size` bytes.
@@ -138,12 +140,15 @@ pub async fn pull(
     connection: &Connection,
     size: u64,
     keep: Keep,
+    hashes: bool,
     directory: &Path,
 ) -> Result<(), SideError> {
     let (mut send, mut recv) = connection.open_bi().await.map_err(SideError::new)?;
     send.write_all(&[PULL]).await.map_err(SideError::new)?;
     send.finish().map_err(SideError::new)?;
     let got = match keep {
+        Keep::Drop if hashes => hash(&mut recv).await?,
+        Keep::Keep if hashes => keep_hashed(&mut recv, size).await?,
         Keep::Drop => drain(&mut recv, |_| {}).await?,
         Keep::Keep => {
             let mut kept = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
@@ -167,20 +172,80 @@ async fn store(recv: &mut RecvStream, path: PathBuf) -> Result<u64, SideError> {
         }
         file.sync_all().map(|()| all)
     });
+    pass_on(recv, pieces, || Vec::with_capacity(PIECE)).await?;
+    writing.await.map_err(SideError::new)?.map_err(SideError::new)
+}
+
+/// Hashes what comes, and drops it.
+async fn hash(recv: &mut RecvStream) -> Result<u64, SideError> {
+    let (pieces, mut waiting) = channel::<Vec<u8>>(AHEAD);
+    let (emptied, mut again) = channel(AHEAD);
+    let hashing = tokio::task::spawn_blocking(move || {
+        let mut digester = Digester::default();
+        while let Some(mut piece) = waiting.blocking_recv() {
+            digester.update(&piece);
+            piece.clear();
+            let _ = emptied.try_send(piece);
+        }
+        std::hint::black_box(digester.finish());
+        digester.offset()
+    });
+    let empty = || again.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE));
+    pass_on(recv, pieces, empty).await?;
+    hashing.await.map_err(SideError::new)
+}
+
+/// Puts what comes together in one piece of memory, which is hashed as it grows.
+async fn keep_hashed(recv: &mut RecvStream, size: u64) -> Result<u64, SideError> {
+    let (batches, mut waiting) = channel::<Vec<Bytes>>(AHEAD);
+    let keeping = tokio::task::spawn_blocking(move || {
+        let mut kept = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        let mut digester = Digester::default();
+        while let Some(batch) = waiting.blocking_recv() {
+            let from = kept.len();
+            batch.iter().for_each(|chunk| kept.extend_from_slice(chunk));
+            digester.update(&kept[from..]);
+        }
+        std::hint::black_box(digester.finish());
+        std::hint::black_box(&kept).len() as u64
+    });
     let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
-    let mut piece = Vec::with_capacity(PIECE);
+    let (mut batch, mut len) = (Vec::new(), 0);
     while let Some(read) = recv.read_chunks(&mut chunks).await.map_err(SideError::new)? {
-        chunks[..read].iter().for_each(|chunk| piece.extend_from_slice(chunk));
-        if piece.len() >= PIECE {
-            let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE));
-            if pieces.send(full).await.is_err() {
+        for chunk in &mut chunks[..read] {
+            len += chunk.len();
+            batch.push(std::mem::take(chunk));
+        }
+        if len >= PIECE {
+            len = 0;
+            if batches.send(std::mem::take(&mut batch)).await.is_err() {
                 break;
             }
         }
     }
+    let _ = batches.send(batch).await;
+    drop(batches);
+    keeping.await.map_err(SideError::new)
+}
+
+/// Puts what comes together to pieces, until nobody takes them any more.
+async fn pass_on(
+    recv: &mut RecvStream,
+    pieces: Sender<Vec<u8>>,
+    mut empty: impl FnMut() -> Vec<u8>,
+) -> Result<(), SideError> {
+    let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
+    let mut piece = empty();
+    while let Some(read) = recv.read_chunks(&mut chunks).await.map_err(SideError::new)? {
+        chunks[..read].iter().for_each(|chunk| piece.extend_from_slice(chunk));
+        if piece.len() >= PIECE
+            && pieces.send(std::mem::replace(&mut piece, empty())).await.is_err()
+        {
+            return Ok(());
+        }
+    }
     let _ = pieces.send(piece).await;
-    drop(pieces);
-    writing.await.map_err(SideError::new)?.map_err(SideError::new)
+    Ok(())
 }
 
 /// Pushes what is held over every connection at once, until the last one has acknowledged it.

@@ -56,7 +56,7 @@ pub(super) fn pass_on(directory: &Path, up: Connection, peer: Peer) -> Result<()
             let up = up.clone();
             match peer {
                 Peer::RawRrf => drop(tokio::spawn(splice(socket, up))),
-                Peer::Cellbus | Peer::RawRr | Peer::Raw | Peer::RawDefaults => {
+                Peer::Cellbus | Peer::RawRr | Peer::Raw | Peer::RawDigest | Peer::RawDefaults => {
                     drop(tokio::spawn(one_by_one(socket, up)));
                 }
             }
@@ -163,7 +163,7 @@ pub(super) async fn code(spec: &SideSpec, mut inbox: Inbox) -> Result<(), SideEr
                 let socket = UnixStream::connect(&path).await.map_err(SideError::new)?;
                 closed_loop(FrameCall::over_socket(socket), payload, pace, begun).await
             }
-            Peer::RawRr | Peer::Raw | Peer::RawDefaults | Peer::Cellbus => {
+            Peer::RawRr | Peer::Raw | Peer::RawDigest | Peer::RawDefaults | Peer::Cellbus => {
                 let call = SocketCall { path: path.clone(), free: Arc::default() };
                 closed_loop(call, payload, pace, begun).await
             }
