@@ -6,6 +6,7 @@ mod encode;
 mod names;
 mod octets;
 mod read;
+mod slots;
 mod table;
 
 pub use self::{

@@ -8,6 +8,7 @@ use super::{
     CodecError, Frame, FrameLimits, body,
     names::{References, Values},
     read::{array, bin, introduction, optional, small, take_nil, text, uint},
+    slots::Slots,
     table::{ReadTable, TableLimits},
     types,
 };
@@ -48,7 +49,7 @@ pub struct Decoder {
     targets: ReadTable<ChannelTopic>,
     tokens: ReadTable<Token>,
     /// What messages of this stream have in common, by where its parts stand in the tables.
-    commons: Box<[Option<Conversation>; References::SLOTS]>,
+    commons: Slots<Conversation>,
 }
 
 impl Decoder {
@@ -61,7 +62,7 @@ impl Decoder {
             addresses: ReadTable::new(TableLimits::ADDRESSES),
             targets: ReadTable::new(TableLimits::TARGETS),
             tokens: ReadTable::new(TableLimits::TOKENS),
-            commons: Box::new([const { None }; References::SLOTS]),
+            commons: Slots::of(References::SLOTS),
         }
     }
 
@@ -263,7 +264,7 @@ impl Decoder {
             Err(values) => return values.common(lane, flags).map(Arc::new),
         };
         let slot = references.slot();
-        if let Some((known, common)) = &self.commons[slot]
+        if let Some((known, common)) = self.commons.get(slot)
             && *known == references
             && (common.lane, common.flags) == (lane, flags)
             && self.still_means(references, common)
@@ -277,7 +278,7 @@ impl Decoder {
             token: references.token.map(|token| self.known_token(token)).transpose()?,
         };
         let common = Arc::new(values.common(lane, flags)?);
-        self.commons[slot] = Some((references, Arc::clone(&common)));
+        self.commons.put(slot, (references, Arc::clone(&common)));
         Ok(common)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use rmp::encode;
 
-use super::{Frame, PREFIX_LEN, body, table::TableLimits, table::WriteTable, types};
+use super::{Frame, PREFIX_LEN, body, slots::Slots, table::TableLimits, table::WriteTable, types};
 use crate::{
     envelope::{Address, Common, Envelope, Extras, Header, Kind},
     name::ChannelTopic,
@@ -27,7 +27,7 @@ pub struct Encoder {
     /// Counts the changes of the tables.
     revision: u64,
     /// How the names of messages were written, by where these live.
-    commons: Box<[Option<Written>; COMMONS]>,
+    commons: Slots<Written>,
 }
 
 /// Conversations of one stream whose names are known at once.
@@ -52,7 +52,7 @@ impl Default for Encoder {
             tokens: WriteTable::new(TableLimits::TOKENS),
             scratch: Vec::new(),
             revision: 0,
-            commons: Box::new([const { None }; COMMONS]),
+            commons: Slots::of(COMMONS),
         }
     }
 }
@@ -185,8 +185,8 @@ impl Encoder {
     /// where they are those of an earlier message and the tables have not changed since.
     fn names(&mut self, common: &Arc<Common>, w: &mut Vec<u8>) {
         const INFALLIBLE: &str = "memory takes every write";
-        let slot = (Arc::as_ptr(common).addr() >> 6) % COMMONS;
-        if let Some(written) = &self.commons[slot]
+        let slot = (Arc::as_ptr(common).addr() >> 6) as u64;
+        if let Some(written) = self.commons.get(slot)
             && Arc::ptr_eq(&written.common, common)
             && written.revision == self.revision
         {
@@ -207,7 +207,7 @@ impl Encoder {
             let mut bytes = [0; NAMES_MAX];
             bytes[..names.len()].copy_from_slice(names);
             let common = Arc::clone(common);
-            self.commons[slot] = Some(Written { common, revision, bytes, len: names.len() });
+            self.commons.put(slot, Written { common, revision, bytes, len: names.len() });
         }
     }
 

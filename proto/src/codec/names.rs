@@ -52,10 +52,9 @@ impl References {
     }
 
     /// Where what messages with these have in common is kept.
-    pub(super) fn slot(self) -> usize {
+    pub(super) fn slot(self) -> u64 {
         let token = self.token.map_or(0, |token| token + 1);
-        let mixed = self.origin ^ self.destination << 3 ^ self.target << 5 ^ token << 1;
-        usize::try_from(mixed % Self::SLOTS as u64).expect("smaller than the number of slots")
+        self.origin ^ self.destination << 3 ^ self.target << 5 ^ token << 1
     }
 }
 
