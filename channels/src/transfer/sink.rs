@@ -76,6 +76,11 @@ impl Sink {
         Self(Kind::Store(Box::new(store)))
     }
 
+    /// Whether it waits for nothing.
+    fn is_quick(&self) -> bool {
+        matches!(&self.0, Kind::Store(store) if store.is_quick())
+    }
+
     /// Bytes that it takes.
     pub(super) fn cap(&self) -> u64 {
         match &self.0 {

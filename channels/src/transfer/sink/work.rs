@@ -8,7 +8,9 @@ use std::{
     collections::VecDeque,
     fs::File,
     future::poll_fn,
+    sync::LazyLock,
     task::{Context, Poll},
+    thread::available_parallelism,
 };
 
 use bytes::Bytes;
@@ -22,13 +24,15 @@ mod desk;
 
 /// Bytes that wait or are being written, from which on no more are to be pushed.
 pub(in crate::transfer) const ROOM: usize = 2 << 20;
-/// Bytes that are written in one step. What is less waits for more to come, or for another step behind it.
+/// Bytes that another thread is woken for. What is less waits for more to come, or for another step behind it.
 const BLOCK: usize = 512 << 10;
+/// Bytes that are written and hashed where they are received: few enough to be warm still, enough to be hashed fast.
+const WARM: usize = 128 << 10;
 /// Pieces from this length on are written as they are.
 const LARGE: usize = 32 << 10;
 /// Bytes from which on no more is done without looking up.
 const TURN: usize = 2 * BLOCK;
-/// Bytes that a sink in memory takes where it is, without a thread for that.
+/// Bytes that a sink in memory takes where it is, also where there is a processor for another thread.
 const INLINE: usize = 64 << 10;
 
 /// One step of the work.
@@ -85,6 +89,8 @@ pub(in crate::transfer) struct Work {
     bytes: usize,
     /// How bytes come to the sink.
     manner: Manner,
+    /// Whether all that a sink in memory is to do is done where bytes are received.
+    stays: bool,
     /// Pieces that are put together, behind all that is in the queue.
     block: Vec<u8>,
     /// Blocks that were written, to be filled again.
@@ -127,6 +133,7 @@ impl Work {
             queue: VecDeque::new(),
             bytes: 0,
             manner,
+            stays: sink.is_quick() && few_processors(),
             block: Vec::new(),
             spare: Vec::new(),
             is_last: false,
@@ -139,6 +146,11 @@ impl Work {
         }
     }
 
+    /// Bytes that are enough for a step.
+    fn enough(&self) -> usize {
+        if self.stays { WARM } else { BLOCK }
+    }
+
     /// Sets what hashes; before anything is written.
     pub(in crate::transfer) fn hash_with(&mut self, digester: Digester) {
         if let Some(desk) = &mut self.desk {
@@ -148,11 +160,12 @@ impl Work {
 
     pub(in crate::transfer) fn push(&mut self, op: Op) {
         self.bytes += op.len();
+        let enough = self.enough();
         match (self.queue.back_mut(), op) {
             (_, Op::Write(pieces)) if self.manner == Manner::Blocks => {
                 pieces.into_iter().for_each(|piece| self.push_piece(piece));
             }
-            (Some(last @ Op::Write(_)), Op::Write(more)) if last.len() < BLOCK => {
+            (Some(last @ Op::Write(_)), Op::Write(more)) if last.len() < enough => {
                 if let Op::Write(pieces) = last {
                     pieces.extend(more);
                 }
@@ -166,14 +179,15 @@ impl Work {
 
     fn push_piece(&mut self, piece: Bytes) {
         let is_large = piece.len() >= LARGE;
-        if is_large || self.block.len() + piece.len() > BLOCK {
+        if is_large || self.block.len() + piece.len() > self.enough() {
             self.close_block();
         }
         if is_large {
             return self.queue.push_back(Op::Write(vec![piece]));
         }
         if self.block.capacity() == 0 {
-            self.block = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK));
+            let enough = self.enough();
+            self.block = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(enough));
         }
         self.block.extend_from_slice(&piece);
     }
@@ -321,7 +335,7 @@ impl Work {
         let waits_for_more = self.manner == Manner::Pieces
             && matches!(first, Op::Write(_))
             && self.queue.len() == 1
-            && first.len() < BLOCK
+            && first.len() < self.enough()
             && !self.is_last;
         if waits_for_sync || waits_for_more || self.running.is_some() {
             return false;
@@ -336,7 +350,7 @@ impl Work {
         }
         let ops = self.next_batch();
         let bytes = ops.iter().map(Op::len).sum();
-        if desk.is_quick() && bytes <= INLINE {
+        if self.stays || (desk.is_quick() && bytes <= INLINE) {
             let done = desk.run(ops);
             self.take_back(desk, done, bytes);
             return true;
@@ -377,6 +391,13 @@ impl Work {
         }
         ops
     }
+}
+
+/// Whether another thread would only take the processor from the one that sends or receives.
+fn few_processors() -> bool {
+    static FEW: LazyLock<bool> =
+        LazyLock::new(|| available_parallelism().is_ok_and(|processors| processors.get() <= 2));
+    *FEW
 }
 
 fn start_sync(to: u64, sync: Syncing) -> BoxFuture<(u64, Result<(), SinkError>)> {

@@ -198,6 +198,8 @@ async fn hash(recv: &mut RecvStream) -> Result<u64, SideError> {
 /// Puts what comes together in one piece of memory, which is hashed as it grows.
 async fn keep_hashed(recv: &mut RecvStream, size: u64) -> Result<u64, SideError> {
     let (batches, mut waiting) = channel::<Vec<Bytes>>(AHEAD);
+    // Memory is used again where it came from.
+    let (emptied, mut again) = channel::<Vec<Bytes>>(2 * AHEAD);
     let keeping = tokio::task::spawn_blocking(move || {
         let mut kept = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         let mut digester = Digester::default();
@@ -205,6 +207,7 @@ async fn keep_hashed(recv: &mut RecvStream, size: u64) -> Result<u64, SideError>
             let from = kept.len();
             batch.iter().for_each(|chunk| kept.extend_from_slice(chunk));
             digester.update(&kept[from..]);
+            let _ = emptied.try_send(batch);
         }
         std::hint::black_box(digester.finish());
         std::hint::black_box(&kept).len() as u64
@@ -218,7 +221,9 @@ async fn keep_hashed(recv: &mut RecvStream, size: u64) -> Result<u64, SideError>
         }
         if len >= PIECE {
             len = 0;
-            if batches.send(std::mem::take(&mut batch)).await.is_err() {
+            let mut next = again.try_recv().unwrap_or_default();
+            next.clear();
+            if batches.send(std::mem::replace(&mut batch, next)).await.is_err() {
                 break;
             }
         }

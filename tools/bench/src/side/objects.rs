@@ -12,6 +12,8 @@ use cellbus_channels::{
     },
 };
 
+use tokio::task::spawn_blocking;
+
 use super::{SideError, say};
 use crate::{
     drive::payload,
@@ -100,13 +102,19 @@ impl Objects {
         file: bool,
         to: &[String],
     ) -> Result<Option<String>, SideError> {
-        let source = if file {
-            Source::file(object::write(&self.directory, size)?)
-        } else {
-            let bytes = payload(size)?;
-            self.object = Some((bytes.clone(), Digest::of(&bytes)));
-            Source::bytes(bytes)
-        };
+        // Cells go on with what they do while it is made.
+        let directory = self.directory.clone();
+        let made = spawn_blocking(move || {
+            Ok::<_, SideError>(if file {
+                (Source::file(object::write(&directory, size)?), None)
+            } else {
+                let bytes = payload(size)?;
+                let digest = Digest::of(&bytes);
+                (Source::bytes(bytes.clone()), Some((bytes, digest)))
+            })
+        });
+        let (source, object) = made.await.map_err(SideError::new)??;
+        self.object = object.or(self.object.take());
         if to.is_empty() {
             return Ok(None);
         }
