@@ -45,7 +45,9 @@ pub use self::{
     publisher::Publisher,
     queue::{Pushed, Queue, QueueBuilder},
     replies::Replies,
-    transport::{BoxFuture, BoxStream, OneOfMany, Outgoing, Passage, Probe, Rare, Transport},
+    transport::{
+        BoxFuture, BoxStream, OneOfMany, Outgoing, Passage, Payload, Probe, Rare, Transport,
+    },
 };
 pub use bytes::Bytes;
 pub use cellbus_proto::{

@@ -11,7 +11,7 @@ use crate::{
     filter::Point,
     message::RequestBuilder,
     trace,
-    transport::{Outgoing, Passage},
+    transport::{Outgoing, Passage, Payload},
 };
 
 /// Publishes to one place, again and again: what the messages have in common is put together once, which a
@@ -44,10 +44,28 @@ impl Publisher {
     /// # Cancellation
     /// Dropping the future leaves open whether the message was sent.
     pub async fn publish(&mut self, payload: impl Into<Bytes>) -> Result<(), PublishError> {
-        let mut payload = payload.into();
-        if let Some(outcome) = self.publish_at_once(&mut payload) {
-            return outcome;
+        let payload = payload.into();
+        match self.publish_at_once(Payload::Shared(&payload)) {
+            Some(outcome) => outcome,
+            None => self.publish_slowly(payload).await,
         }
+    }
+
+    /// The same of a copy of `payload`, which of a few bytes costs less than to share them.
+    ///
+    /// # Errors
+    /// [`PublishError`], as [`Self::publish`].
+    ///
+    /// # Cancellation
+    /// As [`Self::publish`].
+    pub async fn publish_slice(&mut self, payload: &[u8]) -> Result<(), PublishError> {
+        match self.publish_at_once(Payload::Slice(payload)) {
+            Some(outcome) => outcome,
+            None => self.publish_slowly(Bytes::copy_from_slice(payload)).await,
+        }
+    }
+
+    async fn publish_slowly(&mut self, payload: Bytes) -> Result<(), PublishError> {
         let mut outgoing = Outgoing { payload, ..self.outgoing.clone() };
         if let Some(trace) = trace::current() {
             let rare = outgoing.rare.get_or_insert_default();
@@ -60,7 +78,7 @@ impl Publisher {
     }
 
     /// Where nothing looks at the message here, and nothing belongs to it.
-    fn publish_at_once(&self, payload: &mut Bytes) -> Option<Result<(), PublishError>> {
+    fn publish_at_once(&self, payload: Payload<'_>) -> Option<Result<(), PublishError>> {
         let passage = self.passage.as_ref()?;
         let is_plain = trace::current().is_none()
             && !self.bus.filters().applies(Point::RequestOut, &self.outgoing.target);

@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, ready},
+    ops::Deref,
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -79,9 +80,39 @@ pub struct Probe {
 
 /// A way to one place, on which all that can be decided before there is a payload is.
 pub trait Passage: Send + Sync {
-    /// Sends what is taken out of `payload`, where that can be done without waiting for anything; else `None`, and
-    /// the payload stays.
-    fn publish_at_once(&self, payload: &mut Bytes) -> Option<Result<(), PublishError>>;
+    /// Sends `payload`, where that can be done without waiting for anything; else `None`.
+    fn publish_at_once(&self, payload: Payload<'_>) -> Option<Result<(), PublishError>>;
+}
+
+/// A payload that is looked at, and kept only where it has to be.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// To be shared.
+    Shared(&'a Bytes),
+    /// To be copied.
+    Slice(&'a [u8]),
+}
+
+impl Payload<'_> {
+    /// A payload of its own.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Shared(bytes) => bytes.clone(),
+            Self::Slice(bytes) => Bytes::copy_from_slice(bytes),
+        }
+    }
+}
+
+impl Deref for Payload<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Shared(bytes) => bytes,
+            Self::Slice(bytes) => bytes,
+        }
+    }
 }
 
 /// Carries messages for a [`Bus`](crate::Bus): a cell in this process, or the local socket of one.

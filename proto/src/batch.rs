@@ -13,6 +13,9 @@ use crate::status::Status;
 /// Items in one batch.
 pub const ITEMS_MAX: usize = 1024;
 
+/// Bytes that say how many items there are.
+const COUNT: usize = 4;
+
 /// What became of one item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -56,17 +59,45 @@ pub fn encode(items: impl IntoIterator<Item = Bytes>) -> Result<Bytes, BatchErro
     write(items.into_iter(), |item, out| put(&item, out))
 }
 
-/// Puts items into one payload, in order, where they are known to be few and short.
-pub(crate) fn encode_sized(items: &[Bytes]) -> Bytes {
-    debug_assert!(items.len() <= ITEMS_MAX);
-    let len: usize = items.iter().map(|item| 4 + item.len()).sum();
-    let mut out = BytesMut::with_capacity(4 + len);
-    out.put_u32(items.len() as u32);
-    for item in items {
-        out.put_u32(item.len() as u32);
-        out.put_slice(item);
+/// A batch that is written as its items come, where they are known to be few and short.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    out: BytesMut,
+    count: usize,
+}
+
+impl Writer {
+    /// None so far; `bytes` is what all of them take at most, lengths included.
+    pub(crate) fn new(bytes: usize) -> Self {
+        let mut out = BytesMut::with_capacity(COUNT + bytes);
+        out.put_u32(0);
+        Self { out, count: 0 }
     }
-    out.freeze()
+
+    pub(crate) fn put(&mut self, item: &[u8]) {
+        debug_assert!(self.count < ITEMS_MAX);
+        self.count += 1;
+        self.out.put_u32(item.len() as u32);
+        self.out.put_slice(item);
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes of the items so far, lengths included.
+    pub(crate) fn bytes(&self) -> usize {
+        self.out.len() - COUNT
+    }
+
+    /// The batch, in not much more memory than it needs: it may wait for long.
+    pub(crate) fn finish(mut self) -> Bytes {
+        self.out[..COUNT].copy_from_slice(&(self.count as u32).to_be_bytes());
+        match 2 * self.out.len() < self.out.capacity() {
+            true => Bytes::copy_from_slice(&self.out),
+            false => self.out.freeze(),
+        }
+    }
 }
 
 /// The items of a batch: slices of `batch`, nothing is copied.

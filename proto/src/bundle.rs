@@ -38,8 +38,7 @@ pub struct Joiner {
     joined: Vec<Envelope>,
     first: Option<Envelope>,
     /// The payloads that go together with the first one's, that among them; none while it is alone.
-    run: Vec<Bytes>,
-    len: usize,
+    run: Option<batch::Writer>,
 }
 
 impl Joiner {
@@ -55,19 +54,22 @@ impl Joiner {
         bundled: impl FnMut(&Arc<Common>, Flags) -> Arc<Common>,
     ) {
         if let Some(first) = &mut self.first {
-            let before = if self.run.is_empty() { LENGTH + first.payload.len() } else { self.len };
-            let after = before + LENGTH + next.payload.len();
-            let goes_with = self.run.len() + 1 < batch::ITEMS_MAX
-                && after <= room(&first.header.kind, payload_max)
-                && goes_together(&first.header, self.run.len().max(1), &next)
-                && (!self.run.is_empty() || may_join(first));
+            let room = room(&first.header.kind, payload_max);
+            let (count, before) = match &self.run {
+                Some(run) => (run.count(), run.bytes()),
+                None => (1, LENGTH + first.payload.len()),
+            };
+            let goes_with = count + 1 < batch::ITEMS_MAX
+                && before + LENGTH + next.payload.len() <= room
+                && goes_together(&first.header, count, &next)
+                && (self.run.is_some() || may_join(first));
             if goes_with {
-                if self.run.is_empty() {
-                    self.run.push(mem::take(&mut first.payload));
-                }
-                self.run.push(next.payload);
-                self.len = after;
-                return;
+                let run = self.run.get_or_insert_with(|| {
+                    let mut run = batch::Writer::new(room);
+                    run.put(&mem::take(&mut first.payload));
+                    run
+                });
+                return run.put(&next.payload);
             }
         }
         self.close(bundled);
@@ -75,33 +77,26 @@ impl Joiner {
     }
 
     /// Takes the payload of a publish that has nothing beside it, where it goes together with what came before: then
-    /// no header is made for it, and it needs no number.
-    ///
-    /// # Errors
-    /// The payload, which does not.
+    /// no header is made for it, and it needs no number. Whether it does.
+    #[must_use]
     pub fn put(
         &mut self,
         common: &Arc<Common>,
         budget_ms: u32,
-        payload: Bytes,
+        payload: &[u8],
         payload_max: usize,
-    ) -> Result<(), Bytes> {
-        let Some(first) = self.first.as_ref().filter(|_| !self.run.is_empty()) else {
-            return Err(payload);
-        };
-        let after = self.len + LENGTH + payload.len();
+    ) -> bool {
+        let (Some(first), Some(run)) = (&self.first, &mut self.run) else { return false };
         let goes_with = first.header.kind == Kind::Publish
             && Arc::ptr_eq(&first.header.common, common)
             && first.header.budget_ms == budget_ms
             && payload.len() <= ITEM_MAX
-            && after <= room(&Kind::Publish, payload_max)
-            && self.run.len() + 1 < batch::ITEMS_MAX;
-        if !goes_with {
-            return Err(payload);
+            && run.bytes() + LENGTH + payload.len() <= room(&Kind::Publish, payload_max)
+            && run.count() + 1 < batch::ITEMS_MAX;
+        if goes_with {
+            run.put(payload);
         }
-        self.len = after;
-        self.run.push(payload);
-        Ok(())
+        goes_with
     }
 
     /// Everything that was taken, and nothing is left.
@@ -116,10 +111,9 @@ impl Joiner {
 
     fn close(&mut self, mut bundled: impl FnMut(&Arc<Common>, Flags) -> Arc<Common>) {
         let Some(mut first) = self.first.take() else { return };
-        if !self.run.is_empty() {
+        if let Some(run) = self.run.take() {
             first.header.common = bundled(&first.header.common, flags_of(&first.header.kind));
-            first.payload = batch::encode_sized(&self.run);
-            self.run.clear();
+            first.payload = run.finish();
         }
         self.joined.push(first);
     }

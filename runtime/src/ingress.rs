@@ -16,8 +16,7 @@ use std::{
 };
 
 use actix::Addr;
-use bytes::Bytes;
-use cellbus_channels::{Passage, PublishError};
+use cellbus_channels::{Passage, Payload, PublishError};
 use cellbus_proto::{
     bundle::Joiner,
     envelope::{Common, Envelope, Lane, cost, cost_of_plain},
@@ -152,16 +151,16 @@ pub fn push(
     add(own, cost, filter, |joiner| own.join(joiner, envelope))
 }
 
-/// The same of a publish that has nothing beside its payload, which is taken where there is room.
+/// The same of a publish that has nothing beside its payload.
 fn push_plain(
     own: &Arc<Own>,
     lease: &Lease,
     budget_ms: u32,
-    payload: &mut Bytes,
+    payload: Payload<'_>,
 ) -> Result<(), NotPushed> {
     let cost = cost_of_plain(payload.len());
     add(own, cost, &lease.filter, |joiner| {
-        own.join_plain(joiner, &lease.common, budget_ms, mem::take(payload));
+        own.join_plain(joiner, &lease.common, budget_ms, payload);
     })
 }
 
@@ -243,7 +242,7 @@ pub(crate) struct PlainWay {
 }
 
 impl Passage for PlainWay {
-    fn publish_at_once(&self, payload: &mut Bytes) -> Option<Result<(), PublishError>> {
+    fn publish_at_once(&self, payload: Payload<'_>) -> Option<Result<(), PublishError>> {
         let Self { own, lease, budget_ms } = self;
         let is_good = lease.way.generation == own.generation()
             && payload.len() <= lease.payload_max

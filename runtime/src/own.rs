@@ -5,8 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-use bytes::Bytes;
-use cellbus_channels::{filter::Filters, transfer::Shelf};
+use cellbus_channels::{Payload, filter::Filters, transfer::Shelf};
 use cellbus_proto::{
     bundle::{self, Joiner},
     envelope::{Address, Common, Envelope, Flags, Header, Incarnation, Kind, Lane},
@@ -336,14 +335,16 @@ impl Own {
         joiner: &mut Joiner,
         common: &Arc<Common>,
         budget_ms: u32,
-        payload: Bytes,
+        payload: Payload<'_>,
     ) {
         let payload_max = self.payload_max.load(Ordering::Relaxed);
-        let Err(payload) = joiner.put(common, budget_ms, payload, payload_max) else { return };
+        if joiner.put(common, budget_ms, &payload, payload_max) {
+            return;
+        }
         let (common, sequence) = (Arc::clone(common), self.next_sequence());
         let (kind, hops_left, extras) = (Kind::Publish, 0, None);
         let header = Header { kind, sequence, common, budget_ms, hops_left, extras };
-        self.join(joiner, Envelope { header, payload });
+        self.join(joiner, Envelope { header, payload: payload.into_bytes() });
     }
 
     /// What has been joined.

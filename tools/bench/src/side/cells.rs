@@ -236,7 +236,7 @@ impl Process {
         let from = Instant::now();
         while from.elapsed() < window {
             for _ in 0..STRIDE {
-                match publisher.publish(payload.clone()).await {
+                match publisher.publish_slice(&payload).await {
                     Ok(()) => sent += 1,
                     Err(PublishError::Refused { status, .. }) if status.is_transient() => {
                         refused += 1;
