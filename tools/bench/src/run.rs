@@ -82,7 +82,7 @@ fn peers(measure: Measure, raw: bool) -> &'static [Peer] {
         (true, Load::Bulk { keep: Keep::Drop, .. }) if measure.route == Route::Direct => {
             &[Peer::Cellbus, Peer::Raw, Peer::RawDigest, Peer::RawDefaults]
         }
-        (true, Load::Bulk { keep: Keep::Keep, .. }) if measure.route == Route::Direct => {
+        (true, Load::Bulk { keep: Keep::Drop | Keep::Keep, .. }) => {
             &[Peer::Cellbus, Peer::Raw, Peer::RawDigest]
         }
         // Two relays are two certificates, and plain QUIC has one listener for each process.

@@ -3,6 +3,11 @@
 //! The same program is the part at the server, `moments server`, and the one at every site, `moments site FILE`. The
 //! server hands out two tasks, one for the means and one for the squares of what differs from them; afterwards every
 //! site asks what came of it. `docs/JOBS.md` says how it is run.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what a program of a job prints are the lines of its log"
+)]
 
 use std::{collections::BTreeMap, error::Error, fs, process::ExitCode, sync::Arc, time::Duration};
 
