@@ -14,7 +14,7 @@ fn moments() -> PathBuf {
 
 /// The numbers of a row, as what a site holds.
 fn rows(numbers: std::ops::Range<u32>) -> Vec<[f64; 3]> {
-    numbers.map(|n| f64::from(n)).map(|n| [n, n * n, 7.0]).collect()
+    numbers.map(f64::from).map(|n| [n, n * n, 7.0]).collect()
 }
 
 fn text(rows: &[[f64; 3]]) -> String {
