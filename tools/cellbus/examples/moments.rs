@@ -1,8 +1,8 @@
 //! Job code in Rust: mean and deviation of columns whose rows lie at several sites, none of which shows its rows.
 //!
 //! The same program is the part at the server, `moments server`, and the one at every site, `moments site FILE`. The
-//! server hands out two tasks, one for the means and one for the squares of what differs from them; afterwards every
-//! site asks what came of it. `docs/JOBS.md` says how it is run.
+//! server hands out two tasks, one for the means and one for the squares of what differs from them; every site asks
+//! what came of it. `docs/JOBS.md` says how it is run.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -150,7 +150,10 @@ async fn work(bus: Bus, file: &str) -> Result<(), Failed> {
         }
         if power == 2 {
             let number = columns / 2;
-            let of_all = bus.call(&ASK, server.clone(), &Column(number)).await?;
+            // It is answered when the slowest site has brought its part.
+            let budget = Some(PATIENCE);
+            let asked = bus.call_within(&ASK, server.clone(), &Column(number), budget);
+            let of_all = asked.await?;
             let Moments { mean, deviation, rows } = of_all;
             println!(
                 "column {number}: mean {mean:.4}, deviation {deviation:.4}, {count} of {rows} rows"

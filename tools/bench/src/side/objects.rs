@@ -11,7 +11,6 @@ use cellbus_channels::{
         Source, Taken, Verdict,
     },
 };
-
 use tokio::task::spawn_blocking;
 
 use super::{SideError, say};
