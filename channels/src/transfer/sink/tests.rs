@@ -5,6 +5,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use cellbus_proto::transfer::{Digest, Digester};
+use futures_util::FutureExt;
 
 use super::{
     super::error::SinkError,
@@ -184,4 +185,33 @@ async fn a_sink_that_breaks_down_is_a_failure_like_another() {
     work.push(Op::Discard);
     work.finish().await;
     assert!(work.has_room() && work.take().is_none());
+}
+
+#[tokio::test]
+async fn what_goes_to_memory_is_the_same_wherever_it_is_hashed() {
+    let whole: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
+    for (others, is_kept) in [(false, false), (true, false), (false, true), (true, true)] {
+        let sink = if is_kept { Sink::memory(whole.len() as u64) } else { Sink::discard() };
+        let mut work = Work::beside(sink, others);
+        let mut was_elsewhere = false;
+        for burst in whole.chunks(600_000) {
+            // As a link brings them.
+            let pieces = burst.chunks(4040).map(Bytes::copy_from_slice).collect();
+            work.push(Op::Write(pieces));
+            while work.next().now_or_never().is_some() {}
+            was_elsewhere |= work.is_elsewhere();
+            work.finish().await;
+        }
+        work.push(Op::Digest);
+        let digest = loop {
+            if let Event::Digest(digest) = work.next().await {
+                break digest;
+            }
+        };
+        assert_eq!(digest, Digest::of(&whole), "others: {others}, kept: {is_kept}");
+        assert_eq!(was_elsewhere, others, "kept: {is_kept}");
+        if is_kept {
+            assert!(work.take().is_some_and(|bytes| bytes == whole));
+        }
+    }
 }

@@ -124,6 +124,11 @@ struct Running {
 
 impl Work {
     pub(in crate::transfer) fn new(sink: Sink) -> Self {
+        Self::beside(sink, !few_processors())
+    }
+
+    /// Work that is done on other threads where it is much and there are `others`, or may wait for a disk.
+    pub(super) fn beside(sink: Sink, others: bool) -> Self {
         let manner = match &sink.0 {
             Kind::Store(store) if store.lies(0).is_none() => Manner::Blocks,
             Kind::Store(_) => Manner::Pieces,
@@ -133,7 +138,7 @@ impl Work {
             queue: VecDeque::new(),
             bytes: 0,
             manner,
-            stays: sink.is_quick() && few_processors(),
+            stays: sink.is_quick() && !others,
             block: Vec::new(),
             spare: Vec::new(),
             is_last: false,
@@ -149,6 +154,12 @@ impl Work {
     /// Bytes that are enough for a step.
     fn enough(&self) -> usize {
         if self.stays { WARM } else { BLOCK }
+    }
+
+    /// Whether another thread is at work.
+    #[cfg(test)]
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.running.is_some()
     }
 
     /// Sets what hashes; before anything is written.
