@@ -151,9 +151,8 @@ async fn work(bus: Bus, file: &str) -> Result<(), Failed> {
         if power == 2 {
             let number = columns / 2;
             // It is answered when the slowest site has brought its part.
-            let budget = Some(PATIENCE);
-            let asked = bus.call_within(&ASK, server.clone(), &Column(number), budget);
-            let of_all = asked.await?;
+            let (column, budget) = (Column(number), Some(PATIENCE));
+            let of_all = bus.call_within(&ASK, server.clone(), &column, budget).await?;
             let Moments { mean, deviation, rows } = of_all;
             println!(
                 "column {number}: mean {mean:.4}, deviation {deviation:.4}, {count} of {rows} rows"
