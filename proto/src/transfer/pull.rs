@@ -35,7 +35,7 @@ pub use self::step::{PullEnd, PullSettings, Step, Told, Violation};
 
 /// The receiver of one transfer.
 ///
-/// Holds no bytes of it. About 8 KiB with its digester and marks.
+/// Holds no bytes of it. About 8 KiB with its digester and marks, and what that puts together.
 #[derive(Debug)]
 pub struct Pull {
     reference: Arc<Reference>,

@@ -26,7 +26,7 @@ mod desk;
 pub(in crate::transfer) const ROOM: usize = 2 << 20;
 /// Bytes that another thread is woken for. What is less waits for more to come, or for another step behind it.
 const BLOCK: usize = 512 << 10;
-/// Bytes that are written and hashed where they are received: few enough to be warm still, enough to be hashed fast.
+/// Bytes that are put into memory and hashed where they are received: few enough to be warm still.
 const WARM: usize = 128 << 10;
 /// Pieces from this length on are written as they are.
 const LARGE: usize = 32 << 10;
@@ -113,7 +113,7 @@ enum Manner {
     Blocks,
     /// In pieces, many at once: the sink puts them together itself.
     Pieces,
-    /// In pieces, as soon as they are there: somebody may wait for them.
+    /// In pieces, as soon as they are there: somebody may wait for them, or nothing is gained by more.
     AtOnce,
 }
 
@@ -129,16 +129,17 @@ impl Work {
 
     /// Work that is done on other threads where it is much and there are `others`, or may wait for a disk.
     pub(super) fn beside(sink: Sink, others: bool) -> Self {
+        let stays = sink.is_quick() && !others;
         let manner = match &sink.0 {
-            Kind::Store(store) if store.lies(0).is_none() => Manner::Blocks,
-            Kind::Store(_) => Manner::Pieces,
-            Kind::Writer(..) => Manner::AtOnce,
+            Kind::Store(store) if store.lies(0).is_some() => Manner::Pieces,
+            Kind::Store(_) if !stays => Manner::Blocks,
+            Kind::Store(_) | Kind::Writer(..) => Manner::AtOnce,
         };
         Self {
             queue: VecDeque::new(),
             bytes: 0,
             manner,
-            stays: sink.is_quick() && !others,
+            stays,
             block: Vec::new(),
             spare: Vec::new(),
             is_last: false,

@@ -85,8 +85,7 @@ impl Desk {
             }
             Op::Write(_) | Op::Block(_) | Op::Sync { .. } | Op::Digest if self.failed => {}
             Op::Write(pieces) => {
-                let written = &mut self.written;
-                write(&mut **store, &mut self.digester, &mut self.scratch, written, &pieces)?;
+                write(&mut **store, &mut self.digester, &mut self.written, &pieces)?;
                 done.pieces.push(pieces);
             }
             Op::Block(mut block) => {
@@ -179,11 +178,10 @@ async fn put(
     Ok(())
 }
 
-/// Writes and hashes `pieces`. Both are much faster with large ones, and a link brings them small.
+/// Writes and hashes `pieces`.
 fn write(
     store: &mut dyn Store,
     digester: &mut Digester,
-    scratch: &mut Vec<u8>,
     written: &mut u64,
     pieces: &[Bytes],
 ) -> Result<(), SinkError> {
@@ -196,7 +194,7 @@ fn write(
         *written += hashed.len() as u64;
         return Ok(());
     }
-    if let Some(bytes) = joined(scratch, pieces) {
+    for bytes in pieces {
         store.write(bytes)?;
         digester.update(bytes);
         *written += bytes.len() as u64;
