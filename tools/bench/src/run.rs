@@ -82,12 +82,12 @@ fn peers(measure: Measure, raw: bool) -> &'static [Peer] {
         (true, Load::Bulk { keep: Keep::Drop, .. }) if measure.route == Route::Direct => {
             &[Peer::Cellbus, Peer::Raw, Peer::RawDigest, Peer::RawDefaults]
         }
-        (true, Load::Bulk { keep: Keep::Drop | Keep::Keep, .. }) => {
-            &[Peer::Cellbus, Peer::Raw, Peer::RawDigest]
-        }
         // Two relays are two certificates, and plain QUIC has one listener for each process.
         (true, Load::Spread { relays: 2.., .. }) => &[Peer::Cellbus],
-        (true, Load::Bulk { .. } | Load::Spread { .. }) => &[Peer::Cellbus, Peer::Raw],
+        (true, Load::Bulk { keep: Keep::Drop | Keep::Keep, .. } | Load::Spread { .. }) => {
+            &[Peer::Cellbus, Peer::Raw, Peer::RawDigest]
+        }
+        (true, Load::Bulk { keep: Keep::File, .. }) => &[Peer::Cellbus, Peer::Raw],
         (true, Load::Publishes { .. } | Load::Fan { .. }) => &[Peer::Cellbus, Peer::RawRrf],
         (true, Load::Connect | Load::Start | Load::Idle { .. }) => &[Peer::Cellbus, Peer::RawRr],
     }

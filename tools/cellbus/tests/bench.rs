@@ -154,9 +154,13 @@ fn as_many_copies_leave_the_server_as_it_has_links_to_receivers() {
     let asked: Vec<String> = names.iter().map(|name| format!("--measure {name}")).collect();
     let found = report(&place(), &format!("fanout --baseline raw {}", asked.join(" ")));
     let cells = names.map(|name| (name, "cellbus"));
-    let raw = ["fan_3_2MB", "fan_3_2MB_relay"].map(|name| (name, "raw"));
+    let plain = ["fan_3_2MB", "fan_3_2MB_relay"];
+    let raw = plain.into_iter().flat_map(|name| ["raw", "raw-digest"].map(|peer| (name, peer)));
     let expected = cells.into_iter().chain(raw).collect();
     assert_eq!(peers(&found), expected);
+    for name in plain {
+        assert!(found.ratios[&format!("{name}_digest")] > 0.0, "{name}");
+    }
     for (name, links) in names.into_iter().zip([3.0, 1.0, 2.0]) {
         let copies = found.egress[&format!("{name}_server_copies")];
         assert!((copies - links).abs() < 1e-9, "{name}: {copies} for {links} links");

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use cellbus_proto::transfer::Digester;
 use futures_util::future::try_join_all;
 use quinn::{Connection, RecvStream, SendStream};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc::{Receiver, channel};
 
 use super::frames::CHUNKS;
 use crate::{
@@ -105,34 +105,27 @@ fn read_ahead(path: PathBuf) -> Receiver<std::io::Result<Bytes>> {
     read
 }
 
-/// Serves one stream: gives what is held, or takes what is pushed and acknowledges it by one byte.
-pub async fn serve(mut send: SendStream, mut recv: RecvStream, store: Store) -> Option<()> {
+/// Serves one stream: gives what is held, or takes what is pushed, which goes through BLAKE3 where it `hashes`, and
+/// acknowledges it by one byte.
+pub async fn serve(
+    mut send: SendStream,
+    mut recv: RecvStream,
+    hashes: bool,
+    store: Store,
+) -> Option<()> {
     let mut asked = [0];
     recv.read_exact(&mut asked).await.ok()?;
     match asked {
         [PULL] => store.write(&mut send).await.ok(),
         _pushed => {
-            drain(&mut recv, |_| {}).await.ok()?;
+            drain(&mut recv, hashes).await.ok()?;
             send.write_all(&asked).await.ok()?;
             send.finish().ok()
         }
     }
 }
 
-async fn drain(recv: &mut RecvStream, mut each: impl FnMut(&Bytes)) -> Result<u64, SideError> {
-    let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
-    let mut all = 0;
-    while let Some(read) = recv.read_chunks(&mut chunks).await.map_err(SideError::new)? {
-        for chunk in &chunks[..read] {
-            all += chunk.len() as u64;
-            each(chunk);
-        }
-    }
-    Ok(all)
-}
-
-/// Pulls one object; where it `hashes`, what is not for a file goes through BLAKE3 on a thread beside the one that
-/// receives.
+/// Pulls one object; where it `hashes`, what is not for a file goes through BLAKE3 as it comes.
 ///
 /// # Errors
 /// [`SideError`], also when it has not `size` bytes.
@@ -147,14 +140,8 @@ pub async fn pull(
     send.write_all(&[PULL]).await.map_err(SideError::new)?;
     send.finish().map_err(SideError::new)?;
     let got = match keep {
-        Keep::Drop if hashes => hash(&mut recv).await?,
-        Keep::Keep if hashes => keep_hashed(&mut recv, size).await?,
-        Keep::Drop => drain(&mut recv, |_| {}).await?,
-        Keep::Keep => {
-            let mut kept = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-            drain(&mut recv, |chunk| kept.extend_from_slice(chunk)).await?;
-            std::hint::black_box(&kept).len() as u64
-        }
+        Keep::Drop => drain(&mut recv, hashes).await?,
+        Keep::Keep => self::keep(&mut recv, size, hashes).await?,
         Keep::File => store(&mut recv, directory.join(object::GOT)).await?,
     };
     if got == size { Ok(()) } else { Err(SideError::text(format!("{got} of {size} bytes came"))) }
@@ -172,84 +159,59 @@ async fn store(recv: &mut RecvStream, path: PathBuf) -> Result<u64, SideError> {
         }
         file.sync_all().map(|()| all)
     });
-    pass_on(recv, pieces, || Vec::with_capacity(PIECE)).await?;
-    writing.await.map_err(SideError::new)?.map_err(SideError::new)
-}
-
-/// Hashes what comes, and drops it.
-async fn hash(recv: &mut RecvStream) -> Result<u64, SideError> {
-    let (pieces, mut waiting) = channel::<Vec<u8>>(AHEAD);
-    let (emptied, mut again) = channel(AHEAD);
-    let hashing = tokio::task::spawn_blocking(move || {
-        let mut digester = Digester::default();
-        while let Some(mut piece) = waiting.blocking_recv() {
-            digester.update(&piece);
-            piece.clear();
-            let _ = emptied.try_send(piece);
-        }
-        std::hint::black_box(digester.finish());
-        digester.offset()
-    });
-    let empty = || again.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE));
-    pass_on(recv, pieces, empty).await?;
-    hashing.await.map_err(SideError::new)
-}
-
-/// Puts what comes together in one piece of memory, which is hashed as it grows.
-async fn keep_hashed(recv: &mut RecvStream, size: u64) -> Result<u64, SideError> {
-    let (batches, mut waiting) = channel::<Vec<Bytes>>(AHEAD);
-    // Memory is used again where it came from.
-    let (emptied, mut again) = channel::<Vec<Bytes>>(2 * AHEAD);
-    let keeping = tokio::task::spawn_blocking(move || {
-        let mut kept = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-        let mut digester = Digester::default();
-        while let Some(batch) = waiting.blocking_recv() {
-            let from = kept.len();
-            batch.iter().for_each(|chunk| kept.extend_from_slice(chunk));
-            digester.update(&kept[from..]);
-            let _ = emptied.try_send(batch);
-        }
-        std::hint::black_box(digester.finish());
-        std::hint::black_box(&kept).len() as u64
-    });
     let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
-    let (mut batch, mut len) = (Vec::new(), 0);
+    let mut piece = Vec::with_capacity(PIECE);
     while let Some(read) = recv.read_chunks(&mut chunks).await.map_err(SideError::new)? {
-        for chunk in &mut chunks[..read] {
-            len += chunk.len();
-            batch.push(std::mem::take(chunk));
-        }
-        if len >= PIECE {
-            len = 0;
-            let mut next = again.try_recv().unwrap_or_default();
-            next.clear();
-            if batches.send(std::mem::replace(&mut batch, next)).await.is_err() {
+        chunks[..read].iter().for_each(|chunk| piece.extend_from_slice(chunk));
+        if piece.len() >= PIECE {
+            let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE));
+            // Why nobody takes it is what the writing ends with.
+            if pieces.send(full).await.is_err() {
                 break;
             }
         }
     }
-    let _ = batches.send(batch).await;
-    drop(batches);
-    keeping.await.map_err(SideError::new)
+    let _ = pieces.send(piece).await;
+    drop(pieces);
+    writing.await.map_err(SideError::new)?.map_err(SideError::new)
 }
 
-/// Puts what comes together to pieces, until nobody takes them any more.
-async fn pass_on(
-    recv: &mut RecvStream,
-    pieces: Sender<Vec<u8>>,
-    mut empty: impl FnMut() -> Vec<u8>,
-) -> Result<(), SideError> {
-    let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
-    let mut piece = empty();
-    while let Some(read) = recv.read_chunks(&mut chunks).await.map_err(SideError::new)? {
-        chunks[..read].iter().for_each(|chunk| piece.extend_from_slice(chunk));
-        if piece.len() >= PIECE
-            && pieces.send(std::mem::replace(&mut piece, empty())).await.is_err()
-        {
-            return Ok(());
+/// Reads to the end; where it `hashes`, what comes goes through BLAKE3 while it is warm.
+async fn drain(recv: &mut RecvStream, hashes: bool) -> Result<u64, SideError> {
+    let (mut digester, mut all) = (Digester::default(), 0);
+    each_read(recv, |chunks| {
+        all += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        if hashes {
+            chunks.iter().for_each(|chunk| digester.update(chunk));
         }
+    })
+    .await?;
+    std::hint::black_box(digester.finish());
+    Ok(all)
+}
+
+/// Puts what comes together in one piece of memory, which is hashed as it grows where it `hashes`.
+async fn keep(recv: &mut RecvStream, size: u64, hashes: bool) -> Result<u64, SideError> {
+    let mut digester = Digester::default();
+    let mut kept = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+    each_read(recv, |chunks| {
+        let from = kept.len();
+        chunks.iter().for_each(|chunk| kept.extend_from_slice(chunk));
+        if hashes {
+            digester.update(&kept[from..]);
+        }
+    })
+    .await?;
+    std::hint::black_box(digester.finish());
+    Ok(std::hint::black_box(&kept).len() as u64)
+}
+
+/// Hands over what each read yields, to the end.
+async fn each_read(recv: &mut RecvStream, mut each: impl FnMut(&[Bytes])) -> Result<(), SideError> {
+    let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
+    while let Some(read) = recv.read_chunks(&mut chunks).await.map_err(SideError::new)? {
+        each(&chunks[..read]);
     }
-    let _ = pieces.send(piece).await;
     Ok(())
 }
 
