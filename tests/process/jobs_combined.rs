@@ -1,17 +1,21 @@
 //! Jobs with a part at a relay, which passes one mean on in place of what comes from below it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use cellbus_channels::{
     Bus, ChannelTopic, Fqcn,
     local::connect_attached,
     task::{
-        CONTENT_TYPE_TENSORS, Dtype, Order, Tasking, Tasks, Tensor, Tensors, TensorsWriter, Verdict,
+        CONTENT_TYPE_TENSORS, Dtype, Given, Order, Tasking, Tasks, Tensor, Tensors, TensorsWriter,
+        Verdict,
     },
 };
 use serde_json::Value;
 
-use crate::driver::{Federation, SOON, Study, outcome};
+use crate::driver::{Federation, Running, SOON, Study, outcome};
 
 /// What cells offer: the combiner of this binary at the relay, and this very test at the server and the sites.
 const PROGRAMS: &str = r#"
@@ -31,6 +35,8 @@ name = "wait"
 cells = ["server", "site-*"]
 argv = ["sleep", "1000"]
 "#;
+/// Between two questions.
+const AGAIN: Duration = Duration::from_millis(50);
 /// Numbers in the model: 8 MB.
 const NUMBERS: u32 = 2_000_000;
 const ROUNDS: u32 = 2;
@@ -98,17 +104,7 @@ async fn train(file: PathBuf, weight: f64) -> u32 {
     assert_eq!(server.as_str(), "relay-a.mean", "work comes from the relay");
     let worker = Tasking::new(bus, server).expect("random bytes");
     let mut done = 0;
-    loop {
-        let given = match worker.next().await {
-            Ok(Some(given)) => given,
-            Ok(None) => return done,
-            // The combiner is a process that has just been started.
-            Err(error) => {
-                assert!(error.to_string().contains("NO_HANDLER"), "{error}");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                continue;
-            }
-        };
+    while let Some(given) = next(&worker).await {
         let round = f64::from(given.task.round.expect("a round") + 1);
         assert!(given.body == model(round), "round {round} is not what the server handed out");
         let result = model(round * weight);
@@ -117,6 +113,18 @@ async fn train(file: PathBuf, weight: f64) -> u32 {
             .await;
         assert_eq!(submitted.expect("it arrives"), Verdict::Accepted);
         done += 1;
+    }
+    done
+}
+
+/// The next task of the combiner, which is a process that may have just been started.
+async fn next(worker: &Tasking) -> Option<Given<'_>> {
+    loop {
+        match worker.next().await {
+            Ok(given) => return given,
+            Err(error) => assert!(error.to_string().contains("NO_HANDLER"), "{error}"),
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -128,8 +136,8 @@ fn line(cells: &Federation) -> [u64; 2] {
     ["sent_bytes", "received_bytes"].map(|key| up[key].as_u64().expect("a figure"))
 }
 
-#[test]
-fn a_relay_that_the_job_asks_for_combines_and_one_model_crosses_its_line_each_way() {
+/// A running job with a combiner at the relay, and where programs of the server and of both sites attach.
+fn begin() -> (Study, Running, [PathBuf; 3]) {
     let study = Study { cells: Federation::up_with(PROGRAMS) };
     let dir = job(
         &study,
@@ -140,19 +148,25 @@ fn a_relay_that_the_job_asks_for_combines_and_one_model_crosses_its_line_each_wa
     running.out.wait_json("a running job", 4 * SOON, |line| {
         (line["event"] == "job" && line["state"] == "running").then_some(())
     });
-    let attach = |cell: &str| -> PathBuf {
+    let files = ["server", SITES[0].0, SITES[1].0].map(|cell| -> PathBuf {
         let meeting = study.ask(&["attach", "mean", "--at", cell, "--for", "300"]).data();
         meeting["file"].as_str().expect("a path").into()
-    };
-    let server = attach("server");
-    let sites = SITES.map(|(site, weight)| (attach(site), weight));
+    });
+    (study, running, files)
+}
+
+/// To be kept until the job has ended: it goes on until the sites have said goodbye.
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+#[test]
+fn a_relay_that_the_job_asks_for_combines_and_one_model_crosses_its_line_each_way() {
+    let (study, running, [server, first, second]) = begin();
+    let sites = [(first, SITES[0].1), (second, SITES[1].1)];
     let before = line(&study.cells);
-    // It goes on until the sites have said goodbye.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = runtime();
     let (results, first, second) = runtime.block_on(async {
         let [one, two] = sites.map(|(file, weight)| train(file, weight));
         tokio::join!(hand_out(&server), one, two)
@@ -181,6 +195,62 @@ fn a_relay_that_the_job_asks_for_combines_and_one_model_crosses_its_line_each_wa
     let (code, ended, envelope) = outcome(&exit);
     assert_eq!((code, ended.as_str()), (Some(0), "completed"), "{envelope}");
     assert_eq!(envelope["data"]["parts"].as_array().map(Vec::len), Some(4));
+    study.assert_nothing_left();
+}
+
+/// The server's part where a site is slow: one round that it ends when a first result is there, and one to the end.
+async fn go_on(file: &Path) -> bytes::Bytes {
+    let bus = connect_attached(file).await.expect("it is let in");
+    let (_, sites) = surroundings(&bus).await;
+    let tasks = Tasks::serve(&bus).await.expect("nobody else hands out");
+    let order = |round| {
+        let order = Order::new("train", sites.clone(), 4 * SOON).round(round, Some(ROUNDS));
+        order.body(CONTENT_TYPE_TENSORS, model(f64::from(round + 1)))
+    };
+    let first = tasks.post(order(0));
+    while first.progress().values().all(|done| *done == 0.0) {
+        first.changed().await;
+    }
+    drop(first);
+    let mut second = tasks.post(order(1));
+    let result = second.next().await.expect("a result in time");
+    assert!(second.next().await.is_none(), "one of all");
+    tasks.close();
+    assert!(tasks.farewell(&sites, SOON).await, "the relay asks again");
+    result.body
+}
+
+/// A site that does not finish its first task before nobody wants it any more. Gives what its results have met.
+async fn dawdle(file: PathBuf) -> Vec<Verdict> {
+    let bus = connect_attached(&file).await.expect("it is let in");
+    let (server, _) = surroundings(&bus).await;
+    let worker = Tasking::new(bus, server).expect("random bytes");
+    let mut met = Vec::new();
+    while let Some(given) = next(&worker).await {
+        while given.task.round == Some(0)
+            && given.outlook(0.1, None).await.expect("the relay answers") == Verdict::Accepted
+        {
+            tokio::time::sleep(AGAIN).await;
+        }
+        let result = model(10.0);
+        let submitted = given.submit(Some(CONTENT_TYPE_TENSORS), &result, None, Default::default());
+        met.push(submitted.await.expect("it arrives"));
+    }
+    met
+}
+
+#[test]
+fn a_relay_lets_go_of_a_task_that_the_server_does_not_wait_for() {
+    let (study, running, [server, quick, slow]) = begin();
+    let runtime = runtime();
+    let (mean, done, met) =
+        runtime.block_on(async { tokio::join!(go_on(&server), train(quick, 1.0), dawdle(slow)) });
+    assert_eq!((done, met), (ROUNDS, vec![Verdict::Late, Verdict::Accepted]));
+    // Twice its place from one, ten times from the other.
+    assert_eq!(numbers(&mean)[..3], [0.0, 6.0, 12.0]);
+    let exit = running.exit(4 * SOON);
+    let (code, ended, envelope) = outcome(&exit);
+    assert_eq!((code, ended.as_str()), (Some(0), "completed"), "{envelope}");
     study.assert_nothing_left();
 }
 

@@ -6,7 +6,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long those below may take for a task: as long as the job lets them.
 const TASK: Duration = Duration::from_secs(30 * 86_400);
+/// Time between two questions to the part above whether the task is still worked on.
+const LOOK: Duration = Duration::from_secs(2);
 /// How long they have to hear that the work is over.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -157,7 +163,25 @@ fn will_pass(status: Status) -> bool {
     [NoRoute, NoHandler, PeerUnknown, ExpiredInQueue, Overloaded, Draining].contains(&status)
 }
 
-/// Has those below do what was given, and submits the mean of what they bring.
+/// Ends when the part above has gone on without a result of this task. Who does not answer has not gone on.
+async fn left_behind(given: &Given<'_>, count: &AtomicUsize, of: usize) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let (share, text) = so_far(count.load(Ordering::Relaxed), of);
+        match given.outlook(share, Some(&text)).await {
+            Ok(Verdict::Late | Verdict::Stale) => return,
+            Ok(Verdict::Accepted | Verdict::Before | Verdict::Rejected(_)) => {}
+            Err(error) => tracing::debug!(%error, "nobody says whether the task is still open"),
+        }
+    }
+}
+
+fn so_far(count: usize, of: usize) -> (f64, String) {
+    (count as f64 / of as f64, format!("{count} of {of} results"))
+}
+
+/// Has those below do what was given, and submits the mean of what they bring. Ends early, and their task with it,
+/// where the part above goes on without that.
 async fn pass_on(
     below: &Tasks,
     sites: &[Fqcn],
@@ -179,16 +203,24 @@ async fn pass_on(
         order = order.quorum(quorum.clamp(1, sites.len()), Duration::from_secs(parameters.grace_s));
     }
     let mut running = below.post(order);
-    let mut count = 0_u32;
-    while let Some(result) = running.next().await {
+    let count = AtomicUsize::new(0);
+    let mut left_behind = pin!(left_behind(given, &count, sites.len()));
+    loop {
+        let result = tokio::select! {
+            result = running.next() => result,
+            () = &mut left_behind => {
+                tracing::info!(task = task.id, "the part above has gone on without this one");
+                return Ok(());
+            }
+        };
+        let Some(result) = result else { break };
         if !lock(&combined).add(&result) {
             tracing::warn!(site = %result.site, "a result does not go with those of others");
             continue;
         }
-        count += 1;
-        let share = f64::from(count) / sites.len() as f64;
+        let (share, text) = so_far(count.fetch_add(1, Ordering::Relaxed) + 1, sites.len());
         // Of use to whoever watches, and to nobody else.
-        let _ = given.progress(share, Some(&format!("{count} of {} results", sites.len()))).await;
+        let _ = given.progress(share, Some(&text)).await;
     }
     if running.end().await.end == End::Failed {
         return Err(ProgramError::Refused("too few results from below".to_owned()));

@@ -351,10 +351,13 @@ impl Tasks {
         if taken.is_ok() { Verdict::Accepted } else { Verdict::Late }
     }
 
+    /// Who asks hears what a result would meet that came now.
     fn advance(&self, delivery: &Delivery) -> Result<Reply, Failure> {
         let (said, _) = decode::<wire::Progress>(delivery)?;
         let site = &delivery.origin.name;
         let mut state = self.state();
+        let judged = state.board.judge(site, said.worker, said.task, said.attempt);
+        let outlook = judged.err().unwrap_or(Verdict::Accepted);
         let moved = state.board.advance(site, said.worker, said.task, said.attempt, said.done);
         if moved.is_some() {
             // The board knows the site, so that there are no more texts than sites.
@@ -365,7 +368,7 @@ impl Tasks {
             drop(state);
             self.tell();
         }
-        Ok(Reply::default())
+        Ok(reply(wire::encode(&outlook, b"")))
     }
 }
 

@@ -134,6 +134,25 @@ impl Given<'_> {
     /// # Errors
     /// [`TaskError::Publish`].
     pub async fn progress(&self, done: f64, text: Option<&str>) -> Result<(), TaskError> {
+        let said = self.say(done, text).await;
+        let publish = self.tasking.bus.request(self.tasking.server.clone(), progress());
+        Ok(publish.payload(said).publish().await?)
+    }
+
+    /// As [`Self::progress`], and asks what a result would meet that came now: [`Verdict::Accepted`] while one is
+    /// waited for, [`Verdict::Late`] where the others have gone on without it, so that the rest of the work can be
+    /// saved. Nobody has looked into a result for that.
+    ///
+    /// # Errors
+    /// [`TaskError`] when nobody has answered; that says nothing about the task.
+    pub async fn outlook(&self, done: f64, text: Option<&str>) -> Result<Verdict, TaskError> {
+        let said = self.say(done, text).await;
+        let reply = self.tasking.ask(progress(), WAY, said).await?;
+        Ok(self.tasking.read::<Verdict>(&reply)?.0)
+    }
+
+    /// Tells the job, and gives what the server is told.
+    async fn say(&self, done: f64, text: Option<&str>) -> Bytes {
         self.tell_job(done, text).await;
         let said = wire::Progress {
             worker: self.tasking.worker,
@@ -142,8 +161,7 @@ impl Given<'_> {
             done: done.clamp(0.0, 1.0),
             text: text.map(str::to_owned),
         };
-        let publish = self.tasking.bus.request(self.tasking.server.clone(), progress());
-        Ok(publish.payload(wire::encode(&said, b"")).publish().await?)
+        wire::encode(&said, b"")
     }
 
     /// Brings the result: what it is, how much it counts, figures about it.

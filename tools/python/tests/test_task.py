@@ -287,6 +287,24 @@ def test_rounds_over_three_sites_give_the_weighted_mean(net: Net, size: int) -> 
     assert len(seen) == 9
 
 
+def test_who_asks_hears_what_a_result_would_meet(net: Net) -> None:
+    server, site = net.bus("server.job-7"), net.bus("site-1.job-7")
+    averaging = FedAvg({"w": np.zeros(2)}, rounds=1, sites=["site-1"])
+    met: list[list[Any]] = []
+
+    def work() -> None:
+        for task in cellbus.tasks(site):
+            for number in (task.id, task.id + 1):
+                said = wire.report(wire.Report(task._worker, number, task.attempt, 0.5, None))
+                met.append(wire.split(site.request("task", "progress", said).payload)[0])
+            task.submit({"w": np.ones(2)})
+            said = wire.report(wire.Report(task._worker, task.id, task.attempt, 1.0, None))
+            met.append(wire.split(site.request("task", "progress", said).payload)[0])
+
+    finish(start(lambda: averaging.run(server)), start(work))
+    assert met == [[Verdict.ACCEPTED], [Verdict.STALE], [Verdict.REPEATED]]
+
+
 def test_a_trainer_tells_its_own_cell_how_far_it_is(net: Net) -> None:
     server, site = net.bus("server.job-7"), net.bus("site-1.job-7")
     told: list[dict[str, Any]] = []

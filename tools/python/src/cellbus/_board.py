@@ -83,7 +83,7 @@ class Board:
             seat.done, seat.text = 0.0, None
         return Offer(work.number, seat.attempt, work.name, work.round, work.rounds, work.content_type)
 
-    def judge(self, site: str, result: Submit) -> Verdict:
+    def judge(self, site: str, result: Submit | Report) -> Verdict:
         """Whether a result can count. `ACCEPTED` means: it can; say so with `accept` when it does."""
         work = self.current
         is_open = work is not None and work.number == result.task

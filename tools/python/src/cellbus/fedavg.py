@@ -361,9 +361,13 @@ class FedAvg:
         report = _read(wire.read_report, message)
         with self._changed:
             is_current = self._board.progress(site, report)
+            outlook = self._board.judge(site, report)
             number = self._round.number if self._round is not None else 0
         if is_current and self._on_progress is not None:
             self._on_progress(site, number, report.done, report.text)
+        # Who asks hears what a result would meet that came now.
+        message.defer()
+        _answer(message, wire.verdict(outlook))
 
 
 def _split(message: Message) -> tuple[list[Any], memoryview]:
