@@ -17,8 +17,8 @@ use std::{
 use cellbus_channels::{
     Bus, ChannelTopic, Fqcn,
     task::{
-        CONTENT_TYPE_TENSORS, End, Given, NoMean, Order, Submitted, TaskError, Tasking, Tasks,
-        Tensors, Verdict, WeightedMean,
+        CONTENT_TYPE_TENSORS, Dtype, End, Given, NoMean, Order, Submitted, TaskError, Tasking,
+        Tasks, Tensors, Verdict, WeightedMean,
     },
 };
 use cellbus_proto::status::Status;
@@ -64,10 +64,24 @@ struct Surroundings {
 #[derive(Debug, Default)]
 struct Combined {
     mean: WeightedMean,
+    /// What the first that was found sound is like: the others are to go with it, also where it is added later.
+    like: Option<Like>,
     /// What all of them say beside their arrays.
     metadata: Option<BTreeMap<String, String>>,
     /// Of each figure: the sum of value times weight, and of weights.
     figures: BTreeMap<String, (f64, f64)>,
+}
+
+/// Types and shapes of a result, and what its numbers stand for.
+#[derive(Debug, PartialEq)]
+struct Like(BTreeMap<String, (Dtype, Vec<u64>)>, Option<String>);
+
+impl Like {
+    fn of(tensors: &Tensors, metadata: &BTreeMap<String, String>) -> Self {
+        let arrays = tensors.0.iter();
+        let arrays = arrays.map(|(name, array)| (name.clone(), (array.dtype, array.shape.clone())));
+        Self(arrays.collect(), metadata.get(PARAMS_TYPE).cloned())
+    }
 }
 
 impl Combined {
@@ -77,13 +91,17 @@ impl Combined {
         Ok((tensors, metadata, result.weight.unwrap_or(1.0)))
     }
 
-    fn check(&self, result: &Submitted) -> Result<(), String> {
+    fn check(&mut self, result: &Submitted) -> Result<(), String> {
         let (tensors, metadata, weight) = Self::read(result)?;
-        let ours = self.metadata.as_ref().map(|ours| ours.get(PARAMS_TYPE));
-        if ours.is_some_and(|ours| ours != metadata.get(PARAMS_TYPE)) {
+        let like = Like::of(&tensors, &metadata);
+        if self.like.as_ref().is_some_and(|ours| ours.1 != like.1) {
             return Err(format!("its `{PARAMS_TYPE}` is not that of the others"));
         }
-        self.mean.check(&tensors, weight).map_err(|error| error.to_string())
+        self.mean.check(&tensors, weight).map_err(|error| error.to_string())?;
+        if *self.like.get_or_insert_with(|| Like(like.0.clone(), like.1.clone())) != like {
+            return Err("its arrays are not those of the others".to_owned());
+        }
+        Ok(())
     }
 
     /// Adds what was checked; `false` where another result came in between that it does not go with.
@@ -131,7 +149,8 @@ pub async fn run(bus: &Bus) -> Result<(), ProgramError> {
     if !below.farewell(&sites, FAREWELL).await {
         tracing::info!("some sites have not asked again, and do not know that the work is over");
     }
-    Ok(())
+    // Frames keep their order: once this is answered, so are they.
+    ask::<Surroundings>(bus, SURROUNDINGS).await.map(|_| ())
 }
 
 async fn ask<T: DeserializeOwned>(bus: &Bus, topic: &str) -> Result<T, ProgramError> {
@@ -245,7 +264,7 @@ fn lock(combined: &Mutex<Combined>) -> MutexGuard<'_, Combined> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use cellbus_channels::task::{Dtype, Tensor, TensorsWriter};
+    use cellbus_channels::task::{Tensor, TensorsWriter};
 
     use super::*;
 
@@ -300,5 +319,11 @@ mod tests {
         }
         let (body, weight, _) = combined.into_result().unwrap();
         assert_eq!((numbers(&body).0, weight), (vec![1.0], 1.0));
+        // One that was found sound is counted on before it is added.
+        let mut combined = Combined::default();
+        assert_eq!(combined.check(&result(&[1.0], Some(1.0), "FULL", 0.0)), Ok(()));
+        for other in [result(&[1.0, 2.0], None, "FULL", 0.0), result(&[1.0], None, "DIFF", 0.0)] {
+            assert!(combined.check(&other).is_err(), "{other:?}");
+        }
     }
 }

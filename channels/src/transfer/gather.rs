@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, VecDeque},
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, TryLockError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -25,6 +25,8 @@ use super::{
 };
 use crate::{error::HandleError, handler::Failure};
 
+/// What is said once a combiner has panicked.
+const PANICKED: &str = "the combiner has panicked";
 /// Bytes of a part that a combiner sees at once: a multiple of every size of a number.
 pub const PIECE: usize = 1 << 20;
 
@@ -136,42 +138,58 @@ fn take<C: Combine>(
     if !shared.came(|came| came.taken.insert(from.clone())) {
         return Err(Status::Forbidden.into());
     }
+    let mut place = Place { shared: Arc::clone(shared), from: from.clone(), is_kept: false };
     let inner = match hold {
         Hold::Memory(cap) => hold::memory(*cap),
         Hold::Directory(directory) => hold::spool(directory.clone()),
     };
     let combining =
         Combining { inner, from: from.clone(), signed: None, shared: Arc::clone(shared) };
-    let ended = Arc::clone(shared);
     let taken = Taken::new(Sink::store(combining)).options(FetchOptions::default());
     Ok(taken.then(move |outcome| async move {
-        ended.came(|came| {
-            if outcome.is_err() {
-                // It may offer again: nothing of it was combined.
-                came.taken.remove(&from);
-            }
-            came.outcomes.push_back((from, outcome));
-        });
-        ended.notify.notify_one();
+        place.is_kept = outcome.is_ok();
+        let shared = Arc::clone(&place.shared);
+        // It may offer again before anybody hears that it has failed: nothing of it was combined.
+        drop(place);
+        shared.came(|came| came.outcomes.push_back((from, outcome)));
+        shared.notify.notify_one();
     }))
 }
 
-impl<C: Combine> Shared<C> {
+/// That a cell has offered, and may not offer again. It may where nothing came of that, however that has ended.
+struct Place<C> {
+    shared: Arc<Shared<C>>,
+    from: Fqcn,
+    is_kept: bool,
+}
+
+impl<C> Drop for Place<C> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.shared.came(|came| came.taken.remove(&self.from));
+        }
+    }
+}
+
+impl<C> Shared<C> {
     fn came<T>(&self, change: impl FnOnce(&mut Came) -> T) -> T {
         change(&mut self.came.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Why nothing more is combined; what there is may hold half of a contribution.
+    fn broken(&self) -> Option<String> {
+        let panicked = || self.combiner.is_poisoned().then(|| PANICKED.to_owned());
+        self.came(|came| came.broken.clone()).or_else(panicked)
+    }
+}
+
+impl<C: Combine> Shared<C> {
     fn check(&self, from: &Fqcn, reference: &Reference) -> Result<(), Failure> {
-        let broken = self.came(|came| came.broken.clone());
-        if let Some(broken) = broken {
+        if let Some(broken) = self.broken() {
             return Err(Failure::failed(broken));
         }
         // Whoever combines now may take long; it is checked again before anything is combined.
-        let mut combiner = match self.combiner.try_lock() {
-            Ok(combiner) => combiner,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(()),
-        };
+        let Ok(mut combiner) = self.combiner.try_lock() else { return Ok(()) };
         let combiner = combiner.as_mut().ok_or(Status::NoHandler)?;
         combiner.check(from, reference).map_err(Failure::failed)
     }
@@ -188,8 +206,8 @@ impl<C: Combine> Gathering<C> {
     /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<(Fqcn, Result<Fetched, FetchError>)> {
         loop {
-            let (next, is_broken) =
-                self.shared.came(|came| (came.outcomes.pop_front(), came.broken.is_some()));
+            let is_broken = self.shared.broken().is_some();
+            let next = self.shared.came(|came| came.outcomes.pop_front());
             if let Some((from, outcome)) = next {
                 if outcome.is_ok() {
                     self.left.remove(&from);
@@ -215,7 +233,7 @@ impl<C: Combine> Gathering<C> {
     /// The reason that the combiner gave.
     pub fn finish(self) -> Result<C, String> {
         let mut combiner = self.shared.combiner.lock().unwrap_or_else(PoisonError::into_inner);
-        match (self.shared.came(|came| came.broken.clone()), combiner.take()) {
+        match (self.shared.broken(), combiner.take()) {
             (None, Some(combiner)) => Ok(combiner),
             (broken, _) => Err(broken.unwrap_or_default()),
         }
@@ -300,10 +318,12 @@ impl<C: Combine> Store for Combining<C> {
             shared.notify.notify_one();
             SinkError::NotCombined(why)
         };
-        if let Some(why) = shared.came(|came| came.broken.clone()) {
+        if let Some(why) = shared.broken() {
             return Err(SinkError::NotCombined(why));
         }
-        let mut combiner = shared.combiner.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(mut combiner) = shared.combiner.lock() else {
+            return Err(SinkError::NotCombined(PANICKED.to_owned()));
+        };
         let Some(combiner) = combiner.as_mut() else {
             return Err(SinkError::NotCombined("nobody gathers any more".to_owned()));
         };

@@ -131,8 +131,28 @@ pub(super) struct Reception {
     desks: Mutex<BTreeMap<Selector, Arc<Counter>>>,
     /// Selectors whose messages come here; they stay registered.
     registered: tokio::sync::Mutex<BTreeSet<Selector>>,
-    /// What is being fetched because it was offered.
-    running: Mutex<BTreeMap<TransferId, Option<FetchProgress>>>,
+    /// What is being fetched because it was offered, or waits for its turn.
+    running: Mutex<BTreeMap<TransferId, Standing>>,
+}
+
+/// How it stands with what was taken.
+enum Standing {
+    /// Its turn has not come.
+    Waits,
+    Fetched(FetchProgress),
+}
+
+impl Standing {
+    /// What the holder is told when it offers again.
+    fn told(&self) -> Vec<u8> {
+        let (bytes, waits) = match self {
+            Self::Waits => (0, true),
+            Self::Fetched(progress) => (progress.latest().bytes, false),
+        };
+        let mut told = bytes.to_be_bytes().to_vec();
+        told.push(u8::from(waits));
+        told
+    }
 }
 
 struct Counter {
@@ -198,20 +218,18 @@ impl Handler for Offers {
             if !is_offer(&delivery) {
                 return Err(Status::BadTarget.into());
             }
-            take(shelf, counter, delivery)
-                .await
-                .map(|bytes| Reply::from(bytes.to_be_bytes().to_vec()))
+            take(shelf, counter, delivery).await.map(Reply::from)
         })
     }
 }
 
-/// Has an offer decided on, and fetches what is taken. Says how many bytes of it are there: none, unless it was
-/// taken before.
+/// Has an offer decided on, and fetches what is taken. Says how many bytes of it are there, none unless it was taken
+/// before, and whether it waits for its turn.
 async fn take(
     shelf: Arc<super::shelf::Inner>,
     counter: Arc<Counter>,
     delivery: Delivery,
-) -> Result<u64, Failure> {
+) -> Result<Vec<u8>, Failure> {
     let (signed, key) = read(&delivery)?;
     judge(&counter.bus, &signed).await.map_err(|error| error.status())?;
     if key.is_some() {
@@ -219,10 +237,8 @@ async fn take(
     }
     let id = signed.reference.id;
     match lock(&shelf.reception.running).entry(id) {
-        Entry::Occupied(running) => {
-            return Ok(running.get().as_ref().map_or(0, |progress| progress.latest().bytes));
-        }
-        Entry::Vacant(place) => place.insert(None),
+        Entry::Occupied(running) => return Ok(running.get().told()),
+        Entry::Vacant(place) => place.insert(Standing::Waits),
     };
     let mut running = Running { shelf, id };
     let reference = Arc::new(signed);
@@ -234,6 +250,8 @@ async fn take(
     let Taken { sink, mut options, then } = counter.receive.take(offer).await?;
     options.key = options.key.or(key);
     if reference.reference.content_size().is_some_and(|size| size > sink.cap()) {
+        running.end();
+        then(Err(FetchError::Failed(Status::TooLarge))).await;
         return Err(Status::TooLarge.into());
     }
     // What cannot be stored is said at once, and not by a receipt that may be late.
@@ -247,15 +265,16 @@ async fn take(
             return Err(status.into());
         }
     };
-    lock(&running.shelf.reception.running).insert(id, Some(fetching.progress()));
     tokio::spawn(async move {
         let place = counter.places.acquire().await;
+        let standing = Standing::Fetched(fetching.progress());
+        lock(&running.shelf.reception.running).insert(id, standing);
         let fetched = fetching.await;
         drop(place);
         running.end();
         then(fetched).await;
     });
-    Ok(0)
+    Ok(Standing::Waits.told())
 }
 
 /// What a message offers, and its key where it says that.

@@ -233,8 +233,10 @@ async fn offer(bus: &Bus, books: &Books, due: Vec<Fqcn>, waiting: &mut BTreeMap<
                 }
                 receiver.refused = None;
                 let said = taken.payload.first_chunk().map_or(0, |n| u64::from_be_bytes(*n));
-                if said > receiver.said {
-                    (receiver.said, receiver.heard) = (said, now);
+                // Who has not had its turn is not slow; whose turn it is has patience of its own.
+                let waits = taken.payload.get(8) == Some(&1);
+                if said > receiver.said || waits {
+                    (receiver.said, receiver.heard) = (said.max(receiver.said), now);
                 }
                 receiver.offer_at = now + AGAIN_MAX;
             }

@@ -8,17 +8,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cellbus_proto::transfer::TransferId;
+use cellbus_proto::transfer::{Digest, Digester, TransferId};
 use rustix::{
     fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat},
     io::Errno,
     process::geteuid,
 };
 
-use super::super::error::SinkError;
+use super::super::{error::SinkError, source::read_at};
 
 /// Bytes in the longest name of a file that is fetched: what leaves room for the names beside it.
 pub(super) const NAME_MAX: usize = 200;
+
+/// Bytes that are read at once where a whole file is.
+const READ: usize = 1 << 20;
 
 const OWN: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -123,6 +126,25 @@ impl Beside {
         let stat = named.ok()?;
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         is_file.then(|| u64::try_from(stat.st_size).ok())?
+    }
+
+    /// Digest of the first `size` bytes of the regular file that is the target; `None` for anything else and what is
+    /// shorter.
+    pub(super) fn target_digest(&self, size: u64) -> Result<Option<Digest>, SinkError> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let opened = rustix::fs::openat(&self.directory, &*self.target, flags, Mode::empty());
+        let Ok(file) = opened.map(File::from) else { return Ok(None) };
+        let mut digester = Digester::default();
+        while digester.offset() < size {
+            let left = usize::try_from(size - digester.offset()).unwrap_or(READ);
+            let bytes = read_at(&file, digester.offset(), left.min(READ))
+                .map_err(SinkError::io("read", self.path(&self.target)))?;
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            digester.update(&bytes);
+        }
+        Ok(Some(digester.finish()))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), SinkError> {

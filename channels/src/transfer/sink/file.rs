@@ -1,7 +1,15 @@
 //! A file that is fetched: a part beside it, a state from which a restart goes on, and one step that puts it in
 //! place.
 
-use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use cellbus_proto::transfer::{Digest, PartState, SignedReference, Stage};
@@ -28,6 +36,8 @@ struct Open {
     part: Option<Arc<File>>,
     signed: SignedReference,
     written: u64,
+    /// What the state says to be durable.
+    noted: Arc<AtomicU64>,
 }
 
 impl FileStore {
@@ -59,10 +69,15 @@ impl Store for FileStore {
         let beside = Beside::open(&self.path, &signed.reference.id)?;
         let state = beside.read_state(PartState::BYTES_MAX)?;
         let state = state.and_then(|state| usable(&state, signed));
-        let mut open =
-            Open { beside: Arc::new(beside), part: None, signed: signed.clone(), written: 0 };
+        let mut open = Open {
+            beside: Arc::new(beside),
+            part: None,
+            signed: signed.clone(),
+            written: 0,
+            noted: Arc::default(),
+        };
         if let Some(PartState { durable, stage: stage @ Stage::Verified(_), .. }) = state
-            && open.was_verified(durable)?
+            && open.was_verified(durable, stage)?
         {
             open.written = durable;
             self.open = Some(open);
@@ -79,6 +94,7 @@ impl Store for FileStore {
         open.written = durable;
         open.part = Some(Arc::new(part));
         open.beside.write_state(&open.state(durable, Stage::Receiving), durable > 0)?;
+        open.noted.store(durable, Ordering::Relaxed);
         self.open = Some(open);
         Ok((durable > 0).then_some(Found { durable, stage: Stage::Receiving }))
     }
@@ -101,10 +117,12 @@ impl Store for FileStore {
     fn sync(&mut self, to: u64) -> Option<Syncing> {
         let open = self.open.as_ref()?;
         let (beside, part) = (Arc::clone(&open.beside), Arc::clone(open.part.as_ref()?));
-        let state = open.state(to, Stage::Receiving);
+        let (state, noted) = (open.state(to, Stage::Receiving), Arc::clone(&open.noted));
         Some(Box::new(move || {
             part.sync_data().map_err(SinkError::io("flush", beside.path(&beside.part)))?;
-            beside.write_state(&state, true)
+            beside.write_state(&state, true)?;
+            noted.store(to, Ordering::Relaxed);
+            Ok(())
         }))
     }
 
@@ -126,11 +144,14 @@ impl Store for FileStore {
         let Some(part) = &open.part else { return Err(SinkError::NoWayBack) };
         part.set_len(to).map_err(SinkError::io("cut off", open.beside.path(&open.beside.part)))?;
         open.written = to;
-        if to == 0 {
-            // What the state says of another content must not be believed of this one.
-            open.beside.write_state(&open.state(0, Stage::Receiving), true)?;
+        if to >= open.noted.load(Ordering::Relaxed) && to > 0 {
+            return Ok(());
         }
-        Ok(())
+        open.noted.store(to, Ordering::Relaxed);
+        let noted = open.beside.write_state(&open.state(to, Stage::Receiving), true);
+        // What the state says of another content must not be believed of this one, and where there is no room for
+        // another state, none says that there is nothing.
+        noted.or_else(|_| open.beside.unlink(&open.beside.state))
     }
 
     fn read_back(&mut self, offset: u64, want: usize) -> Result<Bytes, SinkError> {
@@ -184,8 +205,9 @@ impl Open {
         PartState { reference: self.signed.clone(), durable, stage }.encode()
     }
 
-    /// Whether everything was verified before a restart: it is in its place, or is put there now.
-    fn was_verified(&self, size: u64) -> Result<bool, SinkError> {
+    /// Whether everything was verified before a restart: it is in its place, or is put there now. Another file may
+    /// have come to that place since, so it is read.
+    fn was_verified(&self, size: u64, stage: Stage) -> Result<bool, SinkError> {
         match self.beside.open_part(false) {
             Ok(part) => {
                 let is_whole = part.metadata().is_ok_and(|metadata| metadata.len() == size);
@@ -195,7 +217,9 @@ impl Open {
                 Ok(is_whole)
             }
             Err(SinkError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(self.beside.target_len() == Some(size))
+                let Stage::Verified(digest) = stage else { return Ok(false) };
+                Ok(self.beside.target_len() == Some(size)
+                    && self.beside.target_digest(size)? == Some(digest))
             }
             Err(error) => Err(error),
         }

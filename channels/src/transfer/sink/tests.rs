@@ -1,6 +1,7 @@
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, AtomicU64, Ordering},
+    mpsc::Receiver,
 };
 
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use super::{
 struct Disk {
     room: Arc<AtomicU64>,
     is_slow: Arc<AtomicBool>,
+    /// What the next flush waits for.
+    held: Arc<Mutex<Option<Receiver<()>>>>,
 }
 
 struct Full {
@@ -38,7 +41,14 @@ impl Store for Full {
 
     fn sync(&mut self, _to: u64) -> Option<Syncing> {
         let is_slow = self.disk.is_slow.load(Ordering::SeqCst);
-        is_slow.then(|| Box::new(|| Ok(())) as Syncing)
+        let held = self.disk.held.lock().unwrap().take();
+        let wait = move || {
+            if let Some(held) = held {
+                held.recv().unwrap();
+            }
+            Ok(())
+        };
+        is_slow.then(|| Box::new(wait) as Syncing)
     }
 
     fn rewind(&mut self, to: u64) -> Result<(), SinkError> {
@@ -83,11 +93,56 @@ async fn after_a_failure_everything_is_skipped_up_to_the_way_back() {
     );
     work.finish().await;
     disk.room.store(1000, Ordering::SeqCst);
+    work.push(Op::Rewind { to: 200 });
+    work.push(Op::Write(vec![bytes.slice(..50)]));
+    work.push(Op::Digest);
+    let expected = [&bytes[..], &bytes[..50]].concat();
+    assert!(matches!(work.next().await, Event::Digest(digest) if digest == Digest::of(&expected)));
+    assert_eq!(work.take().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn marks_below_what_is_durable_are_forgotten_also_where_nothing_has_to_be_made_so() {
+    let disk = Disk::default();
+    disk.room.store(u64::MAX, Ordering::SeqCst);
+    let mut work = work(&disk);
+    work.push(Op::Write(vec![Bytes::from(vec![7; 250])]));
+    work.push(Op::Sync { to: 200 });
+    assert!(matches!(work.next().await, Event::Synced(200)));
+    work.push(Op::Digest);
+    assert!(matches!(work.next().await, Event::Digest(_)));
+    work.push(Op::Rewind { to: 100 });
+    assert!(matches!(work.next().await, Event::Failed(SinkError::NoWayBack)));
+}
+
+#[tokio::test]
+async fn what_becomes_durable_after_the_way_back_was_decided_on_does_not_cut_it_off() {
+    let disk = Disk::default();
+    disk.room.store(250, Ordering::SeqCst);
+    disk.is_slow.store(true, Ordering::SeqCst);
+    let mut work = work(&disk);
+    let bytes = Bytes::from((0..200_u8).collect::<Vec<_>>());
+    work.push(Op::Write(vec![bytes.slice(..100)]));
+    work.push(Op::Sync { to: 100 });
+    assert!(matches!(work.next().await, Event::Synced(100)));
+    let (release, held) = std::sync::mpsc::channel();
+    *disk.held.lock().unwrap() = Some(held);
+    work.push(Op::Write(vec![bytes.slice(100..)]));
+    work.push(Op::Sync { to: 200 });
+    work.push(Op::Write(vec![bytes.clone()]));
+    work.push(Op::Sync { to: 400 });
+    let full = work.next().await;
+    assert!(matches!(&full, Event::Failed(SinkError::Io { .. })), "{full:?}");
+    // More was on its way, and is skipped.
+    work.push(Op::Write(vec![bytes.clone()]));
     work.push(Op::Rewind { to: 100 });
     work.push(Op::Write(vec![bytes.slice(..50)]));
     work.push(Op::Digest);
+    release.send(()).unwrap();
+    assert!(matches!(work.next().await, Event::Synced(200)));
     let expected = [&bytes[..100], &bytes[..50]].concat();
-    assert!(matches!(work.next().await, Event::Digest(digest) if digest == Digest::of(&expected)));
+    let done = work.next().await;
+    assert!(matches!(&done, Event::Digest(digest) if *digest == Digest::of(&expected)), "{done:?}");
     assert_eq!(work.take().unwrap(), expected);
 }
 

@@ -103,7 +103,10 @@ pub(in crate::transfer) struct Work {
     /// To be done when what is being synced is.
     next_sync: Option<(u64, Syncing)>,
     events: VecDeque<Event>,
+    /// Below this the digester needs no marks any more.
     forget_below: u64,
+    /// Where whoever pushes wants to go back to, as soon as that is its turn.
+    way_back: Option<u64>,
 }
 
 /// How bytes come to a sink.
@@ -149,6 +152,7 @@ impl Work {
             next_sync: None,
             events: VecDeque::new(),
             forget_below: 0,
+            way_back: None,
         }
     }
 
@@ -172,6 +176,9 @@ impl Work {
 
     pub(in crate::transfer) fn push(&mut self, op: Op) {
         self.bytes += op.len();
+        if let Op::Rewind { to } = op {
+            self.way_back = Some(self.way_back.map_or(to, |before| before.min(to)));
+        }
         let enough = self.enough();
         match (self.queue.back_mut(), op) {
             (_, Op::Write(pieces)) if self.manner == Manner::Blocks => {
@@ -315,7 +322,12 @@ impl Work {
         if !had_room && self.has_room() {
             self.events.push_back(Event::Room);
         }
-        self.events.extend(done.events);
+        for event in done.events {
+            if let Event::Synced(to) = event {
+                self.forget_below = to;
+            }
+            self.events.push_back(event);
+        }
         self.spare.extend(done.blocks);
         if let Some(rest) = done.rest {
             self.queue.push_front(rest);
@@ -357,10 +369,13 @@ impl Work {
             self.forget_all();
             return false;
         };
-        if self.forget_below > 0 {
-            desk.digester.forget_below(std::mem::take(&mut self.forget_below));
-        }
+        // What became durable after the way back was decided on does not take the mark away that it leads to.
+        let needed_from = self.way_back.unwrap_or(u64::MAX);
+        desk.digester.forget_below(std::mem::take(&mut self.forget_below).min(needed_from));
         let ops = self.next_batch();
+        if matches!(ops[..], [Op::Rewind { .. }]) {
+            self.way_back = None;
+        }
         let bytes = ops.iter().map(Op::len).sum();
         if self.stays || (desk.is_quick() && bytes <= INLINE) {
             let done = desk.run(ops);

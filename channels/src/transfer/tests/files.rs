@@ -2,10 +2,13 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 
-use cellbus_proto::status::Status;
+use cellbus_proto::{status::Status, transfer::Stage};
 
 use super::cells::{World, to, whole};
-use crate::transfer::{FetchError, FetchOptions, Sink, SinkError, Source, Told, Verdict};
+use crate::transfer::{
+    Digest, FetchError, FetchOptions, Sink, SinkError, Source, Told, Verdict,
+    sink::work::{Event, Op, Work},
+};
 
 const MIB: usize = 1 << 20;
 
@@ -293,4 +296,30 @@ async fn a_target_that_cannot_be_replaced_fails_the_fetch_and_the_holder_hears_i
     assert!(matches!(failed, FetchError::Sink(SinkError::Io { .. })), "{failed:?}");
     assert_eq!(served.outcome().await.verdict, Verdict::Failed);
     assert_eq!(names_in(&into), ["precious"]);
+}
+
+#[tokio::test]
+async fn a_receipt_is_for_the_file_that_was_verified_and_for_no_other_in_its_place() {
+    let (world, directory) = (World::new(), tempfile::tempdir().unwrap());
+    let into = directory.path().join("model");
+    let served = world.transfers("server").serve(whole(MIB + 1), to(&["site-1"])).await.unwrap();
+    let signed = served.reference();
+    let open = async || {
+        let mut work = Work::new(Sink::file(&into));
+        work.push(Op::Open(Box::new((*signed).clone())));
+        let Event::Opened(found) = work.next().await else { panic!("it was not opened") };
+        (work, found)
+    };
+    let (mut work, found) = open().await;
+    assert!(found.is_none());
+    let (size, digest) = (MIB as u64 + 1, Digest::of(&whole(MIB + 1)));
+    work.push(Op::Write(vec![whole(MIB + 1)]));
+    work.push(Op::Commit { size, digest });
+    while !matches!(work.next().await, Event::Committed) {}
+    drop(work);
+    // Nobody has heard the receipt.
+    let found = open().await.1.expect("it is there");
+    assert_eq!((found.durable, found.stage), (size, Stage::Verified(digest)));
+    fs::write(&into, vec![1; MIB + 1]).unwrap();
+    assert!(open().await.1.is_none(), "another file of the same length is in its place");
 }

@@ -101,10 +101,27 @@ async fn a_sink_that_fails_fails_its_receiver_and_no_other() {
     assert_eq!(end("site-2"), End::Stored { generation: 1, signed: true });
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_its_turn_longer_than_patience_lasts_has_not_failed() {
+    let world = World::new();
+    let receive = |_offer: Offer| async { Ok(Taken::new(Sink::discard())) };
+    let _receiving = world.transfers("server").receive(target(), 1, receive).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    // Each takes longer than a holder waits for a receiver of which it hears nothing.
+    let send = |name: &str| {
+        let (transfers, options) = (world.transfers(name), to(&["server"]).rate(8 << 10));
+        async move { transfers.send(whole(8 * MIB), options).await.unwrap().await }
+    };
+    let (first, second) = tokio::join!(send("site-1"), send("site-2"));
+    assert_eq!((first.verdict, second.verdict), (Verdict::Completed, Verdict::Completed));
+    assert!(begun.elapsed() > Duration::from_secs(800), "{:?}", begun.elapsed());
+}
+
 #[derive(Default)]
 struct Concat {
     seen: Arc<Mutex<Vec<(Fqcn, usize)>>>,
     breaks_at: Option<Fqcn>,
+    panics: bool,
 }
 
 impl Combine for Concat {
@@ -118,6 +135,7 @@ impl Combine for Concat {
     }
 
     fn part(&mut self, from: &Fqcn, _: &str, _: u64, bytes: &[u8]) -> Result<(), String> {
+        assert!(!self.panics, "asked to panic");
         if self.breaks_at.as_ref() == Some(from) {
             return Err("not a number".to_owned());
         }
@@ -130,7 +148,7 @@ impl Combine for Concat {
 async fn what_does_not_fit_is_refused_alone_and_may_be_offered_anew() {
     let world = World::new();
     let seen = Arc::<Mutex<Vec<_>>>::default();
-    let combiner = Concat { seen: Arc::clone(&seen), breaks_at: None };
+    let combiner = Concat { seen: Arc::clone(&seen), ..Concat::default() };
     let hold = Hold::Memory(8 << 20);
     let from = names(&["site-1", "site-2"]);
     let server = world.transfers("server");
@@ -170,4 +188,40 @@ async fn what_breaks_half_combined_ends_it_all_and_is_never_given_out() {
         assert!(outcome.is_err());
     }
     assert_eq!(gathering.finish().err().as_deref(), Some("not a number"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_held_is_said_and_its_cell_may_offer_another() {
+    let world = World::new();
+    let hold = Hold::Memory(MIB as u64);
+    let server = world.transfers("server");
+    let gathering = server.gather(names(&["site-1"]), target(), 1, hold, Concat::default());
+    let mut gathering = gathering.await.unwrap();
+    let site = world.transfers("site-1");
+    let refused = site.send(whole(MIB + 1), to(&["server"])).await.unwrap().await;
+    assert_eq!(refused.ends.values().next(), Some(&End::Failed(Status::TooLarge)));
+    let (_, outcome) = gathering.next().await.unwrap();
+    assert_eq!(outcome.unwrap_err().status(), Status::TooLarge);
+    let sent = site.send(whole(MIB), to(&["server"])).await.unwrap().await;
+    assert_eq!(sent.verdict, Verdict::Completed);
+    assert!(gathering.next().await.unwrap().1.is_ok());
+    assert!(gathering.next().await.is_none() && gathering.finish().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_combiner_that_has_panicked_is_never_given_out() {
+    let world = World::new();
+    let combiner = Concat { panics: true, ..Concat::default() };
+    let hold = Hold::Memory(MIB as u64);
+    let server = world.transfers("server");
+    let from = names(&["site-1", "site-2"]);
+    let mut gathering = server.gather(from, target(), 2, hold, combiner).await.unwrap();
+    for name in ["site-1", "site-2"] {
+        let sending = world.transfers(name).send(whole(10), to(&["server"])).await.unwrap();
+        assert_eq!(sending.await.verdict, Verdict::Failed);
+    }
+    while let Some((_, outcome)) = gathering.next().await {
+        assert!(outcome.is_err());
+    }
+    assert!(gathering.finish().is_err());
 }

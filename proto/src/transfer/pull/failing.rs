@@ -91,6 +91,9 @@ impl Pull {
                 self.rewind(now, self.durable);
                 self.pause_after_failure();
             }
+            // What was being made durable when it went back is not: no more was lost by that.
+            State::Pausing | State::Waiting { .. } | State::Asking
+                if status == Status::StorageFull && self.stored.is_none() => {}
             State::Rebuilding { .. }
             | State::Pausing
             | State::Waiting { .. }

@@ -195,6 +195,10 @@ fn f_37_a_full_disk_goes_back_to_what_is_durable_and_goes_on_when_there_is_room(
     pull.handle_sink_failed(at(1), Status::StorageFull);
     assert_eq!(poll(&mut pull, at(1)), Step::Close);
     assert_eq!(poll(&mut pull, at(1)), Step::Rewind { to: 8 });
+    // What was being made durable then meets the same.
+    pull.handle_sink_failed(at(1), Status::StorageFull);
+    assert!(matches!(poll(&mut pull, at(1)), Step::Wait { .. }));
+    pull.handle_sink_failed(at(2), Status::StorageFull);
     assert_eq!(open(&mut pull, at(5)).offset, 8);
     feed(&mut pull, at(5), chunk(&CONTENT[8..]));
     assert_eq!(sync(&mut pull, at(5)), 16);
