@@ -41,13 +41,13 @@ mod properties;
 mod vectors;
 
 pub use self::{
-    body::{Answer, Fetch, Nonce, Receipt, Trailer},
+    body::{Answer, Fetch, Nonce, OfferReply, Receipt, Trailer},
     chunk::{CHUNK_MAX, Piece, PieceReader, ReceiptReader, Settlement, chunk_head, trailer_bytes},
     digest::{Digest, Digester, NotHex, NotKept},
     ledger::{
         Counts, End, FetchRefusal, Ledger, Outcome, ReceiptRefusal, Receipted, Terms, Verdict,
     },
-    part::{DamagedPart, PartState, Stage},
+    part::{DamagedPart, FileMark, PartState, Stage},
     progress::{Meter, Progress},
     pull::{Pull, PullEnd, PullSettings, Step, Told, Violation},
     reference::{

@@ -17,8 +17,8 @@ use std::{
 use cellbus_channels::{
     Bus, ChannelTopic, Fqcn,
     task::{
-        CONTENT_TYPE_TENSORS, Dtype, End, Given, NoMean, Order, Submitted, TaskError, Tasking,
-        Tasks, Tensors, Verdict, WeightedMean,
+        CONTENT_TYPE_TENSORS, End, Given, NoMean, Order, Submitted, TaskError, Tasking, Tasks,
+        Tensors, Verdict, WeightedMean,
     },
 };
 use cellbus_proto::status::Status;
@@ -64,24 +64,12 @@ struct Surroundings {
 #[derive(Debug, Default)]
 struct Combined {
     mean: WeightedMean,
-    /// What the first that was found sound is like: the others are to go with it, also where it is added later.
-    like: Option<Like>,
+    /// What the numbers of the first that was found sound stand for, where it says.
+    kind: Option<Option<String>>,
     /// What all of them say beside their arrays.
     metadata: Option<BTreeMap<String, String>>,
     /// Of each figure: the sum of value times weight, and of weights.
     figures: BTreeMap<String, (f64, f64)>,
-}
-
-/// Types and shapes of a result, and what its numbers stand for.
-#[derive(Debug, PartialEq)]
-struct Like(BTreeMap<String, (Dtype, Vec<u64>)>, Option<String>);
-
-impl Like {
-    fn of(tensors: &Tensors, metadata: &BTreeMap<String, String>) -> Self {
-        let arrays = tensors.0.iter();
-        let arrays = arrays.map(|(name, array)| (name.clone(), (array.dtype, array.shape.clone())));
-        Self(arrays.collect(), metadata.get(PARAMS_TYPE).cloned())
-    }
 }
 
 impl Combined {
@@ -91,16 +79,15 @@ impl Combined {
         Ok((tensors, metadata, result.weight.unwrap_or(1.0)))
     }
 
+    /// Whether a result can be added. The others are to go with the first that can, also where it is added later.
     fn check(&mut self, result: &Submitted) -> Result<(), String> {
         let (tensors, metadata, weight) = Self::read(result)?;
-        let like = Like::of(&tensors, &metadata);
-        if self.like.as_ref().is_some_and(|ours| ours.1 != like.1) {
+        let kind = metadata.get(PARAMS_TYPE).cloned();
+        if self.kind.as_ref().is_some_and(|ours| *ours != kind) {
             return Err(format!("its `{PARAMS_TYPE}` is not that of the others"));
         }
-        self.mean.check(&tensors, weight).map_err(|error| error.to_string())?;
-        if *self.like.get_or_insert_with(|| Like(like.0.clone(), like.1.clone())) != like {
-            return Err("its arrays are not those of the others".to_owned());
-        }
+        self.mean.expect(&tensors, weight).map_err(|error| error.to_string())?;
+        self.kind = Some(kind);
         Ok(())
     }
 
@@ -149,8 +136,10 @@ pub async fn run(bus: &Bus) -> Result<(), ProgramError> {
     if !below.farewell(&sites, FAREWELL).await {
         tracing::info!("some sites have not asked again, and do not know that the work is over");
     }
-    // Frames keep their order: once this is answered, so are they.
-    ask::<Surroundings>(bus, SURROUNDINGS).await.map(|_| ())
+    // Frames keep their order: once this is answered, the last answers have left this process. A cell that does not
+    // answer any more has no use for them.
+    let _ = ask::<Surroundings>(bus, SURROUNDINGS).await;
+    Ok(())
 }
 
 async fn ask<T: DeserializeOwned>(bus: &Bus, topic: &str) -> Result<T, ProgramError> {
@@ -264,7 +253,7 @@ fn lock(combined: &Mutex<Combined>) -> MutexGuard<'_, Combined> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use cellbus_channels::task::{Tensor, TensorsWriter};
+    use cellbus_channels::task::{Dtype, Tensor, TensorsWriter};
 
     use super::*;
 

@@ -91,7 +91,7 @@ impl WeightedMean {
             let sum = self.sums.get(name);
             let is_same =
                 sum.is_none_or(|sum| sum.dtype == tensor.dtype && sum.shape == tensor.shape);
-            if !is_same || (sum.is_none() && self.count > 0) {
+            if !is_same || (sum.is_none() && !self.sums.is_empty()) {
                 return Err(Unsound::Differs(name.clone()));
             }
             let numbers = numbers(tensor).ok_or_else(|| Unsound::Uncheckable(name.clone()))?;
@@ -109,18 +109,30 @@ impl WeightedMean {
         Ok(())
     }
 
+    /// As [`Self::check`], and from now on only what is like `tensors` can be added: whoever finds several sound
+    /// before it adds any of them does not find two that do not go together.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn expect(&mut self, tensors: &Tensors, weight: f64) -> Result<(), Unsound> {
+        self.check(tensors, weight)?;
+        for (name, tensor) in &tensors.0 {
+            self.sums.entry(name.clone()).or_insert_with(|| Sum {
+                dtype: tensor.dtype,
+                shape: tensor.shape.clone(),
+                values: vec![0.0; tensor.data.len() / tensor.dtype.size() as usize],
+            });
+        }
+        Ok(())
+    }
+
     /// Adds `tensors`, which count `weight` times.
     ///
     /// # Errors
     /// As [`Self::check`]; nothing has been added then.
     pub fn add(&mut self, tensors: &Tensors, weight: f64) -> Result<(), Unsound> {
-        self.check(tensors, weight)?;
-        for (name, tensor) in &tensors.0 {
-            let sum = self.sums.entry(name.clone()).or_insert_with(|| Sum {
-                dtype: tensor.dtype,
-                shape: tensor.shape.clone(),
-                values: vec![0.0; tensor.data.len() / tensor.dtype.size() as usize],
-            });
+        self.expect(tensors, weight)?;
+        for (sum, tensor) in self.sums.values_mut().zip(tensors.0.values()) {
             let numbers = numbers(tensor).into_iter().flatten().flatten();
             for (total, value) in sum.values.iter_mut().zip(numbers) {
                 *total = value.mul_add(weight, *total);

@@ -141,6 +141,18 @@ fn s0_16_broken_numbers_are_refused_by_tensor_and_element_and_change_nothing() {
 }
 
 #[test]
+fn what_was_expected_has_to_be_added_or_something_like_it() {
+    let mut mean = WeightedMean::default();
+    mean.expect(&of(&[("w", f32s(&[1.0, 2.0]))]), 1.0).unwrap();
+    for other in [of(&[("w", f32s(&[1.0]))]), of(&[("v", f32s(&[1.0, 2.0]))])] {
+        assert!(matches!(mean.expect(&other, 1.0), Err(Unsound::Differs(_))), "{other:?}");
+    }
+    assert_eq!((mean.count(), mean.weight()), (0, 0.0));
+    mean.add(&of(&[("w", f32s(&[3.0, 4.0]))]), 2.0).unwrap();
+    assert_eq!(mean.finish().unwrap(), of(&[("w", f32s(&[3.0, 4.0]))]));
+}
+
+#[test]
 fn s0_17_finite_numbers_whose_sum_is_not_are_refused() {
     let large = |value: f64| Tensor {
         dtype: Dtype::F64,

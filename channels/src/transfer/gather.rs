@@ -89,6 +89,25 @@ struct Came {
     broken: Option<String>,
 }
 
+impl Came {
+    /// Of the failures of one cell the last one is kept, so that there are no more than cells.
+    fn add(&mut self, from: Fqcn, outcome: Result<Fetched, FetchError>) {
+        self.outcomes.retain(|(cell, before)| *cell != from || before.is_ok());
+        self.outcomes.push_back((from, outcome));
+    }
+}
+
+/// Has whoever waits look again where a combiner panics.
+struct Alarm<'a>(&'a Notify);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.notify_one();
+        }
+    }
+}
+
 impl Transfers {
     /// Takes what each of the cells `from` offers to `target`, and combines it with `combiner`. At most
     /// `at_once` are fetched at the same time, and held in `hold` until they are verified.
@@ -151,7 +170,7 @@ fn take<C: Combine>(
         let shared = Arc::clone(&place.shared);
         // It may offer again before anybody hears that it has failed: nothing of it was combined.
         drop(place);
-        shared.came(|came| came.outcomes.push_back((from, outcome)));
+        shared.came(|came| came.add(from, outcome));
         shared.notify.notify_one();
     }))
 }
@@ -188,6 +207,8 @@ impl<C: Combine> Shared<C> {
         if let Some(broken) = self.broken() {
             return Err(Failure::failed(broken));
         }
+        // Dropped behind the lock, which is poisoned then.
+        let _alarm = Alarm(&self.notify);
         // Whoever combines now may take long; it is checked again before anything is combined.
         let Ok(mut combiner) = self.combiner.try_lock() else { return Ok(()) };
         let combiner = combiner.as_mut().ok_or(Status::NoHandler)?;

@@ -10,7 +10,8 @@ use std::{
 use cellbus_proto::{
     status::Status,
     transfer::{
-        ContentKey, KeyError, SEALED_CONTENT_TYPE, SealedOffer, SignedReference, TransferId,
+        ContentKey, KeyError, OfferReply, SEALED_CONTENT_TYPE, SealedOffer, SignedReference,
+        TransferId,
     },
 };
 use tokio::sync::Semaphore;
@@ -144,14 +145,11 @@ enum Standing {
 
 impl Standing {
     /// What the holder is told when it offers again.
-    fn told(&self) -> Vec<u8> {
-        let (bytes, waits) = match self {
-            Self::Waits => (0, true),
-            Self::Fetched(progress) => (progress.latest().bytes, false),
-        };
-        let mut told = bytes.to_be_bytes().to_vec();
-        told.push(u8::from(waits));
-        told
+    fn told(&self) -> OfferReply {
+        match self {
+            Self::Waits => OfferReply { bytes: 0, waits: true },
+            Self::Fetched(progress) => OfferReply { bytes: progress.latest().bytes, waits: false },
+        }
     }
 }
 
@@ -218,18 +216,18 @@ impl Handler for Offers {
             if !is_offer(&delivery) {
                 return Err(Status::BadTarget.into());
             }
-            take(shelf, counter, delivery).await.map(Reply::from)
+            let told = take(shelf, counter, delivery).await?;
+            Ok(Reply::from(told.encode().to_vec()))
         })
     }
 }
 
-/// Has an offer decided on, and fetches what is taken. Says how many bytes of it are there, none unless it was taken
-/// before, and whether it waits for its turn.
+/// Has an offer decided on, and fetches what is taken. Says how it stands with it.
 async fn take(
     shelf: Arc<super::shelf::Inner>,
     counter: Arc<Counter>,
     delivery: Delivery,
-) -> Result<Vec<u8>, Failure> {
+) -> Result<OfferReply, Failure> {
     let (signed, key) = read(&delivery)?;
     judge(&counter.bus, &signed).await.map_err(|error| error.status())?;
     if key.is_some() {
@@ -240,7 +238,7 @@ async fn take(
         Entry::Occupied(running) => return Ok(running.get().told()),
         Entry::Vacant(place) => place.insert(Standing::Waits),
     };
-    let mut running = Running { shelf, id };
+    let running = Running { shelf, id };
     let reference = Arc::new(signed);
     let offer = Offer {
         origin: Arc::unwrap_or_clone(delivery.origin),
@@ -250,7 +248,8 @@ async fn take(
     let Taken { sink, mut options, then } = counter.receive.take(offer).await?;
     options.key = options.key.or(key);
     if reference.reference.content_size().is_some_and(|size| size > sink.cap()) {
-        running.end();
+        // It may be offered again before whoever has taken it has heard.
+        drop(running);
         then(Err(FetchError::Failed(Status::TooLarge))).await;
         return Err(Status::TooLarge.into());
     }
@@ -260,7 +259,7 @@ async fn take(
         Ok(fetching) => fetching,
         Err(error) => {
             let status = error.status();
-            running.end();
+            drop(running);
             then(Err(error)).await;
             return Err(status.into());
         }
@@ -271,7 +270,7 @@ async fn take(
         lock(&running.shelf.reception.running).insert(id, standing);
         let fetched = fetching.await;
         drop(place);
-        running.end();
+        drop(running);
         then(fetched).await;
     });
     Ok(Standing::Waits.told())
@@ -293,14 +292,8 @@ struct Running {
     id: TransferId,
 }
 
-impl Running {
-    fn end(&mut self) {
-        lock(&self.shelf.reception.running).remove(&self.id);
-    }
-}
-
 impl Drop for Running {
     fn drop(&mut self) {
-        self.end();
+        lock(&self.shelf.reception.running).remove(&self.id);
     }
 }

@@ -14,7 +14,8 @@ use cellbus_proto::{
     name::Fqcn,
     status::Status,
     transfer::{
-        CONTENT_TYPE, ContentKey, End, Outcome, SEALED_CONTENT_TYPE, SealedOffer, SignedReference,
+        CONTENT_TYPE, ContentKey, End, OfferReply, Outcome, SEALED_CONTENT_TYPE, SealedOffer,
+        SignedReference,
     },
 };
 use tokio::time::{Instant, sleep_until};
@@ -232,11 +233,10 @@ async fn offer(bus: &Bus, books: &Books, due: Vec<Fqcn>, waiting: &mut BTreeMap<
                     receiver.heard = now;
                 }
                 receiver.refused = None;
-                let said = taken.payload.first_chunk().map_or(0, |n| u64::from_be_bytes(*n));
+                let said = OfferReply::decode(&taken.payload).unwrap_or_default();
                 // Who has not had its turn is not slow; whose turn it is has patience of its own.
-                let waits = taken.payload.get(8) == Some(&1);
-                if said > receiver.said || waits {
-                    (receiver.said, receiver.heard) = (said.max(receiver.said), now);
+                if said.bytes > receiver.said || said.waits {
+                    (receiver.said, receiver.heard) = (said.bytes.max(receiver.said), now);
                 }
                 receiver.offer_at = now + AGAIN_MAX;
             }

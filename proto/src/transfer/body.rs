@@ -17,6 +17,40 @@ use crate::{
 /// Drawn by a receiver for each fetch; a receipt is good for the last fetch of its receiver only.
 pub type Nonce = Octets<16>;
 
+/// Payload of the reply to an offer that was taken, now or before: how it stands with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OfferReply {
+    /// Bytes of the content that the receiver has.
+    pub bytes: u64,
+    /// Whether its turn has not come: it is alive, and no byte is to be expected.
+    pub waits: bool,
+}
+
+impl OfferReply {
+    /// The nine bytes on the wire.
+    #[must_use]
+    pub fn encode(&self) -> [u8; 9] {
+        let mut out = [u8::from(self.waits); 9];
+        out[..8].copy_from_slice(&self.bytes.to_be_bytes());
+        out
+    }
+
+    /// Reads what [`Self::encode`] gives.
+    ///
+    /// # Errors
+    /// [`CodecError`] with `BAD_FRAME` for anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let bad = || CodecError::new(Status::BadFrame, "no reply to an offer");
+        let (number, waits) = bytes.split_first_chunk().ok_or_else(bad)?;
+        let waits = match waits {
+            [0] => false,
+            [1] => true,
+            _ => return Err(bad()),
+        };
+        Ok(Self { bytes: u64::from_be_bytes(*number), waits })
+    }
+}
+
 /// Payload of the request that opens a fetch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetch {

@@ -10,8 +10,8 @@ use crate::codec::Octets;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Digest(Octets<32>);
 
-/// Bytes that are hashed at once, from a multiple of them on. BLAKE3 hashes sixteen subtrees side by side where it
-/// is given whole ones; of pieces as packets bring them it makes a fifth of the speed.
+/// Bytes that are hashed at once, from a multiple of them on. BLAKE3 hashes up to sixteen chunks of a
+/// KiB side by side, of subtrees that it is given whole; with pieces as packets bring them it makes a fifth of the speed.
 const UNIT: usize = 32 << 10;
 
 /// Hashes a transfer as it comes in, in pieces of any size.

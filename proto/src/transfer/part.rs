@@ -24,6 +24,17 @@ pub struct PartState {
     pub durable: u64,
     /// How far it is.
     pub stage: Stage,
+    /// With [`Stage::Verified`], which file was verified; what stands at the target without that mark is another one.
+    pub file: Option<FileMark>,
+}
+
+/// What tells a file from one that takes its place. It stays when the file gets another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMark {
+    /// The device that it is on, and its number there.
+    pub inode: (u64, u64),
+    /// When it was written last: seconds since 1970, and nanoseconds.
+    pub modified: (i64, u64),
 }
 
 /// How far a transfer is, of which there is a part.
@@ -45,6 +56,8 @@ struct Wire {
     reference: Blob,
     durable: u64,
     digest: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file: Option<FileMark>,
 }
 
 impl PartState {
@@ -62,7 +75,12 @@ impl PartState {
             Stage::Receiving => None,
             Stage::Verified(digest) => Some(digest),
         };
-        let wire = Wire { reference: Blob(reference.to_vec()), durable: self.durable, digest };
+        let wire = Wire {
+            reference: Blob(reference.to_vec()),
+            durable: self.durable,
+            digest,
+            file: self.file,
+        };
         let body = body::encode(&wire);
         [&MAGIC[..], Digest::of(&body).as_bytes(), &body].concat().into()
     }
@@ -81,7 +99,7 @@ impl PartState {
         let reference = SignedReference::decode(&wire.reference.0)
             .map_err(|_| DamagedPart("its reference is none"))?;
         let stage = wire.digest.map_or(Stage::Receiving, Stage::Verified);
-        Ok(Self { reference, durable: wire.durable, stage })
+        Ok(Self { reference, durable: wire.durable, stage, file: wire.file })
     }
 }
 
@@ -91,8 +109,10 @@ mod tests {
 
     #[test]
     fn a_state_is_read_as_written_and_every_damage_is_seen() {
-        for stage in [Stage::Receiving, Stage::Verified(Digest::of(b"x"))] {
-            let state = PartState { reference: signed(), durable: 8 << 20, stage };
+        let verified = Stage::Verified(Digest::of(b"x"));
+        let file = FileMark { inode: (u64::MAX, 7), modified: (-1, 999_999_999) };
+        for (stage, file) in [(Stage::Receiving, None), (verified, None), (verified, Some(file))] {
+            let state = PartState { reference: signed(), durable: 8 << 20, stage, file };
             let bytes = state.encode();
             assert_eq!(PartState::decode(&bytes), Ok(state));
             for at in 0..bytes.len() {

@@ -210,6 +210,11 @@ fn json_of_receipt(receipt: &Receipt) -> Value {
     })
 }
 
+fn json_of_offer_reply(reply: OfferReply) -> Value {
+    let OfferReply { bytes, waits } = reply;
+    json!({ "kind": "offer-reply", "value": { "bytes": bytes, "waits": waits } })
+}
+
 fn json_of_stream(data: &[u8]) -> Value {
     json!({
         "kind": "stream",
@@ -256,6 +261,12 @@ fn good() -> Vec<Vector> {
     for (name, data, chunk) in streams {
         vectors.push(Vector { name, bytes: stream(data, chunk), json: json_of_stream(data) });
     }
+    let waits = OfferReply { bytes: 0, waits: true };
+    let has = OfferReply { bytes: 200, waits: false };
+    for (name, reply) in [("offer-reply-waits", waits), ("offer-reply-has", has)] {
+        let json = json_of_offer_reply(reply);
+        vectors.push(Vector { name, bytes: reply.encode().into(), json });
+    }
     vectors
 }
 
@@ -274,6 +285,10 @@ fn read(kind: &str, bytes: &[u8]) -> Result<(Vec<u8>, Value), Status> {
         "answer" => {
             let answer = Answer::decode(bytes).map_err(status)?;
             Ok((answer.encode().to_vec(), json_of_answer(&answer)))
+        }
+        "offer-reply" => {
+            let reply = OfferReply::decode(bytes).map_err(status)?;
+            Ok((reply.encode().into(), json_of_offer_reply(reply)))
         }
         "receipt" => {
             let mut input = Bytes::copy_from_slice(bytes);

@@ -8,20 +8,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cellbus_proto::transfer::{Digest, Digester, TransferId};
+use cellbus_proto::transfer::{FileMark, TransferId};
 use rustix::{
     fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat},
     io::Errno,
     process::geteuid,
 };
 
-use super::super::{error::SinkError, source::read_at};
+use super::super::error::SinkError;
 
 /// Bytes in the longest name of a file that is fetched: what leaves room for the names beside it.
 pub(super) const NAME_MAX: usize = 200;
-
-/// Bytes that are read at once where a whole file is.
-const READ: usize = 1 << 20;
 
 const OWN: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -33,6 +30,10 @@ pub(super) struct Beside {
     pub(super) target: String,
     pub(super) part: String,
     pub(super) state: String,
+}
+
+fn mark_of(stat: &Stat) -> FileMark {
+    FileMark { inode: (stat.st_dev, stat.st_ino), modified: (stat.st_mtime, stat.st_mtime_nsec) }
 }
 
 impl Beside {
@@ -120,31 +121,18 @@ impl Beside {
         matches!((open, named), (Ok(open), Ok(named)) if of(open) == of(named))
     }
 
-    /// Length of the regular file that is the target; `None` for anything else.
-    pub(super) fn target_len(&self) -> Option<u64> {
+    /// The mark of the regular file that is the target; `None` for anything else.
+    pub(super) fn target_mark(&self) -> Option<FileMark> {
         let named = rustix::fs::statat(&self.directory, &*self.target, AtFlags::SYMLINK_NOFOLLOW);
         let stat = named.ok()?;
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        is_file.then(|| u64::try_from(stat.st_size).ok())?
+        is_file.then(|| mark_of(&stat))
     }
 
-    /// Digest of the first `size` bytes of the regular file that is the target; `None` for anything else and what is
-    /// shorter.
-    pub(super) fn target_digest(&self, size: u64) -> Result<Option<Digest>, SinkError> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let opened = rustix::fs::openat(&self.directory, &*self.target, flags, Mode::empty());
-        let Ok(file) = opened.map(File::from) else { return Ok(None) };
-        let mut digester = Digester::default();
-        while digester.offset() < size {
-            let left = usize::try_from(size - digester.offset()).unwrap_or(READ);
-            let bytes = read_at(&file, digester.offset(), left.min(READ))
-                .map_err(SinkError::io("read", self.path(&self.target)))?;
-            if bytes.is_empty() {
-                return Ok(None);
-            }
-            digester.update(&bytes);
-        }
-        Ok(Some(digester.finish()))
+    /// The mark of a file that is open.
+    pub(super) fn mark(&self, part: &File) -> Result<FileMark, SinkError> {
+        let stat = rustix::fs::fstat(part);
+        stat.map(|stat| mark_of(&stat)).map_err(SinkError::io("examine", self.path(&self.part)))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), SinkError> {

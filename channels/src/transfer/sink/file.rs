@@ -1,18 +1,10 @@
 //! A file that is fetched: a part beside it, a state from which a restart goes on, and one step that puts it in
 //! place.
 
-use std::{
-    fs::File,
-    os::unix::fs::FileExt,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use cellbus_proto::transfer::{Digest, PartState, SignedReference, Stage};
+use cellbus_proto::transfer::{Digest, FileMark, PartState, SignedReference, Stage};
 
 use rustix::{fs::FallocateFlags, io::Errno};
 
@@ -36,8 +28,6 @@ struct Open {
     part: Option<Arc<File>>,
     signed: SignedReference,
     written: u64,
-    /// What the state says to be durable.
-    noted: Arc<AtomicU64>,
 }
 
 impl FileStore {
@@ -69,15 +59,10 @@ impl Store for FileStore {
         let beside = Beside::open(&self.path, &signed.reference.id)?;
         let state = beside.read_state(PartState::BYTES_MAX)?;
         let state = state.and_then(|state| usable(&state, signed));
-        let mut open = Open {
-            beside: Arc::new(beside),
-            part: None,
-            signed: signed.clone(),
-            written: 0,
-            noted: Arc::default(),
-        };
-        if let Some(PartState { durable, stage: stage @ Stage::Verified(_), .. }) = state
-            && open.was_verified(durable, stage)?
+        let mut open =
+            Open { beside: Arc::new(beside), part: None, signed: signed.clone(), written: 0 };
+        if let Some(PartState { durable, stage: stage @ Stage::Verified(_), file, .. }) = state
+            && open.was_verified(durable, file)?
         {
             open.written = durable;
             self.open = Some(open);
@@ -93,8 +78,7 @@ impl Store for FileStore {
         part.set_len(durable).map_err(SinkError::io("cut off", path()))?;
         open.written = durable;
         open.part = Some(Arc::new(part));
-        open.beside.write_state(&open.state(durable, Stage::Receiving), durable > 0)?;
-        open.noted.store(durable, Ordering::Relaxed);
+        open.beside.write_state(&open.state(durable), durable > 0)?;
         self.open = Some(open);
         Ok((durable > 0).then_some(Found { durable, stage: Stage::Receiving }))
     }
@@ -117,12 +101,10 @@ impl Store for FileStore {
     fn sync(&mut self, to: u64) -> Option<Syncing> {
         let open = self.open.as_ref()?;
         let (beside, part) = (Arc::clone(&open.beside), Arc::clone(open.part.as_ref()?));
-        let (state, noted) = (open.state(to, Stage::Receiving), Arc::clone(&open.noted));
+        let state = open.state(to);
         Some(Box::new(move || {
             part.sync_data().map_err(SinkError::io("flush", beside.path(&beside.part)))?;
-            beside.write_state(&state, true)?;
-            noted.store(to, Ordering::Relaxed);
-            Ok(())
+            beside.write_state(&state, true)
         }))
     }
 
@@ -144,14 +126,13 @@ impl Store for FileStore {
         let Some(part) = &open.part else { return Err(SinkError::NoWayBack) };
         part.set_len(to).map_err(SinkError::io("cut off", open.beside.path(&open.beside.part)))?;
         open.written = to;
-        if to >= open.noted.load(Ordering::Relaxed) && to > 0 {
-            return Ok(());
+        // A state that says more than there is would have a restart begin anew.
+        match open.beside.write_state(&open.state(to), true) {
+            // What it says of another content must not be believed of this one. That takes no room.
+            Err(_) if to == 0 => open.beside.unlink(&open.beside.state),
+            // It is believed up to what there is.
+            Ok(()) | Err(_) => Ok(()),
         }
-        open.noted.store(to, Ordering::Relaxed);
-        let noted = open.beside.write_state(&open.state(to, Stage::Receiving), true);
-        // What the state says of another content must not be believed of this one, and where there is no room for
-        // another state, none says that there is nothing.
-        noted.or_else(|_| open.beside.unlink(&open.beside.state))
     }
 
     fn read_back(&mut self, offset: u64, want: usize) -> Result<Bytes, SinkError> {
@@ -166,7 +147,13 @@ impl Store for FileStore {
         let part = open.part.as_ref().ok_or(SinkError::BrokenOff)?;
         let beside = &open.beside;
         part.sync_all().map_err(SinkError::io("flush", beside.path(&beside.part)))?;
-        beside.write_state(&open.state(size, Stage::Verified(digest)), true)?;
+        let verified = PartState {
+            reference: open.signed.clone(),
+            durable: size,
+            stage: Stage::Verified(digest),
+            file: Some(beside.mark(part)?),
+        };
+        beside.write_state(&verified.encode(), true)?;
         if !beside.is_at(part, &beside.part) {
             let path = beside.path(&beside.part);
             return Err(SinkError::Foreign { path, why: "it was exchanged for another file" });
@@ -201,13 +188,14 @@ impl Store for FileStore {
 }
 
 impl Open {
-    fn state(&self, durable: u64, stage: Stage) -> Bytes {
-        PartState { reference: self.signed.clone(), durable, stage }.encode()
+    fn state(&self, durable: u64) -> Bytes {
+        let (reference, stage) = (self.signed.clone(), Stage::Receiving);
+        PartState { reference, durable, stage, file: None }.encode()
     }
 
-    /// Whether everything was verified before a restart: it is in its place, or is put there now. Another file may
-    /// have come to that place since, so it is read.
-    fn was_verified(&self, size: u64, stage: Stage) -> Result<bool, SinkError> {
+    /// Whether everything was verified before a restart: it is in its place, which another `file` may have taken since,
+    /// or is put there now.
+    fn was_verified(&self, size: u64, file: Option<FileMark>) -> Result<bool, SinkError> {
         match self.beside.open_part(false) {
             Ok(part) => {
                 let is_whole = part.metadata().is_ok_and(|metadata| metadata.len() == size);
@@ -217,9 +205,7 @@ impl Open {
                 Ok(is_whole)
             }
             Err(SinkError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                let Stage::Verified(digest) = stage else { return Ok(false) };
-                Ok(self.beside.target_len() == Some(size)
-                    && self.beside.target_digest(size)? == Some(digest))
+                Ok(file.is_some() && self.beside.target_mark() == file)
             }
             Err(error) => Err(error),
         }

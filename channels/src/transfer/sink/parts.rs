@@ -34,7 +34,7 @@ pub(in crate::transfer) fn find(directory: &Path) -> Result<Vec<FoundPart>, Sink
         let target = directory.join(target);
         let Ok(beside) = Beside::open(&target, &id) else { continue };
         let Ok(Some(state)) = beside.read_state(PartState::BYTES_MAX) else { continue };
-        let Ok(PartState { reference, durable, stage }) = PartState::decode(&state) else {
+        let Ok(PartState { reference, durable, stage, .. }) = PartState::decode(&state) else {
             continue;
         };
         if reference.reference.id == id {

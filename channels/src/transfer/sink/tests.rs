@@ -19,6 +19,8 @@ use super::{
 struct Disk {
     room: Arc<AtomicU64>,
     is_slow: Arc<AtomicBool>,
+    /// Whether nothing can be cut off.
+    is_stuck: Arc<AtomicBool>,
     /// What the next flush waits for.
     held: Arc<Mutex<Option<Receiver<()>>>>,
 }
@@ -52,6 +54,10 @@ impl Store for Full {
     }
 
     fn rewind(&mut self, to: u64) -> Result<(), SinkError> {
+        if self.disk.is_stuck.load(Ordering::SeqCst) {
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return Err(SinkError::io("cut off", "disk")(full));
+        }
         self.bytes.truncate(usize::try_from(to).unwrap());
         Ok(())
     }
@@ -94,6 +100,32 @@ async fn after_a_failure_everything_is_skipped_up_to_the_way_back() {
     work.finish().await;
     disk.room.store(1000, Ordering::SeqCst);
     work.push(Op::Rewind { to: 200 });
+    work.push(Op::Write(vec![bytes.slice(..50)]));
+    work.push(Op::Digest);
+    let expected = [&bytes[..], &bytes[..50]].concat();
+    assert!(matches!(work.next().await, Event::Digest(digest) if digest == Digest::of(&expected)));
+    assert_eq!(work.take().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_way_back_that_is_barred_is_said_whenever_it_is_needed_and_gone_once_it_is_free() {
+    let disk = Disk::default();
+    disk.room.store(250, Ordering::SeqCst);
+    let mut work = work(&disk);
+    let bytes = Bytes::from((0..200_u8).collect::<Vec<_>>());
+    work.push(Op::Write(vec![bytes.clone()]));
+    work.push(Op::Sync { to: 200 });
+    assert!(matches!(work.next().await, Event::Synced(200)));
+    work.push(Op::Write(vec![bytes.clone()]));
+    disk.is_stuck.store(true, Ordering::SeqCst);
+    work.push(Op::Rewind { to: 200 });
+    let is_full = |event: Event| matches!(event, Event::Failed(SinkError::Io { .. }));
+    assert!(is_full(work.next().await), "it is full");
+    assert!(is_full(work.next().await), "and cannot go back");
+    work.push(Op::Write(vec![bytes.slice(..50)]));
+    work.push(Op::Sync { to: 250 });
+    assert!(is_full(work.next().await) && is_full(work.next().await), "both say so");
+    disk.is_stuck.store(false, Ordering::SeqCst);
     work.push(Op::Write(vec![bytes.slice(..50)]));
     work.push(Op::Digest);
     let expected = [&bytes[..], &bytes[..50]].concat();

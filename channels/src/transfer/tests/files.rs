@@ -2,7 +2,10 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 
-use cellbus_proto::{status::Status, transfer::Stage};
+use cellbus_proto::{
+    status::Status,
+    transfer::{Digester, Stage},
+};
 
 use super::cells::{World, to, whole};
 use crate::transfer::{
@@ -322,4 +325,47 @@ async fn a_receipt_is_for_the_file_that_was_verified_and_for_no_other_in_its_pla
     assert_eq!((found.durable, found.stage), (size, Stage::Verified(digest)));
     fs::write(&into, vec![1; MIB + 1]).unwrap();
     assert!(open().await.1.is_none(), "another file of the same length is in its place");
+}
+
+#[tokio::test]
+async fn what_a_part_is_said_to_have_it_has_also_after_a_way_back() {
+    let (world, directory) = (World::new(), tempfile::tempdir().unwrap());
+    let into = directory.path().join("model");
+    let served = world.transfers("server").serve(whole(MIB), to(&["site-1"])).await.unwrap();
+    let signed = served.reference();
+    let open = async || {
+        let mut work = Work::new(Sink::file(&into));
+        work.hash_with(Digester::marking_every(1000));
+        work.push(Op::Open(Box::new((*signed).clone())));
+        let Event::Opened(found) = work.next().await else { panic!("it was not opened") };
+        (work, found.map_or(0, |found| found.durable))
+    };
+    let (mut work, _) = open().await;
+    work.push(Op::Write(vec![whole(3000)]));
+    work.push(Op::Sync { to: 2000 });
+    while !matches!(work.next().await, Event::Synced(2000)) {}
+    work.push(Op::Write(vec![whole(1000)]));
+    work.push(Op::Rewind { to: 2000 });
+    work.finish().await;
+    drop(work);
+    let (mut work, durable) = open().await;
+    assert_eq!(durable, 2000);
+    // One that was noted since is not there any more.
+    work.push(Op::Rebuild { from: 0, to: 2000 });
+    work.push(Op::Rewind { to: 1000 });
+    work.finish().await;
+    drop(work);
+    let (mut work, durable) = open().await;
+    assert_eq!(durable, 1000);
+    // Where no other state can be written, none is left of what was.
+    let state = names_in(directory.path()).into_iter().find(|name| name.ends_with("state"));
+    let barrier = directory.path().join(state.expect("a state") + "~");
+    fs::create_dir(&barrier).unwrap();
+    work.push(Op::Rewind { to: 0 });
+    work.push(Op::Probe { bytes: 1 });
+    assert!(matches!(work.next().await, Event::Probed), "it has gone back");
+    drop(work);
+    fs::remove_dir(&barrier).unwrap();
+    assert!(names_in(directory.path()).iter().all(|name| !name.ends_with("state")));
+    assert_eq!(open().await.1, 0);
 }

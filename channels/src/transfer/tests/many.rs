@@ -130,6 +130,7 @@ impl Combine for Concat {
         _from: &Fqcn,
         reference: &crate::transfer::Reference,
     ) -> Result<(), String> {
+        assert!(!(self.panics && reference.size_max == 1), "asked to panic");
         let is_small = reference.size_max <= 4 * MIB as u64;
         is_small.then_some(()).ok_or_else(|| "too large to be added".to_owned())
     }
@@ -224,4 +225,35 @@ async fn a_combiner_that_has_panicked_is_never_given_out() {
         assert!(outcome.is_err());
     }
     assert!(gathering.finish().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_contributions_hears_that_a_combiner_has_panicked_over_an_offer() {
+    let world = World::new();
+    let combiner = Concat { panics: true, ..Concat::default() };
+    let server = world.transfers("server");
+    let hold = Hold::Memory(MIB as u64);
+    let gathering = server.gather(names(&["site-1"]), target(), 1, hold, combiner);
+    let mut gathering = gathering.await.unwrap();
+    let sending = world.transfers("site-1").send(whole(1), to(&["server"])).await.unwrap();
+    // These cells do not catch what a handler does.
+    let sending = tokio::spawn(sending);
+    assert!(gathering.next().await.is_none());
+    assert!(sending.await.is_err());
+    assert!(gathering.finish().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_the_failures_of_one_cell_that_nobody_has_asked_for_the_last_is_kept() {
+    let world = World::new();
+    let server = world.transfers("server");
+    let hold = Hold::Memory(10);
+    let gathering = server.gather(names(&["site-1"]), target(), 1, hold, Concat::default());
+    let mut gathering = gathering.await.unwrap();
+    let site = world.transfers("site-1");
+    for len in [11, 12, 13, 10] {
+        let _ = site.send(whole(len), to(&["server"])).await.unwrap().await;
+    }
+    assert!(gathering.next().await.unwrap().1.is_ok());
+    assert!(gathering.next().await.is_none());
 }

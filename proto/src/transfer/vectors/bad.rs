@@ -24,7 +24,16 @@ pub(super) fn all() -> Vec<Vector> {
         .chain(vectors("answer", answers()))
         .chain(vectors("receipt", receipts()))
         .chain(vectors("stream", streams()))
+        .chain(vectors("offer-reply", offer_replies()))
         .collect()
+}
+
+fn offer_replies() -> Vec<Case> {
+    vec![
+        ("offer-reply-short", "without the last byte", vec![0; 8], BadFrame),
+        ("offer-reply-two", "neither 0 nor 1", vec![0, 0, 0, 0, 0, 0, 0, 0, 2], BadFrame),
+        ("offer-reply-trailing", "one byte more", vec![0; 10], BadFrame),
+    ]
 }
 
 fn references() -> Vec<Case> {

@@ -24,6 +24,8 @@ pub(super) struct Desk {
     scratch: Vec<u8>,
     /// Whether everything is skipped up to the next way back.
     failed: bool,
+    /// Where it is to go back to, where it could not yet.
+    way_back: Option<u64>,
 }
 
 pub(super) enum Place {
@@ -54,6 +56,7 @@ impl Desk {
             written: 0,
             scratch: Vec::new(),
             failed: false,
+            way_back: None,
         }
     }
 
@@ -75,6 +78,21 @@ impl Desk {
     }
 
     fn step(&mut self, op: Op, done: &mut Done) -> Result<(), SinkError> {
+        match op {
+            Op::Rewind { to } => {
+                self.way_back = Some(to);
+                return self.go_back();
+            }
+            // Whoever goes on believes that it has gone back.
+            Op::Write(_) | Op::Block(_) | Op::Sync { .. } | Op::Digest => self.go_back()?,
+            Op::Open(_)
+            | Op::Change(_)
+            | Op::Rebuild { .. }
+            | Op::Probe { .. }
+            | Op::Commit { .. }
+            | Op::Settle
+            | Op::Discard => {}
+        }
         let Place::Store(store) = &mut self.place else { return Ok(()) };
         match op {
             Op::Open(signed) => done.events.push(Event::Opened(store.open(&signed)?)),
@@ -99,11 +117,7 @@ impl Desk {
                 Some(sync) => done.sync = Some((to, sync)),
                 None => done.events.push(Event::Synced(to)),
             },
-            Op::Rewind { to } => {
-                store.rewind(to)?;
-                self.digester.rewind(to).map_err(|_| SinkError::NoWayBack)?;
-                (self.written, self.failed) = (to, false);
-            }
+            Op::Rewind { .. } => {}
             Op::Probe { bytes } => {
                 store.probe(bytes)?;
                 done.events.push(Event::Probed);
@@ -116,6 +130,16 @@ impl Desk {
             Op::Settle => store.settle(),
             Op::Discard => store.discard(),
         }
+        Ok(())
+    }
+
+    fn go_back(&mut self) -> Result<(), SinkError> {
+        let (Some(to), Place::Store(store)) = (self.way_back, &mut self.place) else {
+            return Ok(());
+        };
+        store.rewind(to)?;
+        self.digester.rewind(to).map_err(|_| SinkError::NoWayBack)?;
+        (self.written, self.failed, self.way_back) = (to, false, None);
         Ok(())
     }
 
