@@ -1,6 +1,6 @@
 //! A cell's place on the bus: where every message starts, and where handlers and filters are registered.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cellbus_proto::{
@@ -211,6 +211,15 @@ impl Bus {
     /// Completes when nothing more can be sent or received.
     pub async fn closed(&self) {
         self.inner.transport.closed().await;
+    }
+
+    /// The end of job code that answers others: nothing more is let in, what its handlers are about to answer is waited
+    /// for, at most for `patience`, and written; then the connection to the cell ends. Says whether everything was
+    /// answered. A process that just ends takes answers along that were on their way.
+    ///
+    /// The bus of a cell in this process has no connection to end: `true` at once.
+    pub async fn finish(&self, patience: Duration) -> bool {
+        self.inner.transport.finish(patience).await
     }
 }
 

@@ -168,6 +168,15 @@ pub trait Transport: Send + Sync + 'static {
     /// Completes when nothing more can be sent or received.
     fn closed(&self) -> BoxFuture<()>;
 
+    /// Ends the connection to the cell once everything that was asked has been answered, which says `true`, or after
+    /// `patience`.
+    ///
+    /// Default: there is no connection, and the cell sees to its own end.
+    fn finish(&self, patience: Duration) -> BoxFuture<bool> {
+        let _for_a_connection = patience;
+        Box::pin(ready(true))
+    }
+
     /// What every message of this cell passes. Always the same list.
     fn filters(&self) -> Filters {
         Filters::default()

@@ -136,9 +136,9 @@ pub async fn run(bus: &Bus) -> Result<(), ProgramError> {
     if !below.farewell(&sites, FAREWELL).await {
         tracing::info!("some sites have not asked again, and do not know that the work is over");
     }
-    // Frames keep their order: once this is answered, the last answers have left this process. A cell that does not
-    // answer any more has no use for them.
-    let _ = ask::<Surroundings>(bus, SURROUNDINGS).await;
+    if !bus.finish(FAREWELL).await {
+        tracing::info!("some questions of sites were not answered");
+    }
     Ok(())
 }
 

@@ -30,8 +30,8 @@ pub(super) fn deliver(side: &Arc<JobSide>, delivery: local::Delivery, file: Opti
         let unanswered = Unanswered { side: Arc::clone(side), id };
         tokio::spawn(work(unanswered, handler, delivery, file)).abort_handle()
     });
-    if !started {
-        refuse(side, id, Status::Overloaded);
+    if let Err(status) = started {
+        refuse(side, id, status);
     }
 }
 

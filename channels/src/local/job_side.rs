@@ -16,7 +16,7 @@ use cellbus_proto::{
     status::Status,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     task::AbortHandle,
 };
 
@@ -46,6 +46,8 @@ pub(super) struct JobSide {
     /// In pieces, for what is attached.
     pub(super) attached: Arc<Semaphore>,
     state: Mutex<State>,
+    /// Told when nothing runs any longer.
+    idle: Notify,
     closed: watch::Sender<bool>,
 }
 
@@ -99,6 +101,8 @@ pub(super) struct Parts {
 #[derive(Default)]
 struct State {
     is_closed: bool,
+    /// Nothing more is begun.
+    is_finishing: bool,
     last_id: u64,
     waiting: BTreeMap<u64, Waiting>,
     handlers: BTreeMap<Selector, Arc<dyn Handler>>,
@@ -130,6 +134,7 @@ impl JobSide {
             )),
             limits,
             state: Mutex::default(),
+            idle: Notify::new(),
             closed: watch::Sender::new(false),
         }
     }
@@ -247,11 +252,14 @@ impl JobSide {
         candidates.iter().find_map(|selector| state.handlers.get(selector)).cloned()
     }
 
-    /// Starts a delivery's task; `false` when too many are running.
-    pub(super) fn run(&self, id: u64, start: impl FnOnce() -> AbortHandle) -> bool {
+    /// Starts a delivery's task, unless too many are running, or nothing more is begun.
+    pub(super) fn run(&self, id: u64, start: impl FnOnce() -> AbortHandle) -> Result<(), Status> {
         let mut state = self.lock();
-        if state.is_closed || state.running.len() >= self.limits.deliveries_max as usize {
-            return false;
+        if state.is_closed || state.is_finishing {
+            return Err(Status::ShuttingDown);
+        }
+        if state.running.len() >= self.limits.deliveries_max as usize {
+            return Err(Status::Overloaded);
         }
         state.running.insert(id, None);
         drop(state);
@@ -261,13 +269,34 @@ impl JobSide {
             Some(running) => *running = Some(task),
             None => task.abort(),
         }
-        true
+        Ok(())
     }
 
     /// Ends a delivery with `frame`; once.
     pub(super) fn answer(&self, id: u64, queue: impl FnOnce(&Outbox)) {
-        if self.lock().running.remove(&id).is_some() {
+        let mut state = self.lock();
+        if state.running.remove(&id).is_some() {
+            // Under the lock: once nothing runs, the last frame may follow.
             queue(&self.outbox);
+        }
+        if state.running.is_empty() {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Begins nothing more, and waits until all that runs has been answered; `false` where the connection has ended.
+    pub(super) async fn finish(&self) -> bool {
+        loop {
+            let mut idle = std::pin::pin!(self.idle.notified());
+            idle.as_mut().enable();
+            {
+                let mut state = self.lock();
+                state.is_finishing = true;
+                if state.is_closed || state.running.is_empty() {
+                    return !state.is_closed;
+                }
+            }
+            idle.await;
         }
     }
 
@@ -298,6 +327,7 @@ impl JobSide {
         self.attached.close();
         self.outbox.close();
         self.closed.send_replace(true);
+        self.idle.notify_waiters();
         running.values().flatten().for_each(AbortHandle::abort);
         drop((waiting, handlers));
     }

@@ -187,6 +187,18 @@ impl Transport for LocalTransport {
         let side = Arc::clone(&self.side);
         Box::pin(async move { side.closed().await })
     }
+
+    fn finish(&self, patience: Duration) -> BoxFuture<bool> {
+        let side = Arc::clone(&self.side);
+        Box::pin(async move {
+            let is_answered = timeout(patience, side.finish()).await.unwrap_or(false);
+            side.outbox.push_last(&ToCell::Bye { status: None });
+            // It closes when that is written.
+            let _ = timeout(FAREWELL_MAX, side.closed()).await;
+            side.close();
+            is_answered
+        })
+    }
 }
 
 impl Drop for LocalTransport {

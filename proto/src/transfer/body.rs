@@ -64,6 +64,8 @@ pub struct Fetch {
     pub nonce: Nonce,
     /// Whether the receiver has it all and only gives its receipt. No byte follows the answer then.
     pub have: bool,
+    /// Of all bytes, where the reference says so. A relay that has them from before asks for the answer alone.
+    pub digest: Option<Digest>,
 }
 
 /// Payload of the reply to a [`Fetch`].
@@ -82,6 +84,8 @@ pub struct Answer {
     /// Whether the holder itself sends bytes. Where not, either the receiver has them, or a relay that
     /// asked for the answer alone adds them.
     pub data: bool,
+    /// Of all bytes, where the reference says so: what a relay may add has to have it.
+    pub digest: Option<Digest>,
 }
 
 /// Behind the last chunk: what has been sent.

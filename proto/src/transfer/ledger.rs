@@ -123,6 +123,7 @@ impl Ledger {
             size_max: reference.size_max,
             offset: fetch.offset,
             data: wants_data && !fetch.have,
+            digest: reference.digest,
         })
     }
 

@@ -264,6 +264,7 @@ impl Pull {
             offset: self.position,
             nonce,
             have: self.stored.is_some(),
+            digest: self.reference.digest,
         })
     }
 
@@ -310,6 +311,7 @@ impl Pull {
             && self.reference.size.is_none_or(|size| answer.size == Some(size))
             && end <= self.reference.size_max
             && self.position <= end
+            && answer.digest == self.reference.digest
             && !(answer.data && self.stored.is_some());
         if !is_asked {
             return Err(self.violated(Status::BadFrame, "the answer is to another fetch"));

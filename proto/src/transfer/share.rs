@@ -4,8 +4,10 @@
 //! The holder decides on every receiver all the same: for the first one (*leads*) the relay asks for the
 //! bytes, for the others (*follow*) for the answer alone, and the receipt of each goes to the holder.
 //! Conduits are shared only where destination, channel, topic, the hint in the CONDUIT frame and the
-//! generation that the holder answered are equal. Nobody is held by somebody slower: whoever falls
-//! behind a spool that cannot keep everything is cut off and asks the holder again.
+//! generation that the holder answered are equal; or where a spool has all bytes of the same holder with
+//! the digest that it answered, so that what is served again does not come again. Nobody is held by
+//! somebody slower: whoever falls behind a spool that cannot keep everything is cut off and asks the
+//! holder again.
 
 use std::{
     collections::BTreeMap,
@@ -46,7 +48,7 @@ pub struct ShareSettings {
     pub budget: u64,
     /// The least that a spool has, unless all of the transfer is less. 64 MiB.
     pub window_min: u64,
-    /// How long a spool is kept that nobody reads. 60 s.
+    /// How long a spool is kept that nobody reads. An hour.
     pub keep: Duration,
     /// How far ahead of a spool somebody may be who waits for it. 16 MiB.
     pub ahead_max: u64,
@@ -59,7 +61,7 @@ impl Default for ShareSettings {
         Self {
             budget: 1 << 30,
             window_min: 64 << 20,
-            keep: Duration::from_secs(60),
+            keep: Duration::from_secs(3600),
             ahead_max: 16 << 20,
             spools_max: 256,
         }
@@ -143,21 +145,32 @@ impl Share {
     /// Decides how a conduit is opened.
     ///
     /// # Arguments
-    /// `reader`: a number of this conduit, never used again. `fetch`: the payload of its request.
-    pub fn handle_open(&mut self, key: &ShareKey, reader: u64, fetch: &Fetch) -> Role {
+    /// `key`: what it has in common with others; where there is a spool of an earlier transfer with all that
+    /// it wants, that of the spool from then on. `reader`: a number of this conduit, never used again.
+    /// `fetch`: the payload of its request.
+    pub fn handle_open(&mut self, key: &mut ShareKey, reader: u64, fetch: &Fetch) -> Role {
         if fetch.have || fetch.id != key.id || fetch.generation != key.generation {
             return Role::Plain;
+        }
+        if let Some((earlier, spool)) = self
+            .spools
+            .iter_mut()
+            .find(|(other, spool)| other.destination == key.destination && spool.has_all_of(fetch))
+        {
+            spool.readers.insert(reader, Reader::of(fetch));
+            *key = earlier.clone();
+            return Role::Follow;
         }
         if let Some(spool) = self.spools.get_mut(key) {
             let role = spool.role(fetch, self.settings.ahead_max);
             match role {
                 Role::Follow => {
-                    spool.readers.insert(reader, Reader::at(fetch.offset));
+                    spool.readers.insert(reader, Reader::of(fetch));
                     return role;
                 }
                 Role::Lead => {
                     spool.source = Source::Asking { leader: reader };
-                    spool.readers.insert(reader, Reader::at(fetch.offset));
+                    spool.readers.insert(reader, Reader::of(fetch));
                     return role;
                 }
                 Role::Plain if !spool.may_be_replaced() => return role,
@@ -184,18 +197,22 @@ impl Share {
     ) -> Followed {
         let Some(spool) = self.spools.get_mut(key) else { return Followed::Cut };
         let Some(known) = spool.readers.get(&reader) else { return Followed::Cut };
-        let is_as_asked = answer.generation == spool.generation && answer.offset == known.at;
+        let is_as_asked = answer.generation == known.generation && answer.offset == known.at;
+        let is_own = answer.id == key.id && answer.generation == spool.generation;
         if spool.source != (Source::Asking { leader: reader }) {
-            return if is_as_asked && spool.is_of(answer) && !known.cut {
+            // Whoever may have one transfer may not have another: that the bytes are the same, the holder says.
+            let is_of = if is_own { spool.is_of(answer) } else { spool.has_digest_of(answer) };
+            return if is_as_asked && is_of && !known.cut {
                 Followed::Serve(spool.spooled(answer.offset))
             } else {
                 self.handle_left(now, key, reader);
                 Followed::Cut
             };
         }
+        let is_as_asked = is_as_asked && is_own;
         let goes_on = spool.capacity > 0 && is_as_asked && spool.is_of(answer);
         if goes_on && answer.data {
-            spool.fill(answer.offset);
+            spool.fill(reader, answer.offset);
             return Followed::Fill(spool.spooled(answer.offset));
         }
         let wanted = answer.size.unwrap_or(answer.size_max).saturating_sub(answer.offset);
@@ -215,7 +232,7 @@ impl Share {
         // A transfer without bytes left still has its trailer shared.
         (spool.capacity, spool.size) = (capacity.max(1), answer.size);
         self.used += spool.capacity - capacity;
-        spool.fill(answer.offset);
+        spool.fill(reader, answer.offset);
         Followed::Fill(spool.spooled(answer.offset))
     }
 
@@ -261,10 +278,10 @@ impl Share {
         }
     }
 
-    /// No more comes from the holder for this spool. Somebody else may go on where it ended.
-    pub fn handle_source_lost(&mut self, key: &ShareKey) {
+    /// No more comes from the holder by the conduit of `leader`. Somebody else may go on where it ended.
+    pub fn handle_source_lost(&mut self, key: &ShareKey, leader: u64) {
         if let Some(spool) = self.spools.get_mut(key)
-            && matches!(spool.source, Source::Filling)
+            && spool.source == (Source::Filling { leader })
         {
             spool.source = Source::Broken;
         }
@@ -290,7 +307,7 @@ impl Share {
             return false;
         }
         spool.unread_since = Some(now);
-        let is_filling = matches!(spool.source, Source::Filling | Source::Asking { .. });
+        let is_filling = matches!(spool.source, Source::Filling { .. } | Source::Asking { .. });
         if is_filling {
             spool.source = Source::Broken;
         }

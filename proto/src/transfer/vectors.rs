@@ -90,12 +90,14 @@ pub(super) fn signed(reference: Reference) -> SignedReference {
 }
 
 pub(super) fn fetch() -> Fetch {
-    Fetch { id: id(), generation: 1, offset: 128, nonce: Octets(counting(0x40)), have: false }
+    let (nonce, digest) = (Octets(counting(0x40)), Some(Digest::of(&content())));
+    Fetch { id: id(), generation: 1, offset: 128, nonce, have: false, digest }
 }
 
 pub(super) fn answer() -> Answer {
     let (size, size_max) = (Some(300), 300);
-    Answer { id: id(), generation: 1, size, size_max, offset: 128, data: true }
+    let digest = Some(Digest::of(&content()));
+    Answer { id: id(), generation: 1, size, size_max, offset: 128, data: true, digest }
 }
 
 pub(super) fn trailer() -> Trailer {
@@ -175,6 +177,7 @@ fn json_of_fetch(fetch: &Fetch) -> Value {
         "offset": fetch.offset,
         "nonce": hexed(&fetch.nonce.0),
         "have": fetch.have,
+        "digest": fetch.digest.map(|digest| hexed(digest.as_bytes())),
     }})
 }
 
@@ -186,6 +189,7 @@ fn json_of_answer(answer: &Answer) -> Value {
         "size_max": answer.size_max,
         "offset": answer.offset,
         "data": answer.data,
+        "digest": answer.digest.map(|digest| hexed(digest.as_bytes())),
     }})
 }
 
@@ -238,12 +242,14 @@ fn good() -> Vec<Vector> {
             Vector { name, bytes, json: json_of_reference(&signed) }
         })
         .collect();
-    let have = Fetch { offset: 300, have: true, ..fetch() };
+    let have = Fetch { offset: 300, have: true, digest: None, ..fetch() };
     for (name, fetch) in [("fetch", fetch()), ("fetch-have", have)] {
         let bytes = fetch.encode().to_vec();
         vectors.push(Vector { name, bytes, json: json_of_fetch(&fetch) });
     }
-    let unknown = Answer { size: None, size_max: SIZE_MAX, offset: 0, data: false, ..answer() };
+    let digest = None;
+    let unknown =
+        Answer { size: None, size_max: SIZE_MAX, offset: 0, data: false, digest, ..answer() };
     for (name, answer) in [("answer", answer()), ("answer-without-size", unknown)] {
         let bytes = answer.encode().to_vec();
         vectors.push(Vector { name, bytes, json: json_of_answer(&answer) });

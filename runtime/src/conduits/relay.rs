@@ -84,8 +84,8 @@ pub(super) async fn relay(arrived: Arrived, onward: Onward) {
                 match way {
                     None => finish(up),
                     Some(Way::Plain) => pump(up, down).await,
-                    Some(Way::Lead(reading, spool, at)) => {
-                        share::lead(reading, spool, at, up, down).await;
+                    Some(Way::Lead(reading, filling)) => {
+                        share::lead(reading, filling, up, down).await;
                     }
                     Some(Way::Follow(reading, spool, at)) => {
                         share::follow(reading, spool, at, up, down).await;

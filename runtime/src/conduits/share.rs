@@ -30,7 +30,10 @@ mod read;
 mod spool;
 
 use self::spool::Spool;
-pub(super) use self::{fill::lead, read::follow};
+pub(super) use self::{
+    fill::{Filling, lead},
+    read::follow,
+};
 
 /// What one cell shares.
 #[derive(Debug)]
@@ -90,7 +93,7 @@ pub(super) enum Way {
     /// Its bytes are its own.
     Plain,
     /// They fill a spool, which it is read from.
-    Lead(Reading, Arc<Spool>, Spooled),
+    Lead(Reading, Filling),
     /// They come from a spool.
     Follow(Reading, Arc<Spool>, Spooled),
     /// They cannot come.
@@ -192,7 +195,7 @@ pub(super) async fn open(
     let id = conduit.share.filter(|_| conduit.data)?;
     let fetch = Fetch::decode(&request.payload).ok()?;
     let Common { destination, target, .. } = &*request.header.common;
-    let key = ShareKey {
+    let mut key = ShareKey {
         destination: destination.name.clone(),
         target: target.clone(),
         id: TransferId::from_bytes(id.0),
@@ -201,7 +204,7 @@ pub(super) async fn open(
     if shares.lock().off.is_some_and(|off| clock::now() < off.until) {
         return None;
     }
-    let role = shares.until(|table| match table.handle_open(&key, reader, &fetch) {
+    let role = shares.until(|table| match table.handle_open(&mut key, reader, &fetch) {
         Role::Wait => None,
         role @ (Role::Plain | Role::Lead | Role::Follow) => Some(role),
     });
@@ -239,7 +242,7 @@ impl Reading {
                 Err(error) => {
                     drop(state);
                     self.shares.give_up(&error);
-                    self.shares.lock().table.handle_source_lost(&self.key);
+                    self.shares.lock().table.handle_source_lost(&self.key, self.reader);
                     self.shares.tell();
                     // Its bytes have begun to come, and nobody else reads them yet.
                     return Way::Plain;
@@ -255,7 +258,10 @@ impl Reading {
         self.shares.tell();
         match way {
             Ok(None) => Way::Plain,
-            Ok(Some((true, spool, at))) => Way::Lead(self, spool, at),
+            Ok(Some((true, spool, at))) => {
+                let filling = Filling::new(&self, spool, at);
+                Way::Lead(self, filling)
+            }
             Ok(Some((false, spool, at))) => Way::Follow(self, spool, at),
             Err(()) => Way::Cut,
         }
@@ -300,7 +306,52 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use cellbus_proto::{codec::Octets, transfer::Next};
+
     use super::*;
+
+    fn fetch() -> Fetch {
+        let id = TransferId::from_bytes([1; 16]);
+        Fetch { id, generation: 1, offset: 0, nonce: Octets([1; 16]), have: false, digest: None }
+    }
+
+    #[test]
+    fn what_reads_a_spool_hears_that_whoever_was_to_fill_it_never_began() {
+        let shares = Arc::new(Shares::default());
+        let mut key = ShareKey {
+            destination: "server".parse().unwrap(),
+            target: "model/weights".parse().unwrap(),
+            id: fetch().id,
+            generation: 1,
+        };
+        let answer = |data| {
+            let Fetch { id, generation, offset, digest, .. } = fetch();
+            Answer { id, generation, size: Some(9), size_max: 9, offset, data, digest }
+        };
+        let at = {
+            let table = &mut shares.lock().table;
+            assert_eq!(table.handle_open(&mut key, 1, &fetch()), Role::Lead);
+            let filled = table.handle_answer(clock::now(), &key, 1, &answer(true));
+            let Followed::Fill(at) = filled else { panic!("{filled:?}") };
+            assert_eq!(table.handle_open(&mut key, 2, &fetch()), Role::Follow);
+            table.handle_answer(clock::now(), &key, 2, &answer(false));
+            assert_eq!(table.next(&key, 2), Next::Wait);
+            at
+        };
+        let reading = Reading {
+            shares: Arc::clone(&shares),
+            key: key.clone(),
+            reader: 1,
+            leads: true,
+            is_answered: true,
+            has_left: false,
+        };
+        let spool = Arc::new(Spool::create(None).unwrap());
+        drop(Filling::new(&reading, spool, at));
+        assert_eq!(shares.lock().table.next(&key, 2), Next::Cut);
+        // There is no actor system that could sweep.
+        std::mem::forget(reading);
+    }
 
     #[test]
     fn a_disk_that_fails_again_is_left_alone_for_longer_and_one_that_went_well_is_not() {

@@ -62,6 +62,54 @@ async fn everything_outstanding_ends_when_the_cell_goes_away() {
 }
 
 #[tokio::test]
+async fn job_code_that_ends_answers_what_it_was_asked_and_is_asked_nothing_more() {
+    let cell = FakeCell::echoing();
+    let served = serve(&cell, Options::default());
+    let bus = served.connect().await;
+    let (go, may_go) = tokio::sync::watch::channel(false);
+    let handler = from_fn(move |delivery: Delivery| {
+        let mut may_go = may_go.clone();
+        async move {
+            let _ = may_go.wait_for(|may_go| *may_go).await;
+            Ok(Reply::from(delivery.payload))
+        }
+    });
+    bus.handle(target("task/train"), handler).await.unwrap();
+    // More than the socket takes at once.
+    let large = vec![7; 900_000];
+    let asked: Vec<_> =
+        (0..4).map(|_| cell.deliver(delivery("task/train", large.clone()))).collect();
+    let asked = tokio::spawn(futures_util::future::join_all(asked));
+    settle().await;
+    let finishing = tokio::spawn(async move { bus.finish(Duration::from_secs(60)).await });
+    settle().await;
+    let late = cell.deliver(delivery("task/train", "")).await;
+    assert_eq!(late, Err(Failure::Refused(Status::ShuttingDown)), "no handler has seen it");
+    assert!(!finishing.is_finished() && !asked.is_finished());
+    go.send_replace(true);
+    for answer in asked.await.unwrap() {
+        assert!(answer.unwrap().payload == large);
+    }
+    assert!(finishing.await.unwrap(), "all was answered");
+    assert_eq!(served.ended.await.unwrap(), Ended::Finished);
+}
+
+#[tokio::test]
+async fn job_code_that_ends_waits_for_no_answer_that_does_not_come() {
+    let cell = FakeCell::echoing();
+    let served = serve(&cell, Options::default());
+    let bus = served.connect().await;
+    bus.handle(target("task/train"), from_fn(|_| std::future::pending())).await.unwrap();
+    let mut asked = cell.deliver(delivery("task/train", ""));
+    assert!((&mut asked).now_or_never().is_none());
+    settle().await;
+    assert!(!bus.finish(Duration::from_millis(20)).await);
+    assert_eq!(asked.await, Err(Failure::Unknown(Status::HandlerGone)));
+    assert_eq!(served.ended.await.unwrap(), Ended::Finished);
+    assert!(!bus.finish(Duration::from_secs(60)).await, "there is nothing any more");
+}
+
+#[tokio::test]
 async fn job_code_is_told_that_its_cell_stops() {
     let cell = FakeCell::echoing();
     let served = serve(&cell, Options::default());

@@ -13,7 +13,7 @@ use cellbus_harness::{
     sim::SimNet,
 };
 
-use self::ends::{Fetched, Holder, fetch, fetch_on, open_fetch, read_pieces};
+use self::ends::{AGAIN, Fetched, Holder, OTHER, fetch, fetch_on, open, open_fetch, read_pieces};
 
 const TREE: &str = "server -> relay -> site-1; relay -> site-2; relay -> site-3";
 const MIB: usize = 1 << 20;
@@ -66,8 +66,50 @@ fn f_36_three_receivers_cost_the_holder_one_copy_and_each_is_decided_on_and_sett
 }
 
 #[test]
-fn who_comes_late_is_served_by_the_relay_until_nothing_is_kept_any_more() {
+fn the_same_bytes_do_not_cross_the_link_again_in_a_later_transfer() {
     scenario(|net| async move {
+        let holder = Holder::serve(&net, "server", 3 * MIB).await;
+        fetch(&net, "site-1", 0).await;
+        net.advance(Duration::from_secs(30)).await;
+        let before = net.inspect().await["server"].counters.bytes_out;
+        let mut again = open(&net, "site-2", 0, AGAIN, Some(holder.digest())).await.unwrap();
+        let (bytes, end) = read_pieces(&mut again.recv).await;
+        assert_eq!((bytes == holder.bytes, end), (true, Ok(())));
+        {
+            let seen = holder.seen();
+            assert_eq!((seen.copies, seen.requests.len()), (1, 2));
+        }
+        let grown = net.inspect().await["server"].counters.bytes_out - before;
+        assert!(grown < 200_000, "{grown} bytes have left the server again");
+        drop(again);
+        net.finish().await;
+    });
+}
+
+#[test]
+fn whoever_names_the_digest_of_what_it_is_not_to_have_gets_no_byte_of_it() {
+    scenario(|net| async move {
+        let holder = Holder::serve(&net, "server", MIB).await;
+        fetch(&net, "site-1", 0).await;
+        // The holder lets it in, and says of what it serves that it is something else.
+        match open(&net, "site-2", 0, OTHER, Some(holder.digest())).await {
+            Ok(mut claimed) => {
+                let (bytes, end) = read_pieces(&mut claimed.recv).await;
+                assert_eq!((bytes.len(), end), (0, Err(Broken::Lost)));
+            }
+            Err(lost) => assert_eq!(lost.status(), cellbus_channels::Status::PeerLost),
+        }
+        let seen = holder.seen().requests.len();
+        assert_eq!((seen, holder.seen().copies), (2, 1));
+        net.finish().await;
+    });
+}
+
+#[test]
+fn who_comes_late_is_served_by_the_relay_until_nothing_is_kept_any_more() {
+    let mut settings = Settings::default();
+    settings.cell.share.keep = Duration::from_secs(60);
+    scenario_with(&settings, |net| async move {
         let holder = Holder::serve(&net, "server", MIB).await;
         fetch(&net, "site-1", 0).await;
         net.advance(Duration::from_secs(50)).await;

@@ -122,6 +122,7 @@ fn c_14_a_reference_is_of_no_use_to_others_and_the_holder_decides_on_each_fetch(
                 offset: 0,
                 nonce: Octets([7; 16]),
                 have: false,
+                digest: None,
             };
             let asks = |from: &str, target: &str| {
                 let mut outgoing = Outgoing::new(target.parse().unwrap());

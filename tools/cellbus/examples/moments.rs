@@ -46,7 +46,13 @@ fn main() -> ExitCode {
     let done = runtime.map_err(Failed::from).and_then(|runtime| {
         runtime.block_on(async {
             match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-                ["server"] => serve(&local::from_env().await?).await,
+                ["server"] => {
+                    let bus = local::from_env().await?;
+                    serve(&bus).await?;
+                    // The sites have been told that it is over; only now it is on its way to all of them.
+                    bus.finish(PATIENCE).await;
+                    Ok(())
+                }
                 ["site", file] => work(local::from_env().await?, file).await,
                 _ => Err("moments server | moments site FILE".into()),
             }

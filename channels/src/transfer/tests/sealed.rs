@@ -228,10 +228,11 @@ impl ConduitHandler for Changed {
         let bytes = self.bytes.clone();
         Box::pin(async move {
             let fetch = Fetch::decode(&delivery.payload).map_err(|error| error.status)?;
-            let Fetch { id, generation, offset, .. } = fetch;
+            let Fetch { id, generation, offset, digest, .. } = fetch;
             let size = bytes.len() as u64;
+            let known = Some(size);
             let answer =
-                Answer { id, generation, size: Some(size), size_max: size, offset, data: true };
+                Answer { id, generation, size: known, size_max: size, offset, data: true, digest };
             let reply = Reply::from(answer.encode());
             Ok(Accepted::new(reply, move |conduit| async move {
                 let Conduit { mut send, mut recv } = conduit;

@@ -2,7 +2,8 @@ use super::*;
 
 fn fetch() -> Fetch {
     let id = TransferId::from_bytes([1; 16]);
-    Fetch { id, generation: 1, offset: 8 << 20, nonce: Octets([2; 16]), have: false }
+    let digest = Some(Digest::of(b"x"));
+    Fetch { id, generation: 1, offset: 8 << 20, nonce: Octets([2; 16]), have: false, digest }
 }
 
 fn answer() -> Answer {
@@ -13,6 +14,7 @@ fn answer() -> Answer {
         size_max: 100,
         offset: 50,
         data: true,
+        digest: None,
     }
 }
 

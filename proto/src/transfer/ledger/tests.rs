@@ -24,7 +24,7 @@ fn ledger() -> Ledger {
 
 fn fetch(nonce: u8) -> Fetch {
     let id = TransferId::from_bytes([7; 16]);
-    Fetch { id, generation: 1, offset: 0, nonce: Octets([nonce; 16]), have: false }
+    Fetch { id, generation: 1, offset: 0, nonce: Octets([nonce; 16]), have: false, digest: None }
 }
 
 fn ask(ledger: &mut Ledger, who: &str, fetch: &Fetch) -> Result<Answer, FetchRefusal> {

@@ -33,6 +33,7 @@ fn answer(fetch: &Fetch) -> Answer {
         size_max: 20,
         offset: fetch.offset,
         data: !fetch.have,
+        digest: fetch.digest,
     }
 }
 

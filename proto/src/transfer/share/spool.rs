@@ -26,6 +26,8 @@ pub(super) struct Spool {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader {
     pub(super) at: u64,
+    /// Of the content that it is promised.
+    pub(super) generation: u64,
     pub(super) cut: bool,
 }
 
@@ -34,7 +36,7 @@ pub(super) enum Source {
     /// The holder has not answered who leads.
     Asking { leader: u64 },
     /// Its bytes come in.
-    Filling,
+    Filling { leader: u64 },
     /// They have stopped to, before the end.
     Broken,
     /// All are there.
@@ -44,8 +46,8 @@ pub(super) enum Source {
 }
 
 impl Reader {
-    pub(super) fn at(at: u64) -> Self {
-        Self { at, cut: false }
+    pub(super) fn of(fetch: &Fetch) -> Self {
+        Self { at: fetch.offset, generation: fetch.generation, cut: false }
     }
 }
 
@@ -60,7 +62,7 @@ impl Spool {
             end: fetch.offset,
             fill: fetch.offset,
             source: Source::Asking { leader },
-            readers: BTreeMap::from([(leader, Reader::at(fetch.offset))]),
+            readers: BTreeMap::from([(leader, Reader::of(fetch))]),
             unread_since: None,
         }
     }
@@ -69,15 +71,15 @@ impl Spool {
         let ahead = match self.source {
             Source::Asking { .. } => return Role::Wait,
             Source::Unshared => return Role::Plain,
-            Source::Filling => ahead_max,
+            Source::Filling { .. } => ahead_max,
             Source::Broken | Source::Complete(_) => 0,
         };
         let reaches = (self.base..=self.end.saturating_add(ahead)).contains(&fetch.offset);
         match self.source {
             Source::Broken if reaches => Role::Lead,
-            Source::Filling | Source::Complete(_) if reaches => Role::Follow,
+            Source::Filling { .. } | Source::Complete(_) if reaches => Role::Follow,
             Source::Asking { .. }
-            | Source::Filling
+            | Source::Filling { .. }
             | Source::Broken
             | Source::Complete(_)
             | Source::Unshared => Role::Plain,
@@ -93,6 +95,18 @@ impl Spool {
         answer.size == self.size || self.is_complete_with(answer.size)
     }
 
+    /// Whether it has everything that is asked for, whatever transfer it came with.
+    pub(super) fn has_all_of(&self, fetch: &Fetch) -> bool {
+        let Source::Complete(trailer) = self.source else { return false };
+        fetch.digest == Some(trailer.digest) && (self.base..=self.end).contains(&fetch.offset)
+    }
+
+    /// Whether the holder says of what it lets in that it is what this has.
+    pub(super) fn has_digest_of(&self, answer: &Answer) -> bool {
+        let Source::Complete(trailer) = self.source else { return false };
+        (answer.digest, answer.size) == (Some(trailer.digest), Some(trailer.size))
+    }
+
     fn is_complete_with(&self, size: Option<u64>) -> bool {
         matches!(self.source, Source::Complete(trailer) if Some(trailer.size) == size)
     }
@@ -101,21 +115,21 @@ impl Spool {
         Spooled { spool: self.id, capacity: self.capacity, from }
     }
 
-    pub(super) fn fill(&mut self, from: u64) {
+    pub(super) fn fill(&mut self, leader: u64, from: u64) {
         self.fill = from;
-        self.source = Source::Filling;
+        self.source = Source::Filling { leader };
         self.unread_since = None;
     }
 
     pub(super) fn room(&self) -> u64 {
         let fastest = self.readers.values().filter(|r| !r.cut).map(|r| r.at).max();
         match (self.source, fastest) {
-            (Source::Filling, Some(fastest)) => {
+            (Source::Filling { .. }, Some(fastest)) => {
                 // Where everything fits, nobody has to be waited for.
                 let keeps_from = fastest.clamp(self.base, self.end);
                 (keeps_from + self.capacity).saturating_sub(self.fill)
             }
-            (Source::Filling, None)
+            (Source::Filling { .. }, None)
             | (
                 Source::Asking { .. } | Source::Broken | Source::Complete(_) | Source::Unshared,
                 _,
@@ -124,7 +138,7 @@ impl Spool {
     }
 
     pub(super) fn make_way(&mut self, bytes: u64) -> bool {
-        if self.source != Source::Filling {
+        if !matches!(self.source, Source::Filling { .. }) {
             return false;
         }
         if bytes > self.room() {
@@ -139,7 +153,7 @@ impl Spool {
     }
 
     pub(super) fn add(&mut self, bytes: u64) {
-        if self.source == Source::Filling {
+        if matches!(self.source, Source::Filling { .. }) {
             self.fill += bytes;
             self.end = self.end.max(self.fill);
         }
@@ -154,7 +168,7 @@ impl Spool {
     }
 
     pub(super) fn complete(&mut self, trailer: Trailer) {
-        if self.source == Source::Filling {
+        if matches!(self.source, Source::Filling { .. }) {
             let is_whole = trailer.size == self.fill
                 && self.fill == self.end
                 && trailer.generation == self.generation;
@@ -163,7 +177,9 @@ impl Spool {
     }
 
     pub(super) fn next(&self, reader: u64) -> Next {
-        let Some(Reader { at, cut }) = self.readers.get(&reader).copied() else { return Next::Cut };
+        let Some(Reader { at, generation, cut }) = self.readers.get(&reader).copied() else {
+            return Next::Cut;
+        };
         if cut || at < self.base {
             return Next::Cut;
         }
@@ -172,9 +188,11 @@ impl Spool {
             return Next::Read { from: at, len };
         }
         match self.source {
-            Source::Complete(trailer) if at == trailer.size => Next::Trailer(trailer),
+            Source::Complete(trailer) if at == trailer.size => {
+                Next::Trailer(Trailer { generation, ..trailer })
+            }
             Source::Complete(_) | Source::Broken | Source::Unshared => Next::Cut,
-            Source::Asking { .. } | Source::Filling => Next::Wait,
+            Source::Asking { .. } | Source::Filling { .. } => Next::Wait,
         }
     }
 }

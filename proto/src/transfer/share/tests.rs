@@ -14,12 +14,16 @@ fn key(id: u8) -> ShareKey {
 
 fn fetch(offset: u64) -> Fetch {
     let id = TransferId::from_bytes([1; 16]);
-    Fetch { id, generation: 1, offset, nonce: Octets([1; 16]), have: false }
+    Fetch { id, generation: 1, offset, nonce: Octets([1; 16]), have: false, digest: None }
 }
 
 fn answer(offset: u64, data: bool) -> Answer {
     let id = TransferId::from_bytes([1; 16]);
-    Answer { id, generation: 1, size: Some(100), size_max: 100, offset, data }
+    Answer { id, generation: 1, size: Some(100), size_max: 100, offset, data, digest: None }
+}
+
+fn of(id: u8, answer: Answer) -> Answer {
+    Answer { id: TransferId::from_bytes([id; 16]), ..answer }
 }
 
 fn trailer() -> Trailer {
@@ -32,13 +36,17 @@ fn share(budget: u64) -> Share {
     Share::new(settings)
 }
 
+fn open(share: &mut Share, mut key: ShareKey, reader: u64, fetch: &Fetch) -> Role {
+    share.handle_open(&mut key, reader, fetch)
+}
+
 fn lead(share: &mut Share, reader: u64, offset: u64) -> Followed {
-    assert_eq!(share.handle_open(&key(1), reader, &fetch(offset)), Role::Lead);
+    assert_eq!(open(share, key(1), reader, &fetch(offset)), Role::Lead);
     share.handle_answer(at(0), &key(1), reader, &answer(offset, true))
 }
 
 fn follow(share: &mut Share, reader: u64, offset: u64) -> Followed {
-    assert_eq!(share.handle_open(&key(1), reader, &fetch(offset)), Role::Follow);
+    assert_eq!(open(share, key(1), reader, &fetch(offset)), Role::Follow);
     share.handle_answer(at(0), &key(1), reader, &answer(offset, false))
 }
 
@@ -53,8 +61,8 @@ fn spool(share: &mut Share, bytes: u64) -> bool {
 #[test]
 fn the_first_one_asks_for_the_bytes_and_the_others_for_the_answer_alone() {
     let mut share = share(1000);
-    assert_eq!(share.handle_open(&key(1), 1, &fetch(0)), Role::Lead);
-    assert_eq!(share.handle_open(&key(1), 2, &fetch(0)), Role::Wait, "nothing is known yet");
+    assert_eq!(open(&mut share, key(1), 1, &fetch(0)), Role::Lead);
+    assert_eq!(open(&mut share, key(1), 2, &fetch(0)), Role::Wait, "nothing is known yet");
     let spooled = Spooled { spool: SpoolId(1), capacity: 100, from: 0 };
     let filled = share.handle_answer(at(0), &key(1), 1, &answer(0, true));
     assert_eq!(filled, Followed::Fill(spooled));
@@ -80,12 +88,12 @@ fn who_comes_late_is_served_from_what_is_kept_and_nobody_after_that() {
     share.handle_trailer(&key(1), trailer());
     assert!(!share.handle_left(at(5), &key(1), 1), "nothing is still sent");
     assert!(matches!(follow(&mut share, 2, 50), Followed::Serve(Spooled { from: 50, .. })));
-    assert_eq!(share.expire(at(600)), [], "it is read");
-    share.handle_left(at(600), &key(1), 2);
-    assert_eq!((share.deadline(), share.used()), (Some(at(660)), 90));
-    assert_eq!(share.expire(at(660)), [SpoolId(1)]);
+    assert_eq!(share.expire(at(9000)), [], "it is read");
+    share.handle_left(at(9000), &key(1), 2);
+    assert_eq!((share.deadline(), share.used()), (Some(at(12_600)), 90));
+    assert_eq!(share.expire(at(12_600)), [SpoolId(1)]);
     assert_eq!((share.used(), share.deadline()), (0, None));
-    assert_eq!(share.handle_open(&key(1), 3, &fetch(0)), Role::Lead);
+    assert_eq!(open(&mut share, key(1), 3, &fetch(0)), Role::Lead);
 }
 
 #[test]
@@ -93,23 +101,87 @@ fn nothing_is_shared_with_another_transfer_content_or_end() {
     let mut share = share(1000);
     lead(&mut share, 1, 30);
     let later = Fetch { generation: 2, ..fetch(30) };
-    assert_eq!(share.handle_open(&key(1), 2, &later), Role::Plain);
-    assert_eq!(share.handle_open(&key(2), 2, &fetch(30)), Role::Plain, "a hint is no more");
+    assert_eq!(open(&mut share, key(1), 2, &later), Role::Plain);
+    assert_eq!(open(&mut share, key(2), 2, &fetch(30)), Role::Plain, "a hint is no more");
     let have = Fetch { have: true, ..fetch(30) };
-    assert_eq!(share.handle_open(&key(1), 2, &have), Role::Plain);
-    assert_eq!(share.handle_open(&key(1), 2, &fetch(29)), Role::Plain, "that is not there");
-    assert_eq!(share.handle_open(&key(1), 2, &fetch(41)), Role::Plain, "too far ahead");
-    assert_eq!(share.handle_open(&key(1), 3, &fetch(40)), Role::Follow);
+    assert_eq!(open(&mut share, key(1), 2, &have), Role::Plain);
+    assert_eq!(open(&mut share, key(1), 2, &fetch(29)), Role::Plain, "that is not there");
+    assert_eq!(open(&mut share, key(1), 2, &fetch(41)), Role::Plain, "too far ahead");
+    assert_eq!(open(&mut share, key(1), 3, &fetch(40)), Role::Follow);
     let other = Answer { generation: 2, ..answer(40, false) };
     assert_eq!(share.handle_answer(at(0), &key(1), 3, &other), Followed::Cut);
     assert_eq!(share.next(&key(1), 3), Next::Cut);
 }
 
+/// A transfer of later, whose reference says the digest of what is in the spool of the first.
+fn again(digest: Digest) -> (ShareKey, Fetch, Answer) {
+    let key = ShareKey { generation: 5, target: "model/again".parse().unwrap(), ..key(2) };
+    let (generation, digest) = (5, Some(digest));
+    let fetch = Fetch { id: key.id, generation, digest, ..fetch(0) };
+    let answer = Answer { generation, digest, ..of(2, answer(0, false)) };
+    (key, fetch, answer)
+}
+
+fn whole() -> Share {
+    let mut share = share(1000);
+    lead(&mut share, 1, 0);
+    spool(&mut share, 100);
+    share.handle_trailer(&key(1), trailer());
+    share
+}
+
+#[test]
+fn the_same_bytes_in_a_later_transfer_come_from_what_is_kept_of_the_first() {
+    let mut share = whole();
+    share.handle_left(at(0), &key(1), 1);
+    let (mut wanted, fetch, answer) = again(trailer().digest);
+    assert_eq!(share.handle_open(&mut wanted, 2, &fetch), Role::Follow);
+    assert_eq!(wanted, key(1), "that is where it lies");
+    let at_zero = Spooled { spool: SpoolId(1), capacity: 100, from: 0 };
+    assert_eq!(share.handle_answer(at(0), &wanted, 2, &answer), Followed::Serve(at_zero));
+    assert!(share.handle_read(&wanted, 2, 100));
+    let theirs = Trailer { generation: 5, ..trailer() };
+    assert_eq!(share.next(&wanted, 2), Next::Trailer(theirs), "of the content that it asked for");
+    share.handle_left(at(30), &wanted, 2);
+    assert_eq!(share.deadline(), Some(at(30) + ShareSettings::default().keep));
+}
+
+#[test]
+fn a_digest_that_only_the_receiver_names_opens_nothing() {
+    let said = trailer().digest;
+    let (wanted, fetch, right) = again(said);
+    let wrong = [
+        Answer { digest: None, ..right.clone() },
+        Answer { digest: Some(Digest::of(b"y")), ..right.clone() },
+        Answer { size: Some(99), ..right.clone() },
+        Answer { size: None, ..right.clone() },
+        Answer { generation: 1, ..right.clone() },
+        Answer { offset: 1, ..right.clone() },
+    ];
+    for answer in wrong {
+        let (mut share, mut key) = (whole(), wanted.clone());
+        assert_eq!(share.handle_open(&mut key, 2, &fetch), Role::Follow);
+        let followed = share.handle_answer(at(0), &key, 2, &answer);
+        assert_eq!((followed, share.next(&key, 2)), (Followed::Cut, Next::Cut), "{answer:?}");
+    }
+    // Nor is it found for another holder, by another digest, behind its end, or before all of it is there.
+    let elsewhere = ShareKey { destination: "site-1".parse().unwrap(), ..wanted.clone() };
+    let far = Fetch { offset: 101, ..fetch.clone() };
+    let (_, other, _) = again(Digest::of(b"y"));
+    for (key, fetch) in [(&elsewhere, &fetch), (&wanted, &far), (&wanted, &other)] {
+        assert_eq!(open(&mut whole(), key.clone(), 2, fetch), Role::Lead, "{key:?} {fetch:?}");
+    }
+    let mut part = share(1000);
+    lead(&mut part, 1, 0);
+    spool(&mut part, 99);
+    assert_eq!(open(&mut part, wanted, 2, &fetch), Role::Lead);
+}
+
 #[test]
 fn a_leader_that_is_refused_leaves_its_place_to_the_next() {
     let mut share = share(1000);
-    share.handle_open(&key(1), 1, &fetch(0));
-    assert_eq!(share.handle_open(&key(1), 2, &fetch(0)), Role::Wait);
+    open(&mut share, key(1), 1, &fetch(0));
+    assert_eq!(open(&mut share, key(1), 2, &fetch(0)), Role::Wait);
     share.handle_refused(at(0), &key(1), 1);
     assert!(matches!(lead(&mut share, 2, 0), Followed::Fill(_)));
 }
@@ -136,8 +208,12 @@ fn who_has_led_may_leave_while_others_read_and_the_last_one_ends_it() {
 fn a_lost_source_cuts_its_readers_off_behind_what_is_there() {
     let mut share = share(1000);
     lead(&mut share, 1, 0);
+    follow(&mut share, 2, 50 - 40);
     spool(&mut share, 50);
-    share.handle_source_lost(&key(1));
+    share.handle_read(&key(1), 2, 40);
+    share.handle_source_lost(&key(1), 7);
+    assert_eq!(share.next(&key(1), 2), Next::Wait, "somebody else's are still coming");
+    share.handle_source_lost(&key(1), 1);
     assert_eq!(share.next(&key(1), 1), Next::Read { from: 0, len: 50 });
     share.handle_read(&key(1), 1, 50);
     assert_eq!(share.next(&key(1), 1), Next::Cut);
@@ -166,17 +242,17 @@ fn without_room_everybody_goes_alone_and_what_nobody_reads_makes_room() {
     lead(&mut share, 1, 0);
     let second = ShareKey { generation: 1, ..key(2) };
     let of_second = Fetch { id: second.id, ..fetch(0) };
-    assert_eq!(share.handle_open(&second, 2, &of_second), Role::Lead);
-    assert_eq!(share.handle_answer(at(0), &second, 2, &answer(0, true)), Followed::Plain);
-    assert_eq!(share.handle_open(&second, 3, &of_second), Role::Plain, "nor do others wait");
+    assert_eq!(open(&mut share, second.clone(), 2, &of_second), Role::Lead);
+    assert_eq!(share.handle_answer(at(0), &second, 2, &of(2, answer(0, true))), Followed::Plain);
+    assert_eq!(open(&mut share, second.clone(), 3, &of_second), Role::Plain, "nor do others wait");
     share.handle_left(at(0), &key(1), 1);
-    share.expire(at(60));
+    share.expire(at(3600));
     lead(&mut share, 4, 0);
-    share.handle_left(at(61), &key(1), 4);
-    assert_eq!(share.handle_open(&second, 5, &of_second), Role::Lead);
-    let filled = share.handle_answer(at(61), &second, 5, &answer(0, true));
+    share.handle_left(at(3601), &key(1), 4);
+    assert_eq!(open(&mut share, second.clone(), 5, &of_second), Role::Lead);
+    let filled = share.handle_answer(at(3601), &second, 5, &of(2, answer(0, true)));
     assert!(matches!(filled, Followed::Fill(Spooled { capacity: 100, .. })));
-    assert_eq!((share.expire(at(61)).len(), share.used()), (1, 100));
+    assert_eq!((share.expire(at(3601)).len(), share.used()), (1, 100));
 }
 
 proptest! {

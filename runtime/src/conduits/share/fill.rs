@@ -20,19 +20,12 @@ type Tail = (TiedRecv, Bytes);
 /// reads, also when the leader itself has left.
 pub(in crate::conduits) async fn lead(
     mut reading: Reading,
-    spool: Arc<Spool>,
-    at: Spooled,
+    filling: Filling,
     up: Ends,
     (mut down_send, down_recv): Ends,
 ) {
     let (tail, tail_there) = oneshot::channel();
-    let filling = Filling {
-        shares: Arc::clone(&reading.shares),
-        key: reading.key.clone(),
-        spool: Arc::clone(&spool),
-        at: at.from,
-        capacity: at.capacity,
-    };
+    let (spool, at) = (Arc::clone(&filling.spool), filling.at);
     let mut fill = std::pin::pin!(async {
         let filled = filling.fill(down_recv).await;
         // Nobody waits for it when the leader has left.
@@ -105,22 +98,33 @@ async fn pass(up: &mut TiedSend, tail: Option<Tail>) -> Result<TiedRecv, Broken>
     Ok(recv)
 }
 
-struct Filling {
+/// What fills a spool. Whoever reads it hears that no more comes when this is dropped.
+pub(in crate::conduits) struct Filling {
     shares: Arc<Shares>,
     key: ShareKey,
+    leader: u64,
     spool: Arc<Spool>,
-    at: u64,
-    capacity: u64,
+    /// Where the next byte goes.
+    at: Spooled,
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        // Of what is whole by now nothing is lost.
+        self.shares.lock().table.handle_source_lost(&self.key, self.leader);
+        self.shares.tell();
+    }
 }
 
 impl Filling {
+    pub(super) fn new(reading: &Reading, spool: Arc<Spool>, at: Spooled) -> Self {
+        let (shares, key) = (Arc::clone(&reading.shares), reading.key.clone());
+        Self { shares, key, leader: reading.reader, spool, at }
+    }
+
     /// Writes all that comes, up to the trailer; `None` where that does not come, or is not wanted.
     async fn fill(mut self, mut recv: TiedRecv) -> Option<Tail> {
         let tail = self.fill_from(&mut recv).await;
-        if tail.is_none() {
-            self.shares.lock().table.handle_source_lost(&self.key);
-        }
-        self.shares.tell();
         tail.map(|rest| (recv, rest))
     }
 
@@ -192,11 +196,11 @@ impl Filling {
         if !self.shares.lock().table.handle_filling(&self.key, total) {
             return Err(Broken::Lost);
         }
-        self.spool.write(self.at, self.capacity, data).await.map_err(|error| {
+        self.spool.write(self.at.from, self.at.capacity, data).await.map_err(|error| {
             self.shares.give_up(&error);
             Broken::Lost
         })?;
-        self.at += total;
+        self.at.from += total;
         self.shares.lock().table.handle_spooled(&self.key, total);
         self.shares.tell();
         Ok(())

@@ -19,6 +19,9 @@ use cellbus_proto::{
 };
 
 const ID: [u8; 16] = [7; 16];
+/// A transfer with the same bytes, and one with others, of which the holder says so.
+pub const AGAIN: [u8; 16] = [8; 16];
+pub const OTHER: [u8; 16] = [9; 16];
 
 /// What a holder has seen.
 #[derive(Debug, Default)]
@@ -52,6 +55,10 @@ impl Holder {
 
     pub fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().expect("no panic in between")
+    }
+
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.bytes)
     }
 
     pub fn refuses(&self, receiver: &str) {
@@ -105,6 +112,10 @@ impl ConduitHandler for Holder {
                 size_max: size,
                 offset: fetch.offset,
                 data: wants_data,
+                digest: Some(match *fetch.id.as_bytes() {
+                    OTHER => Digest::of(b"others"),
+                    _ => holder.digest(),
+                }),
             };
             let serve = move |conduit| holder.run(fetch, wants_data, conduit);
             Ok(Accepted::new(answer.encode(), serve))
@@ -119,19 +130,31 @@ pub struct Fetched {
 }
 
 pub async fn open_fetch(net: &Net, from: &str, offset: u64) -> Result<Conduit, RequestError> {
+    open(net, from, offset, ID, None).await
+}
+
+/// Asks for the transfer `id`, of which the receiver says that it has this digest.
+pub async fn open(
+    net: &Net,
+    from: &str,
+    offset: u64,
+    id: [u8; 16],
+    digest: Option<Digest>,
+) -> Result<Conduit, RequestError> {
     let fetch = Fetch {
-        id: TransferId::from_bytes(ID),
+        id: TransferId::from_bytes(id),
         generation: 1,
         offset,
         nonce: Octets([1; 16]),
         have: false,
+        digest,
     };
     let outgoing = Outgoing {
         payload: fetch.encode(),
         budget: Some(Duration::from_secs(10)),
         ..Outgoing::new("task/fetch".parse().expect("a topic"))
     };
-    let options = ConduitOptions { share: Some(ID), ..ConduitOptions::default() };
+    let options = ConduitOptions { share: Some(id), ..ConduitOptions::default() };
     let bus = net.cell(from).running.bus();
     let (reply, conduit) =
         bus.open_conduit("server".parse().expect("a name"), outgoing, options).await?;

@@ -104,6 +104,39 @@ fn receivers_behind_one_relay_cost_the_holder_one_copy() {
 }
 
 #[test]
+fn a_second_round_of_the_same_bytes_crosses_no_slow_line_again() {
+    scenario(
+        |_| {},
+        |net| async move {
+            let mut kept = Vec::new();
+            for site in &SITES[..2] {
+                kept.push(receives(&net, site, FetchOptions::default()).await);
+            }
+            let sent = whole(6 * MIB);
+            let written = async |cell: &str| net.inspect().await[cell].counters.bytes_out;
+            let mut grown = Vec::new();
+            for _round in 0..2 {
+                let before = written("server").await;
+                let sending = transfers(&net, "server").send(sent.clone(), to(&SITES[..2])).await;
+                let outcome = within(sending.unwrap()).await;
+                assert_eq!((outcome.verdict, outcome.stored), (Verdict::Completed, 2));
+                settled(&net).await;
+                grown.push(written("server").await - before);
+            }
+            let size = 6 * MIB as u64;
+            assert!(grown[0] >= size && grown[1] < size / 100, "{grown:?} of {size}");
+            for (_, got) in &kept {
+                let got = got.lock().unwrap();
+                assert!(got.len() == 2 && got.iter().all(|got| got.bytes() == Some(&sent)));
+            }
+            drop(kept);
+            settled(&net).await;
+            net.finish().await;
+        },
+    );
+}
+
+#[test]
 fn one_that_refuses_fails_alone_and_the_whole_is_not_complete() {
     scenario(
         |_| {},

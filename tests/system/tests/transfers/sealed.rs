@@ -194,6 +194,7 @@ fn a_holder_gives_nothing_that_is_not_sealed_to_who_asks_for_what_is() {
                 // Each is good for one fetch.
                 nonce: Octets([1 + u8::from(sealed); 16]),
                 have: false,
+                digest: None,
             };
             let target = "task/fetch".parse().expect("a channel and topic");
             let outgoing = Outgoing { payload: fetch.encode(), ..Outgoing::new(target) };
