@@ -207,6 +207,8 @@ statuses! {
     TransferStalled = 148, "TRANSFER_STALLED", Refused;
     /// One of the ends has given the transfer up.
     TransferCancelled = 149, "TRANSFER_CANCELLED", Refused;
+    /// The holder still reads what the transfer is read from; the detail says how far it is.
+    TransferNotReady = 150, "TRANSFER_NOT_READY", Refused;
 }
 
 impl Status {
@@ -227,6 +229,7 @@ impl Status {
                 | Self::RateLimit
                 | Self::Draining
                 | Self::ExpiredInQueue
+                | Self::TransferNotReady
         )
     }
 }

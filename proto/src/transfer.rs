@@ -49,7 +49,7 @@ pub use self::{
     },
     part::{DamagedPart, FileMark, PartState, Stage},
     progress::{Meter, Progress},
-    pull::{Pull, PullEnd, PullSettings, Step, Told, Violation},
+    pull::{Pull, PullEnd, PullSettings, Step, Told, Violation, not_ready},
     reference::{
         Audience, BadReference, Part, Receiver, Reference, SignedReference, TransferId, Unfit,
     },

@@ -118,6 +118,16 @@ fn a_file_goes_to_two_sites_and_crosses_the_line_to_their_relay_once() {
         "the relay gave out the same bytes twice: {sent}"
     );
     assert!(list(&net, "server", &[]).is_empty());
+
+    // The same bytes under another name, as in a second round.
+    let again = net.place.dir().join("again.bin");
+    fs::copy(&file, &again).expect("a copy");
+    let put = net.ask("server", &["transfer", "put", text(&again), "relay-a.site-1,site-2"]).data();
+    for inbox in &inboxes {
+        assert_same(&file, &inbox.join("again.bin"));
+    }
+    let sent = put["sent"].as_u64().expect("a figure");
+    assert_eq!(sent, 0, "the relay has them");
 }
 
 #[test]

@@ -1,6 +1,13 @@
 //! A program as a process of its own, which knows nothing but its job cell's local socket.
 
-use std::{ffi::OsString, time::Duration};
+use std::{
+    ffi::OsString,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use cellbus_launch::{
     ControlGroup, Exit, Handle, Launcher, Lifetime, Order, Output, ProcessLauncher, ProgramLimits,
@@ -16,6 +23,7 @@ use cellbus_runtime::{
     local_socket::{Ended, LaunchSecret, LocalSocket, Options},
     secret_file::create_private_dir,
 };
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{ProgramError, topics};
@@ -31,6 +39,8 @@ pub const VERB: &str = "trainer";
 const SOCKET: &str = "s";
 /// Time that a program has to end after it was asked to.
 const GRACE: Duration = Duration::from_secs(3);
+/// Time to read what a process has said that has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The longest look at a process without news.
 const LOOK: Duration = Duration::from_secs(60);
 
@@ -86,7 +96,8 @@ pub(super) async fn run(
     let born_with = Bootstrap { path, secret: secret.secret().clone() }.encode();
     let launcher = ProcessLauncher::of_this_program()?;
     let handle = launcher.launch(order(bootstrap, command, born_with)).await?;
-    let mut options = Options::default().job(bootstrap.id.job.clone());
+    let is_in = Arc::<AtomicBool>::default();
+    let mut options = Options::default().job(bootstrap.id.job.clone()).claimed(Arc::clone(&is_in));
     if let Some(pid) = launcher.process_of(&handle) {
         options = options.expected_pid(pid);
     }
@@ -94,13 +105,16 @@ pub(super) async fn run(
     tokio::pin!(serving, stop);
     let idle = topics::idle(cell, bootstrap.idle_s);
     tokio::pin!(idle);
-    let mut is_served = true;
+    let (mut is_served, mut has_ended) = (true, false);
     let outcome = loop {
         tokio::select! {
             biased;
             () = &mut stop => break Err(ProgramError::Stopped),
             progress = launcher.poll(&handle, LOOK) => match progress {
-                Ok(Progress::Ended(exit)) => break ended(exit),
+                Ok(Progress::Ended(exit)) => {
+                    has_ended = true;
+                    break ended(exit);
+                }
                 Ok(Progress::Waiting | Progress::Running | Progress::Unknown) => {}
                 Err(error) => break Err(error.into()),
             },
@@ -118,6 +132,10 @@ pub(super) async fn run(
     }
     // Whatever it has started and let go of ends with it.
     launcher.reap(&handle).await?;
+    if has_ended && is_served && is_in.load(Ordering::Acquire) {
+        // What it has said last may still lie in the socket, whose end nobody holds up any longer.
+        let _ = timeout(LAST_WORDS, &mut serving).await;
+    }
     outcome
 }
 

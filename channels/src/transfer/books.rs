@@ -1,7 +1,10 @@
 //! One transfer at its holder: source, reference and ledger, and who wants to know of changes.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,7 +17,7 @@ use cellbus_proto::{
         ReceiptRefusal, Receipted, Receiver, Reference, SignedReference, TransferId,
     },
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     error::{ServeError, SourceError},
@@ -23,6 +26,9 @@ use super::{
     source::{Content, blocking},
 };
 use crate::bus::Bus;
+
+/// How long a fetch waits for a source that is read anew. Whoever asks is told then how far that is, and comes again.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// One transfer at its holder.
 #[derive(Debug)]
@@ -38,7 +44,9 @@ pub(super) struct Books {
     pub(super) pace: tokio::sync::Mutex<Pace>,
     state: Mutex<State>,
     /// Held while the source is compared and opened again.
-    opening: tokio::sync::Mutex<()>,
+    pub(super) opening: tokio::sync::Mutex<()>,
+    /// Bytes of it that have been read anew.
+    pub(super) read: AtomicU64,
     /// Held while what nobody has hashed is hashed.
     digesting: tokio::sync::Mutex<()>,
     changes: watch::Sender<u64>,
@@ -73,6 +81,8 @@ pub(super) struct Granted {
 /// Why a fetch gets nothing.
 pub(super) enum Denied {
     Refused(Status),
+    /// So many bytes of the source have been read anew, and not yet all.
+    NotReady(u64),
     Changed(Arc<SignedReference>),
 }
 
@@ -99,6 +109,7 @@ impl Books {
             pace: tokio::sync::Mutex::new(Pace::new(rate)),
             state: Mutex::new(state),
             opening: tokio::sync::Mutex::default(),
+            read: AtomicU64::new(0),
             digesting: tokio::sync::Mutex::default(),
             changes: watch::Sender::new(0),
             closed: watch::Sender::new(None),
@@ -147,6 +158,7 @@ impl Books {
         receiver: Receiver<'_>,
         fetch: &Fetch,
         wants_data: bool,
+        budget: Duration,
     ) -> Result<Granted, Denied> {
         if let Some(status) = *self.closed.borrow()
             && !fetch.have
@@ -156,9 +168,18 @@ impl Books {
         // Who is not to have it learns nothing of it, and has no disk looked at.
         let may = self.with(|ledger| ledger.reference().audience.has(receiver));
         if may && !fetch.have {
-            // Hashing what has changed may take longer than the fetch waits, and is done once all the same.
             let books = Arc::clone(self);
-            let looked = tokio::spawn(async move { books.look_at_source().await }).await;
+            let looking = async move {
+                if books.is_reading().is_some() {
+                    // One that waits for it is enough.
+                    drop(books.opening.lock().await);
+                }
+                tokio::spawn(async move { books.look_at_source().await }).await
+            };
+            // Hashing what has changed may take longer than the fetch waits, and is done once all the same.
+            let Ok(looked) = timeout(LOOK.min(budget / 2), looking).await else {
+                return Err(Denied::NotReady(self.read.load(Ordering::Relaxed)));
+            };
             let looked = looked.unwrap_or(Err(SourceError::Changed));
             looked.map_err(|error| Denied::Refused(error.status()))?;
         }
@@ -171,6 +192,12 @@ impl Books {
                 Err(refusal) => Err(Denied::Refused(refusal.status())),
             }
         })
+    }
+
+    /// Bytes of the source that have been read anew, while it is.
+    pub(super) fn is_reading(&self) -> Option<u64> {
+        let is_idle = self.opening.try_lock().is_ok();
+        (!is_idle).then(|| self.read.load(Ordering::Relaxed))
     }
 
     /// Where the source is no longer what the reference describes, describes it anew.
@@ -189,7 +216,7 @@ impl Books {
         let of = (self.project.as_str(), &old.reference.holder, &old.reference.id, generation);
         let (content, seal) = content.sealed_with(key.as_ref(), of)?;
         let digest = match old.reference.digest {
-            Some(_) => Some(content.digest().await?),
+            Some(_) => Some(content.digest(&self.read).await?),
             None => None,
         };
         let reference = Reference {
@@ -341,7 +368,24 @@ impl Books {
         *self.closed.borrow()
     }
 
-    /// When nobody may fetch any more.
+    /// Notes that a conduit of a receiver has begun; it has ended when what is returned is dropped.
+    pub(super) fn attend<'a>(&'a self, receiver: &'a Fqcn) -> Attended<'a> {
+        self.lock(|state| state.ledger.handle_conduit(now(), receiver, true));
+        Attended { books: self, receiver }
+    }
+
+    /// Nobody new may fetch any more. Says when to ask again, or how it has ended.
+    pub(super) fn expire(&self) -> Result<Instant, Arc<Outcome>> {
+        if self.is_reading().is_some() {
+            // Whoever comes is sent away until that is done.
+            return Ok(now() + self.patience);
+        }
+        let unix = self.bus.transport().unix_ms() / 1000;
+        let next = self.change(|state| state.ledger.expire(now(), unix, self.patience));
+        next.ok_or_else(|| self.close(Status::TransferExpired))
+    }
+
+    /// When nobody new may fetch any more.
     pub(super) fn expires_in(&self) -> Duration {
         let expires = self.lock(|state| state.signed.reference.expires_unix);
         let left = expires.saturating_mul(1000).saturating_sub(self.bus.transport().unix_ms());
@@ -355,6 +399,18 @@ impl Books {
             let waiting = all.filter(|(name, _)| ledger.end_of(name).is_none());
             waiting.map(|(name, progress)| (name.clone(), progress.sequence)).collect()
         })
+    }
+}
+
+/// A conduit of a receiver, for as long as it lasts.
+pub(super) struct Attended<'a> {
+    books: &'a Books,
+    receiver: &'a Fqcn,
+}
+
+impl Drop for Attended<'_> {
+    fn drop(&mut self) {
+        self.books.change(|state| state.ledger.handle_conduit(now(), self.receiver, false));
     }
 }
 

@@ -1,14 +1,19 @@
 //! Runs a pull: asks the holder, hands what comes to the sink, and gives the receipt when that is durable.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use cellbus_proto::{
     envelope::Lane,
     status::Status,
     transfer::{
-        Answer, Fetch, Progress, Pull, PullEnd, PullSettings, Receipt, Reference, SignedReference,
-        Stage, Step,
+        Answer, Fetch, Pull, PullEnd, PullSettings, Receipt, Reference, SignedReference, Stage,
+        Step,
     },
 };
 use tokio::{
@@ -19,7 +24,7 @@ use tokio::{
 use super::{
     Blob,
     error::{FetchError, SinkError},
-    fetch::{Fetched, judge, judge_key},
+    fetch::{Fetched, Shown, judge, judge_key},
     now,
     options::FetchOptions,
     pace::Pace,
@@ -50,6 +55,9 @@ const BUSY_TRIES: u32 = 10;
 const ANSWER: Duration = Duration::from_secs(30);
 /// Time for the work on a sink to end when the bus is closed.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Time for each thing that is left to do when a fetch is given up: three of them fit into the two seconds in which
+/// both ends are free.
+const LEAVE: Duration = Duration::from_millis(500);
 
 type Opened = Result<(Reply, Conduit), RequestError>;
 
@@ -71,9 +79,11 @@ pub(super) struct Engine {
     is_ended: bool,
     pace: Pace,
     paced_until: Option<Instant>,
-    progress: watch::Sender<Progress>,
+    shown: Shown,
     sink_error: Option<SinkError>,
     is_cancelled: bool,
+    /// Whether a receipt was written.
+    has_told: bool,
 }
 
 /// What an engine that waits is woken by.
@@ -92,7 +102,7 @@ impl Engine {
         signed: Arc<SignedReference>,
         sink: Sink,
         options: FetchOptions,
-        progress: watch::Sender<Progress>,
+        shown: Shown,
     ) -> Self {
         let settings = PullSettings { size_cap: sink.cap(), ..options.pull };
         let pull = Pull::new(now(), Arc::new(signed.reference.clone()), settings);
@@ -111,9 +121,10 @@ impl Engine {
             is_ended: false,
             pace,
             paced_until: None,
-            progress,
+            shown,
             sink_error: None,
             is_cancelled: false,
+            has_told: false,
         }
     }
 
@@ -132,7 +143,10 @@ impl Engine {
             let step = self.pull.poll(now(), random);
             self.tell_progress();
             match step {
-                Step::Rebuild { to } => self.work.push(Op::Rebuild { from: 0, to }),
+                Step::Rebuild { to } => {
+                    self.shown.is_rebuilding.store(true, Ordering::Relaxed);
+                    self.work.push(Op::Rebuild { from: 0, to });
+                }
                 Step::Open(fetch) => self.open_if_room(&fetch).await,
                 Step::Close => self.close(),
                 Step::Rewind { to } => self.work.push(Op::Rewind { to }),
@@ -216,7 +230,7 @@ impl Engine {
 
     fn tell_progress(&self) {
         let now = self.pull.progress();
-        self.progress.send_if_modified(|last| {
+        self.shown.progress.send_if_modified(|last| {
             let is_new = *last != now;
             *last = now;
             is_new
@@ -234,7 +248,8 @@ impl Engine {
             cellbus_proto::transfer::Audience::Receivers(names) => names.len() > 1,
             cellbus_proto::transfer::Audience::Job(_) => true,
         };
-        let share = (is_for_many && !fetch.have).then(|| *reference.id.as_bytes());
+        let may_share = is_for_many && !fetch.have && self.pull.may_share() && !self.is_cancelled;
+        let share = may_share.then(|| *reference.id.as_bytes());
         let sealed = reference.seal.is_some();
         let options = ConduitOptions { share, priority: self.options.priority, sealed };
         let (bus, to) = (self.bus.clone(), reference.holder.clone());
@@ -251,6 +266,26 @@ impl Engine {
         self.paced_until = None;
     }
 
+    /// Leaves what is left to do behind: a store is still cleared, a writer is let go of.
+    fn leave(mut self) -> FetchError {
+        self.close();
+        let mut work = self.work;
+        if !work.is_writer() {
+            tokio::spawn(async move { work.finish().await });
+        }
+        FetchError::Failed(Status::TransferCancelled)
+    }
+
+    /// Tells the holder, which was not asked or has not answered, that this is given up: it would offer it again.
+    async fn tell_given_up(&mut self) {
+        let (fetch, receipt) = self.pull.last_word(Status::TransferCancelled, random());
+        self.open(&fetch);
+        let Some(opening) = self.opening.take() else { return };
+        let Ok((_answer, conduit)) = opening.await else { return };
+        self.conduit = Some(conduit);
+        self.confirm(receipt).await;
+    }
+
     /// Signs the receipt and writes it. What goes wrong shows on the conduit.
     async fn confirm(&mut self, mut receipt: Receipt) {
         let transport = self.bus.transport();
@@ -263,9 +298,11 @@ impl Engine {
         // What the holder says to it is no byte of the transfer, and waits for none.
         self.paced_until = None;
         let Some(conduit) = &mut self.conduit else { return self.pull.handle_lost() };
-        let written = timeout(RECEIPT, conduit.send.write_one(receipt.to_stream())).await;
+        let limit = if self.is_cancelled { LEAVE } else { RECEIPT };
+        let written = timeout(limit, conduit.send.write_one(receipt.to_stream())).await;
         if matches!(written, Ok(Ok(()))) {
             conduit.send.finish();
+            self.has_told = true;
         } else {
             self.close();
             self.pull.handle_lost();
@@ -383,8 +420,14 @@ impl Engine {
         let now = now();
         match event {
             Event::Opened(_) | Event::Room | Event::Probed => {}
-            Event::Rebuilt => self.pull.handle_rebuilt(now),
-            Event::PartLost => self.pull.handle_part_lost(now),
+            Event::Rebuilt => {
+                self.shown.is_rebuilding.store(false, Ordering::Relaxed);
+                self.pull.handle_rebuilt(now);
+            }
+            Event::PartLost => {
+                self.shown.is_rebuilding.store(false, Ordering::Relaxed);
+                self.pull.handle_part_lost(now);
+            }
             Event::Synced(to) => self.pull.handle_synced(now, to),
             Event::Digest(digest) => self.pull.handle_digest(now, digest),
             Event::Committed => self.pull.handle_committed(now),
@@ -410,6 +453,9 @@ impl Engine {
             Err(RequestError::Returned { status: Status::SourceChanged, detail, .. }) => {
                 let changed = self.judge_changed(&detail).await;
                 self.pull.handle_return(now, Status::SourceChanged, changed);
+            }
+            Err(RequestError::Returned { status: Status::TransferNotReady, detail, .. }) => {
+                self.pull.handle_not_ready(now, &detail);
             }
             Err(error) => self.pull.handle_return(now, error.status(), None),
         }
@@ -442,6 +488,15 @@ impl Engine {
                 self.work.push(Op::Discard);
             }
             PullEnd::Failed(_) => {}
+        }
+        if end == PullEnd::Failed(Status::TransferCancelled) && self.is_cancelled {
+            if !self.has_told {
+                let _ = timeout(LEAVE, self.tell_given_up()).await;
+            }
+            // Who gives up does not wait for a writer that takes nothing, or a disk that is slow.
+            if timeout(LEAVE, self.work.finish()).await.is_err() {
+                return Err(self.leave());
+            }
         }
         self.work.finish().await;
         self.close();

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     task::{Context, Poll},
 };
 
@@ -102,6 +102,7 @@ pub struct Fetching {
     run: BoxFuture<Result<Fetched, FetchError>>,
     progress: FetchProgress,
     canceller: Canceller,
+    is_rebuilding: Arc<AtomicBool>,
 }
 
 impl Transfers {
@@ -120,17 +121,17 @@ impl Transfers {
     ) -> Fetching {
         let signed = Arc::new(reference.clone());
         let parts = Parts::new(&signed);
-        let (bus, values) = (self.bus.clone(), parts.values.clone());
+        let (bus, shown) = (self.bus.clone(), parts.shown.clone());
         if let Some(files) = bus.transport().files() {
             return Fetching::of(parts, move |_running, cancelled| {
-                elsewhere(files, signed, sink, options, values, cancelled)
+                elsewhere(files, signed, sink, options, shown.progress, cancelled)
             });
         }
         Fetching::of(parts, move |running, cancelled| async move {
             judge(&bus, &signed).await?;
             let sink = opening(&bus, &signed, sink, &options)?;
             let _noted = bus.shelf().note(running);
-            let mut engine = Engine::new(bus.clone(), signed, sink, options, values);
+            let mut engine = Engine::new(bus.clone(), signed, sink, options, shown);
             engine.open_sink().await?;
             engine.run(cancelled).await
         })
@@ -151,8 +152,8 @@ impl Transfers {
         }
         let sink = opening(&self.bus, signed, sink, &options)?;
         let parts = Parts::new(signed);
-        let values = parts.values.clone();
-        let mut engine = Engine::new(self.bus.clone(), Arc::clone(signed), sink, options, values);
+        let shown = parts.shown.clone();
+        let mut engine = Engine::new(self.bus.clone(), Arc::clone(signed), sink, options, shown);
         engine.open_sink().await?;
         let bus = self.bus.clone();
         Ok(Fetching::of(parts, move |running, cancelled| {
@@ -166,23 +167,31 @@ impl Transfers {
     }
 }
 
+/// What an engine shows of itself while it runs.
+#[derive(Clone)]
+pub(super) struct Shown {
+    pub(super) progress: watch::Sender<Progress>,
+    /// Whether it hashes what is there from before: no byte comes meanwhile.
+    pub(super) is_rebuilding: Arc<AtomicBool>,
+}
+
 /// What a fetch shows of itself, and is given up by.
 struct Parts {
-    values: watch::Sender<Progress>,
+    shown: Shown,
     running: RunningFetch,
 }
 
 impl Parts {
     fn new(signed: &Arc<SignedReference>) -> Self {
         let (generation, size) = (signed.reference.generation, signed.reference.size);
-        let values = watch::Sender::new(Meter::new(now(), generation, size).progress());
+        let progress = watch::Sender::new(Meter::new(now(), generation, size).progress());
         let running = RunningFetch {
             reference: Arc::clone(signed),
-            progress: FetchProgress::new(values.subscribe()),
+            progress: FetchProgress::new(progress.subscribe()),
             canceller: Canceller::new(),
             begun: now(),
         };
-        Self { values, running }
+        Self { shown: Shown { progress, is_rebuilding: Arc::default() }, running }
     }
 }
 
@@ -194,7 +203,8 @@ impl Fetching {
         let (progress, canceller) =
             (parts.running.progress.clone(), parts.running.canceller.clone());
         let cancelled = canceller.watch();
-        Self { run: Box::pin(run(parts.running, cancelled)), progress, canceller }
+        let is_rebuilding = parts.shown.is_rebuilding;
+        Self { run: Box::pin(run(parts.running, cancelled)), progress, canceller, is_rebuilding }
     }
 }
 
@@ -203,6 +213,11 @@ impl Fetching {
     #[must_use]
     pub fn progress(&self) -> FetchProgress {
         self.progress.clone()
+    }
+
+    /// Whether it hashes what is there from before.
+    pub(super) fn is_rebuilding(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_rebuilding)
     }
 
     /// What gives it up.

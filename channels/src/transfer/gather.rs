@@ -369,3 +369,24 @@ impl<C: Combine> Store for Combining<C> {
         format!("what {} contributes", self.from)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_comes_to_nothing_is_free_again_and_one_that_was_combined_is_not() {
+        for is_kept in [false, true] {
+            let shared = Arc::new(Shared {
+                combiner: Mutex::new(Some(())),
+                came: Mutex::default(),
+                notify: Notify::new(),
+            });
+            let from: Fqcn = "site-1".parse().unwrap();
+            assert!(shared.came(|came| came.taken.insert(from.clone())));
+            // Nobody may ever have been told how it has ended.
+            drop(Place { shared: Arc::clone(&shared), from: from.clone(), is_kept });
+            assert_eq!(shared.came(|came| came.taken.contains(&from)), is_kept);
+        }
+    }
+}

@@ -45,12 +45,19 @@ pub struct ServeProgress {
     changes: watch::Receiver<u64>,
     /// Of each receiver, the last value that was given.
     given: std::collections::BTreeMap<Fqcn, u64>,
+    /// Whose value was given last.
+    last: Option<Fqcn>,
 }
 
 impl ServeProgress {
+    #[cfg(test)]
+    pub(super) fn forget(&mut self, name: &str) {
+        self.given.remove(name);
+    }
+
     pub(super) fn new(books: Arc<Books>) -> Self {
         let changes = books.changes();
-        Self { books, changes, given: std::collections::BTreeMap::new() }
+        Self { books, changes, given: std::collections::BTreeMap::new(), last: None }
     }
 
     /// The next value of any receiver: its latest. `None` when the transfer is over and every last value was
@@ -62,12 +69,18 @@ impl ServeProgress {
         loop {
             self.changes.borrow_and_update();
             let moved = self.books.with(|ledger| {
-                let mut all = ledger.progress();
-                let moved = all.find(|(name, p)| self.given.get(*name) != Some(&p.sequence));
+                let has_moved = |(name, progress): &(&Fqcn, Progress)| {
+                    self.given.get(*name) != Some(&progress.sequence)
+                };
+                // One behind the other: who moves all the time does not hide that others do.
+                let is_later = |(name, _): &(&Fqcn, Progress)| self.last.as_ref() < Some(*name);
+                let later = ledger.progress().filter(has_moved).find(is_later);
+                let moved = later.or_else(|| ledger.progress().find(has_moved));
                 moved.map(|(name, progress)| (name.clone(), progress))
             });
             if let Some((name, progress)) = moved {
                 self.given.insert(name.clone(), progress.sequence);
+                self.last = Some(name.clone());
                 return Some((name, progress));
             }
             if self.books.outcome().is_some() {

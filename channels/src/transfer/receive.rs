@@ -4,10 +4,14 @@ use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt,
     future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use cellbus_proto::{
+    name::Fqcn,
     status::Status,
     transfer::{
         ContentKey, KeyError, OfferReply, SEALED_CONTENT_TYPE, SealedOffer, SignedReference,
@@ -133,14 +137,18 @@ pub(super) struct Reception {
     /// Selectors whose messages come here; they stay registered.
     registered: tokio::sync::Mutex<BTreeSet<Selector>>,
     /// What is being fetched because it was offered, or waits for its turn.
-    running: Mutex<BTreeMap<TransferId, Standing>>,
+    running: Mutex<BTreeMap<Named, Standing>>,
 }
+
+/// A transfer, by its holder and what that calls it.
+type Named = (Fqcn, TransferId);
 
 /// How it stands with what was taken.
 enum Standing {
     /// Its turn has not come.
     Waits,
-    Fetched(FetchProgress),
+    /// With whether it still hashes what is there from before.
+    Fetched(FetchProgress, Arc<AtomicBool>),
 }
 
 impl Standing {
@@ -148,7 +156,10 @@ impl Standing {
     fn told(&self) -> OfferReply {
         match self {
             Self::Waits => OfferReply { bytes: 0, waits: true },
-            Self::Fetched(progress) => OfferReply { bytes: progress.latest().bytes, waits: false },
+            Self::Fetched(progress, is_rebuilding) => OfferReply {
+                bytes: progress.latest().bytes,
+                waits: is_rebuilding.load(Ordering::Relaxed),
+            },
         }
     }
 }
@@ -229,16 +240,22 @@ async fn take(
     delivery: Delivery,
 ) -> Result<OfferReply, Failure> {
     let (signed, key) = read(&delivery)?;
+    let named = (signed.reference.holder.clone(), signed.reference.id);
+    // It may have expired meanwhile, which is of no matter for what was begun.
+    if delivery.origin.name == named.0
+        && let Some(standing) = lock(&shelf.reception.running).get(&named)
+    {
+        return Ok(standing.told());
+    }
     judge(&counter.bus, &signed).await.map_err(|error| error.status())?;
     if key.is_some() {
         judge_key(&counter.bus, &signed.reference, key.as_ref()).map_err(KeyError::status)?;
     }
-    let id = signed.reference.id;
-    match lock(&shelf.reception.running).entry(id) {
+    match lock(&shelf.reception.running).entry(named.clone()) {
         Entry::Occupied(running) => return Ok(running.get().told()),
         Entry::Vacant(place) => place.insert(Standing::Waits),
     };
-    let running = Running { shelf, id };
+    let running = Running { shelf, named };
     let reference = Arc::new(signed);
     let offer = Offer {
         origin: Arc::unwrap_or_clone(delivery.origin),
@@ -265,9 +282,15 @@ async fn take(
         }
     };
     tokio::spawn(async move {
-        let place = counter.places.acquire().await;
-        let standing = Standing::Fetched(fetching.progress());
-        lock(&running.shelf.reception.running).insert(id, standing);
+        let mut given_up = fetching.canceller().watch();
+        let place = tokio::select! {
+            biased;
+            // It says so to the holder at once, and needs no place for that.
+            _ = given_up.wait_for(|given_up| *given_up) => None,
+            place = counter.places.acquire() => place.ok(),
+        };
+        let standing = Standing::Fetched(fetching.progress(), fetching.is_rebuilding());
+        lock(&running.shelf.reception.running).insert(running.named.clone(), standing);
         let fetched = fetching.await;
         drop(place);
         drop(running);
@@ -289,11 +312,11 @@ fn read(delivery: &Delivery) -> Result<(SignedReference, Option<ContentKey>), St
 /// Notes that a transfer is being fetched.
 struct Running {
     shelf: Arc<super::shelf::Inner>,
-    id: TransferId,
+    named: Named,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        lock(&self.shelf.reception.running).remove(&self.id);
+        lock(&self.shelf.reception.running).remove(&self.named);
     }
 }

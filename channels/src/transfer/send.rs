@@ -149,16 +149,26 @@ async fn deliver(bus: Bus, books: Arc<Books>) -> Arc<Outcome> {
     let begun = Instant::now();
     let mut changes = books.changes();
     let mut waiting: BTreeMap<Fqcn, Waiting> = BTreeMap::new();
-    let expires = begun + books.expires_in();
+    let mut expires = begun + books.expires_in();
+    let mut read = None;
     loop {
         if let Some(outcome) = books.outcome() {
             return outcome;
         }
         let now = Instant::now();
         if now >= expires {
-            return books.close(Status::TransferExpired);
+            match books.expire() {
+                Ok(again) => expires = again.into(),
+                Err(outcome) => return outcome,
+            }
         }
         changes.borrow_and_update();
+        if let Some(reading) = books.is_reading()
+            && read.replace(reading) != Some(reading)
+        {
+            // It is this cell that they wait for.
+            waiting.values_mut().for_each(|receiver| receiver.heard = now);
+        }
         let left = books.waiting();
         waiting.retain(|name, _| left.iter().any(|(left, _)| left == name));
         for (name, sequence) in left {

@@ -55,9 +55,15 @@ impl Transfers {
         let key = options.sealing.into_key();
         let of = (project.as_str(), &holder, &id, generation);
         let (content, seal) = content.sealed_with(key.as_ref(), of)?;
+        let shelf = self.bus.shelf().clone();
+        shelf.open(&self.bus).await.map_err(ServeError::Handle)?;
+        // Whoever fetches it since before a restart hears that it is coming.
+        let preparing = shelf.prepare(id, &options.target, &options.audience);
         let digest = match options.digest {
             DigestFrom::Caller(digest) => Some(digest),
-            DigestFrom::Reading if content.size.is_some() => Some(content.digest().await?),
+            DigestFrom::Reading if content.size.is_some() => {
+                Some(content.digest(&preparing.read).await?)
+            }
             DigestFrom::Reading | DigestFrom::OnTheWay => None,
         };
         let unix_ms = transport.unix_ms();
@@ -93,11 +99,10 @@ impl Transfers {
             rate: options.rate,
         };
         let books = Arc::new(Books::new(self.bus.clone(), limits, ledger, signed, content));
-        let shelf = self.bus.shelf().clone();
-        shelf.open(&self.bus).await.map_err(ServeError::Handle)?;
         if !shelf.put(&books) {
             return Err(ServeError::Taken);
         }
+        drop(preparing);
         Ok(Served { books, shelf })
     }
 }
@@ -121,14 +126,14 @@ impl Served {
         ServeProgress::new(Arc::clone(&self.books))
     }
 
-    /// Waits until every expected receiver has stored it or failed, or the reference has expired.
+    /// Waits until every expected receiver has stored it or failed. Once the reference has expired, that is only for
+    /// those that were let in before, and are not away for longer than [`ServeOptions::patience`].
     ///
     /// # Cancellation
     /// Dropping the future changes nothing.
     pub async fn outcome(&self) -> Arc<Outcome> {
         let mut changes = self.books.changes();
-        let expired = tokio::time::sleep(self.books.expires_in());
-        tokio::pin!(expired);
+        let mut look = now() + self.books.expires_in();
         loop {
             if let Some(outcome) = self.books.outcome() {
                 return outcome;
@@ -136,7 +141,10 @@ impl Served {
             tokio::select! {
                 biased;
                 _ = changes.changed() => {}
-                () = &mut expired => return self.books.close(Status::TransferExpired),
+                () = tokio::time::sleep_until(look.into()) => match self.books.expire() {
+                    Ok(again) => look = again,
+                    Err(outcome) => return outcome,
+                }
             }
         }
     }

@@ -9,9 +9,13 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use cellbus_proto::{
+    name::ChannelTopic,
     status::Status,
-    transfer::{CONTENT_TYPE, Fetch, Receiver, SEALED_CONTENT_TYPE, TransferId},
+    transfer::{
+        Audience, CONTENT_TYPE, Fetch, Receiver, SEALED_CONTENT_TYPE, TransferId, not_ready,
+    },
 };
 
 use super::{
@@ -41,6 +45,8 @@ pub(super) struct Inner {
     /// What is fetched, by numbers that are given to nothing else.
     fetched: Mutex<BTreeMap<u64, RunningFetch>>,
     fetches: AtomicU64,
+    /// What is read before it is served.
+    prepared: Mutex<BTreeMap<TransferId, Preparation>>,
     /// What is not served any more, and why.
     gone: Mutex<VecDeque<(TransferId, Status)>>,
     /// Whether conduits come here.
@@ -79,6 +85,35 @@ impl Shelf {
             gone.pop_front();
         }
         gone.push_back((id, status));
+    }
+
+    /// Has those of `audience` hear that it is being read, and how far that is, until what is returned is dropped.
+    pub(super) fn prepare(
+        &self,
+        id: TransferId,
+        target: &ChannelTopic,
+        audience: &Audience,
+    ) -> Preparing {
+        let read = Arc::<AtomicU64>::default();
+        let preparation = Preparation {
+            target: target.clone(),
+            audience: audience.clone(),
+            read: Arc::clone(&read),
+        };
+        lock(&self.0.prepared).insert(id, preparation);
+        Preparing { shelf: self.clone(), id, read }
+    }
+
+    /// Bytes that have been read of what is not served yet, where it will be served to this receiver.
+    fn is_preparing(
+        &self,
+        id: TransferId,
+        target: &ChannelTopic,
+        receiver: Receiver<'_>,
+    ) -> Option<u64> {
+        let prepared = lock(&self.0.prepared);
+        let is_for = |p: &&Preparation| p.target == *target && p.audience.has(receiver);
+        prepared.get(&id).filter(is_for).map(|found| found.read.load(Ordering::Relaxed))
     }
 
     /// Everything that is served.
@@ -134,6 +169,30 @@ impl Drop for NotedFetch {
     }
 }
 
+struct Preparation {
+    target: ChannelTopic,
+    audience: Audience,
+    read: Arc<AtomicU64>,
+}
+
+/// A transfer that is read before it is served.
+pub(super) struct Preparing {
+    shelf: Shelf,
+    id: TransferId,
+    /// Bytes of it that have been read.
+    pub(super) read: Arc<AtomicU64>,
+}
+
+impl Drop for Preparing {
+    fn drop(&mut self) {
+        let mut prepared = lock(&self.shelf.0.prepared);
+        // Another one of the same id may have come.
+        if prepared.get(&self.id).is_some_and(|found| Arc::ptr_eq(&found.read, &self.read)) {
+            prepared.remove(&self.id);
+        }
+    }
+}
+
 /// Decides on the fetches that come to a cell.
 struct Desk(Shelf);
 
@@ -146,16 +205,26 @@ impl ConduitHandler for Desk {
 
 async fn decide(shelf: &Shelf, delivery: Delivery, wants_data: bool) -> Result<Accepted, Failure> {
     let fetch = Fetch::decode(&delivery.payload).map_err(|error| error.status)?;
-    let books = shelf.find(fetch.id)?;
+    let budget = delivery.budget;
+    let receiver = Receiver { name: &delivery.origin.name, job: delivery.origin.job.as_ref() };
+    let books = match shelf.find(fetch.id) {
+        Ok(books) => books,
+        Err(status) => {
+            let preparing = shelf.is_preparing(fetch.id, &delivery.target, receiver);
+            return preparing.map(returned_not_ready).ok_or(status.into());
+        }
+    };
     if books.reference().reference.target != delivery.target {
         // The rules for the transfer's own target have not been asked.
         return Err(Status::TransferUnknown.into());
     }
     let origin = delivery.origin;
     let receiver = Receiver { name: &origin.name, job: origin.job.as_ref() };
-    let Granted { answer, content } = match books.grant(receiver, &fetch, wants_data).await {
+    let Granted { answer, content } = match books.grant(receiver, &fetch, wants_data, budget).await
+    {
         Ok(granted) => granted,
         Err(Denied::Refused(status)) => return Err(status.into()),
+        Err(Denied::NotReady(read)) => return Ok(returned_not_ready(read)),
         Err(Denied::Changed(signed)) => {
             let detail = signed.encode().unwrap_or_default();
             return Ok(Accepted::returned(Status::SourceChanged, detail));
@@ -167,6 +236,11 @@ async fn decide(shelf: &Shelf, delivery: Delivery, wants_data: bool) -> Result<A
         stream::serve(books, origin.name.clone(), answer, content, conduit)
     });
     Ok(accepted.sealed(is_sealed))
+}
+
+fn returned_not_ready(read: u64) -> Accepted {
+    let detail = Bytes::copy_from_slice(&not_ready(read));
+    Accepted::returned(Status::TransferNotReady, detail)
 }
 
 /// Whether a message offers a transfer.

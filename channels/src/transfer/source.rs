@@ -1,6 +1,15 @@
 //! What a transfer is read from: memory, a file, a reader, or an object of named parts.
 
-use std::{fmt, fs::File, path::PathBuf, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    fs::File,
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use cellbus_proto::transfer::{Digest, Digester, Part, SIZE_MAX};
@@ -271,8 +280,8 @@ impl Content {
         }
     }
 
-    /// The digest of all of it, read once. Only where the size is known.
-    pub(super) async fn digest(&self) -> Result<Digest, SourceError> {
+    /// The digest of all of it, read once. Only where the size is known. `read` is how many bytes were so far.
+    pub(super) async fn digest(&self, read: &AtomicU64) -> Result<Digest, SourceError> {
         let mut digester = Digester::default();
         let mut offset = 0;
         loop {
@@ -281,6 +290,7 @@ impl Content {
                 return Ok(digester.finish());
             }
             offset += bytes.len() as u64;
+            read.store(offset, Ordering::Relaxed);
             digester = blocking(move || {
                 digester.update(&bytes);
                 Ok(digester)

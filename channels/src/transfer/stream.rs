@@ -37,6 +37,7 @@ pub(super) async fn serve(
     content: Content,
     conduit: Conduit,
 ) {
+    let _attended = books.attend(&receiver);
     let Conduit { mut send, mut recv } = conduit;
     let receipt = {
         let receipt = read_receipt(&mut *recv);

@@ -7,3 +7,4 @@ mod files;
 mod full;
 mod many;
 mod sealed;
+mod waiting;

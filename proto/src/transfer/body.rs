@@ -22,7 +22,7 @@ pub type Nonce = Octets<16>;
 pub struct OfferReply {
     /// Bytes of the content that the receiver has.
     pub bytes: u64,
-    /// Whether its turn has not come: it is alive, and no byte is to be expected.
+    /// Whether its turn has not come, or it still hashes what it has: it is alive, and no byte is to be expected.
     pub waits: bool,
 }
 

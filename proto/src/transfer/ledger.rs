@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -22,6 +22,9 @@ mod outcome;
 pub use self::outcome::{
     Counts, End, FetchRefusal, Outcome, ReceiptRefusal, Receipted, Terms, Verdict,
 };
+
+/// Seconds behind expiry after which nobody goes on.
+const WEEK_S: u64 = 7 * 24 * 3600;
 
 /// The books of one transfer at its holder.
 ///
@@ -45,6 +48,12 @@ struct Entry {
     nonce: Option<Nonce>,
     end: Option<End>,
     meter: Meter,
+    /// Whether it was given an answer: it may come again, also when the reference has expired.
+    is_let_in: bool,
+    /// Its conduits that have not ended.
+    open: u32,
+    /// When one of them last began or ended.
+    seen: Instant,
 }
 
 impl Ledger {
@@ -115,6 +124,7 @@ impl Ledger {
         let entry =
             self.entries.entry(receiver.name.clone()).or_insert_with(|| Entry::new(now, reference));
         entry.nonce = Some(fetch.nonce);
+        (entry.is_let_in, entry.seen) = (true, now);
         self.counts.fetches += 1;
         Ok(Answer {
             id: reference.id,
@@ -146,7 +156,9 @@ impl Ledger {
         if !is_known && self.closed.is_some() {
             return Err(FetchRefusal::Closed);
         }
-        if !is_known && self.reference.has_expired(now_unix) {
+        let is_under_way = entry.is_some_and(|entry| entry.is_let_in && entry.end.is_none())
+            && !self.is_long_over(now_unix);
+        if !is_known && !is_under_way && self.reference.has_expired(now_unix) {
             return Err(FetchRefusal::Expired);
         }
         if fetch.generation != self.reference.generation {
@@ -212,6 +224,36 @@ impl Ledger {
     /// Notes that the bytes below `offset` were written to a receiver.
     pub fn handle_served(&mut self, now: Instant, receiver: &Fqcn, offset: u64) -> bool {
         self.entries.get_mut(receiver).is_some_and(|entry| entry.meter.advance(now, offset))
+    }
+
+    /// Notes that a conduit of a receiver that was let in has begun, or has ended.
+    pub fn handle_conduit(&mut self, now: Instant, receiver: &Fqcn, begins: bool) {
+        if let Some(entry) = self.entries.get_mut(receiver) {
+            entry.open = if begins { entry.open + 1 } else { entry.open.saturating_sub(1) };
+            entry.seen = now;
+        }
+    }
+
+    /// Whether it expired so long ago that nothing can still be under way: a receiver that only seems to be is no
+    /// reason to keep books for ever.
+    fn is_long_over(&self, now_unix: u64) -> bool {
+        now_unix >= self.reference.expires_unix.saturating_add(WEEK_S)
+    }
+
+    /// The reference has expired: whoever of the expected was not let in by now, or was gone for `patience`, has
+    /// missed it; a week later everybody has. Says when to ask again; `None` where nobody is waited for.
+    pub fn expire(&mut self, now: Instant, now_unix: u64, patience: Duration) -> Option<Instant> {
+        let is_over = self.is_long_over(now_unix);
+        let missed = |entry: &Entry| {
+            let is_away = entry.open == 0 && now >= entry.seen + patience;
+            entry.end.is_none() && (!entry.is_let_in || is_away || is_over)
+        };
+        for entry in self.entries.values_mut().filter(|entry| missed(entry)) {
+            entry.end = Some(End::Failed(Status::TransferExpired));
+        }
+        self.settle_if_all_ended();
+        let left = self.entries.values().filter(|entry| entry.end.is_none());
+        left.map(|entry| if entry.open > 0 { now } else { entry.seen } + patience).min()
     }
 
     /// Decides on a receipt.
@@ -379,7 +421,7 @@ impl Ledger {
 impl Entry {
     fn new(now: Instant, reference: &Reference) -> Self {
         let meter = Meter::new(now, reference.generation, reference.size);
-        Self { nonce: None, end: None, meter }
+        Self { nonce: None, end: None, meter, is_let_in: false, open: 0, seen: now }
     }
 }
 

@@ -30,8 +30,12 @@ use crate::{codec::Octets, status::Status};
 mod failing;
 mod step;
 
+pub use self::failing::not_ready;
 use self::step::may_pass;
 pub use self::step::{PullEnd, PullSettings, Step, Told, Violation};
+
+/// Failures in a row after which a fetch no longer names the digest.
+const NAMED_MAX: u32 = 3;
 
 /// The receiver of one transfer.
 ///
@@ -58,6 +62,8 @@ pub struct Pull {
     /// When patience began.
     patient_since: Instant,
     unserved_since: Option<Instant>,
+    /// What the holder said last of how far it has read its source.
+    holder_read: Option<u64>,
     /// In a row, without progress.
     failures: u32,
     restarts: u32,
@@ -120,6 +126,7 @@ impl Pull {
             high: 0,
             patient_since: now,
             unserved_since: None,
+            holder_read: None,
             failures: 0,
             restarts: 0,
             mismatches: 0,
@@ -258,14 +265,38 @@ impl Pull {
         let nonce = Octets(nonce);
         self.attempt = Some(Attempt { nonce, moved: now, end: None });
         self.state = State::Asking;
-        Step::Open(Fetch {
+        Step::Open(self.fetch(nonce))
+    }
+
+    fn fetch(&self, nonce: Nonce) -> Fetch {
+        Fetch {
             id: self.reference.id,
             generation: self.reference.generation,
             offset: self.position,
             nonce,
             have: self.stored.is_some(),
-            digest: self.reference.digest,
-        })
+            // What a relay has under this digest may be what comes to nothing again and again.
+            digest: self
+                .reference
+                .size
+                .and(self.reference.digest)
+                .filter(|_| self.failures < NAMED_MAX && self.may_share()),
+        }
+    }
+
+    /// Whether the bytes may come from what a relay keeps: not where what came before had another digest.
+    #[must_use]
+    pub fn may_share(&self) -> bool {
+        self.mismatches == 0
+    }
+
+    /// How a holder is told that a pull has failed which has no stream to say so: what is asked, and the receipt
+    /// that is given as soon as that is answered.
+    #[must_use]
+    pub fn last_word(&self, status: Status, nonce: [u8; 16]) -> (Fetch, Receipt) {
+        let fetch = self.fetch(Octets(nonce));
+        let receipt = self.receipt_of(fetch.nonce, Err(status));
+        (fetch, receipt)
     }
 
     /// Takes the next bytes of the part, for the digest of what was there before.
@@ -482,15 +513,19 @@ impl Pull {
 
     fn receipt(&self, outcome: Result<(), Status>) -> Option<Receipt> {
         let attempt = self.attempt.filter(|attempt| attempt.end.is_some())?;
-        Some(Receipt {
+        Some(self.receipt_of(attempt.nonce, outcome))
+    }
+
+    fn receipt_of(&self, nonce: Nonce, outcome: Result<(), Status>) -> Receipt {
+        Receipt {
             id: self.reference.id,
             generation: self.reference.generation,
-            nonce: attempt.nonce,
+            nonce,
             size: self.position,
             digest: outcome.ok().and(self.stored).map(|(_, digest)| digest),
             outcome: outcome.map_or_else(|status| status as u8, |()| 0),
             signature: None,
-        })
+        }
     }
 
     fn settle(&mut self, settlement: Settlement) {

@@ -210,13 +210,14 @@ impl Share {
             };
         }
         let is_as_asked = is_as_asked && is_own;
+        // The answer may say that no bytes follow from the holder: a relay that has them adds them.
         let goes_on = spool.capacity > 0 && is_as_asked && spool.is_of(answer);
-        if goes_on && answer.data {
+        if goes_on {
             spool.fill(reader, answer.offset);
             return Followed::Fill(spool.spooled(answer.offset));
         }
         let wanted = answer.size.unwrap_or(answer.size_max).saturating_sub(answer.offset);
-        if spool.capacity > 0 || !is_as_asked || !answer.data {
+        if spool.capacity > 0 || !is_as_asked {
             self.refuse(now, key, reader);
             return Followed::Plain;
         }
@@ -252,37 +253,43 @@ impl Share {
         }
     }
 
-    /// Bytes of the holder that the spool can take now without losing what its fastest reader needs.
+    /// The spool, where the conduit of `leader` is what fills it.
+    fn filled_by(&mut self, key: &ShareKey, leader: u64) -> Option<&mut Spool> {
+        self.spools.get_mut(key).filter(|spool| spool.source == (Source::Filling { leader }))
+    }
+
+    /// Bytes that come by the conduit of `leader` and that the spool can take now without losing what its fastest
+    /// reader needs.
     #[must_use]
-    pub fn room(&self, key: &ShareKey) -> u64 {
-        self.spools.get(key).map_or(0, Spool::room)
+    pub fn room(&self, key: &ShareKey, leader: u64) -> u64 {
+        let spool = self.spools.get(key);
+        spool.filter(|spool| spool.source == (Source::Filling { leader })).map_or(0, Spool::room)
     }
 
     /// Bytes of the holder are about to be written to the spool, in place of what is oldest. More than
-    /// [`room`](Self::room) ends the sharing: `false`, and they are not written.
-    pub fn handle_filling(&mut self, key: &ShareKey, bytes: u64) -> bool {
-        self.spools.get_mut(key).is_some_and(|spool| spool.make_way(bytes))
+    /// [`room`](Self::room) ends the sharing: `false`, and they are not written. So it is where somebody else
+    /// fills it by now.
+    pub fn handle_filling(&mut self, key: &ShareKey, leader: u64, bytes: u64) -> bool {
+        self.filled_by(key, leader).is_some_and(|spool| spool.make_way(bytes))
     }
 
     /// They have been written.
-    pub fn handle_spooled(&mut self, key: &ShareKey, bytes: u64) {
-        if let Some(spool) = self.spools.get_mut(key) {
+    pub fn handle_spooled(&mut self, key: &ShareKey, leader: u64, bytes: u64) {
+        if let Some(spool) = self.filled_by(key, leader) {
             spool.add(bytes);
         }
     }
 
     /// The holder has sent its trailer.
-    pub fn handle_trailer(&mut self, key: &ShareKey, trailer: Trailer) {
-        if let Some(spool) = self.spools.get_mut(key) {
+    pub fn handle_trailer(&mut self, key: &ShareKey, leader: u64, trailer: Trailer) {
+        if let Some(spool) = self.filled_by(key, leader) {
             spool.complete(trailer);
         }
     }
 
     /// No more comes from the holder by the conduit of `leader`. Somebody else may go on where it ended.
     pub fn handle_source_lost(&mut self, key: &ShareKey, leader: u64) {
-        if let Some(spool) = self.spools.get_mut(key)
-            && spool.source == (Source::Filling { leader })
-        {
+        if let Some(spool) = self.filled_by(key, leader) {
             spool.source = Source::Broken;
         }
     }

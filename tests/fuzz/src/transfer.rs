@@ -112,7 +112,9 @@ fn pull(data: &[u8]) {
     let Step::Open(Fetch { id, generation, offset, .. }) = pull.poll(now, || [1; 16]) else {
         panic!("it does not begin");
     };
-    let answer = Answer { id, generation, size: None, size_max: 1 << 20, offset, data: true };
+    let digest = pull.reference().digest;
+    let answer =
+        Answer { id, generation, size: None, size_max: 1 << 20, offset, data: true, digest };
     pull.handle_answer(now, &answer).expect("it is the answer");
     let (mut input, mut sink) = (Bytes::copy_from_slice(data), Vec::new());
     loop {

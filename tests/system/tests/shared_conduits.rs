@@ -23,11 +23,15 @@ fn scenario<F: Future<Output = ()>>(test: impl Fn(Net) -> F) {
 }
 
 fn scenario_with<F: Future<Output = ()>>(settings: &Settings, test: impl Fn(Net) -> F) {
+    scenario_in(TREE, settings, test);
+}
+
+fn scenario_in<F: Future<Output = ()>>(tree: &str, settings: &Settings, test: impl Fn(Net) -> F) {
     for is_quic in [false, true] {
         let _log = LogGuard::start();
         run_paused(1, async |seed| {
             let sim = is_quic.then(|| SimNet::new(seed));
-            let mut net = Net::prepared(seed, TREE, sim, settings.clone());
+            let mut net = Net::prepared(seed, tree, sim, settings.clone());
             net.start_all().await;
             test(net).await;
         });
@@ -82,6 +86,28 @@ fn the_same_bytes_do_not_cross_the_link_again_in_a_later_transfer() {
         let grown = net.inspect().await["server"].counters.bytes_out - before;
         assert!(grown < 200_000, "{grown} bytes have left the server again");
         drop(again);
+        net.finish().await;
+    });
+}
+
+#[test]
+fn what_an_outer_relay_has_crosses_to_an_inner_one_once() {
+    let tree = "server -> outer; outer -> site-0; outer -> inner; inner -> site-1; inner -> site-2";
+    scenario_in(tree, &Settings::default(), |net| async move {
+        let holder = Holder::serve(&net, "server", 3 * MIB).await;
+        fetch(&net, "site-0", 0).await;
+        let before = net.inspect().await["outer"].counters.bytes_out;
+        let digest = Some(holder.digest());
+        let mut one = open(&net, "site-1", 0, AGAIN, digest).await.unwrap();
+        let mut two = open(&net, "site-2", 0, AGAIN, digest).await.unwrap();
+        for conduit in [&mut one, &mut two] {
+            let (bytes, end) = read_pieces(&mut conduit.recv).await;
+            assert_eq!((bytes == holder.bytes, end), (true, Ok(())));
+        }
+        assert_eq!(holder.seen().copies, 1);
+        let grown = net.inspect().await["outer"].counters.bytes_out - before;
+        assert!(grown < 3 * MIB as u64 + 200_000, "{grown} bytes have left the outer relay");
+        drop((one, two));
         net.finish().await;
     });
 }

@@ -138,6 +138,9 @@ pub fn of_status(status: Status) -> &'static str {
         Status::TransferStalled => {
             "Look at the links between receiver and holder, then resume: what arrived has been kept."
         }
+        Status::TransferNotReady => {
+            "Wait: the holder reads what it is to serve, which takes as long as its disk needs."
+        }
         Status::TransferCancelled => "Begin the transfer again if it is still wanted.",
     }
 }

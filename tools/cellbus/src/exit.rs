@@ -141,6 +141,7 @@ fn of_status(status: Status) -> Exit {
         | Status::TransferExpired
         | Status::TransferUnknown
         | Status::TransferStalled
-        | Status::TransferCancelled => Exit::No,
+        | Status::TransferCancelled
+        | Status::TransferNotReady => Exit::No,
     }
 }

@@ -97,6 +97,7 @@ pub(in crate::transfer) struct Work {
     spare: Vec<Vec<u8>>,
     /// Whether nothing more comes.
     is_last: bool,
+    is_writer: bool,
     desk: Option<Box<Desk>>,
     running: Option<Running>,
     syncing: Option<BoxFuture<(u64, Result<(), SinkError>)>>,
@@ -146,6 +147,7 @@ impl Work {
             block: Vec::new(),
             spare: Vec::new(),
             is_last: false,
+            is_writer: matches!(sink.0, Kind::Writer(..)),
             desk: Some(Box::new(Desk::new(sink))),
             running: None,
             syncing: None,
@@ -247,6 +249,11 @@ impl Work {
             Some(Place::Writer { cap, .. }) => *cap,
             None => 0,
         }
+    }
+
+    /// Whether the sink is a writer of the application.
+    pub(in crate::transfer) fn is_writer(&self) -> bool {
+        self.is_writer
     }
 
     /// What the sink holds in memory.

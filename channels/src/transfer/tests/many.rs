@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use cellbus_proto::{name::Fqcn, status::Status, transfer::CONTENT_TYPE};
+use cellbus_proto::{
+    name::Fqcn,
+    status::Status,
+    transfer::{CONTENT_TYPE, OfferReply},
+};
 
 use super::cells::{World, names, target, to, whole};
 use crate::transfer::{Combine, End, Hold, Offer, Sink, Taken, Verdict};
@@ -115,6 +119,53 @@ async fn who_waits_for_its_turn_longer_than_patience_lasts_has_not_failed() {
     let (first, second) = tokio::join!(send("site-1"), send("site-2"));
     assert_eq!((first.verdict, second.verdict), (Verdict::Completed, Verdict::Completed));
     assert!(begun.elapsed() > Duration::from_secs(800), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_its_turn_is_given_up_within_two_seconds_and_takes_no_place() {
+    let world = World::new();
+    let receive = |_offer: Offer| async { Ok(Taken::new(Sink::discard())) };
+    let server = world.transfers("server");
+    let _receiving = server.receive(target(), 1, receive).await.unwrap();
+    let send = |name: &str| {
+        let (transfers, options) = (world.transfers(name), to(&["server"]).rate(MIB as u64));
+        tokio::spawn(async move { transfers.send(whole(20 * MIB), options).await.unwrap().await })
+    };
+    let first = send("site-1");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let second = send("site-2");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = tokio::time::Instant::now();
+    let other = Some("site-2".parse().unwrap());
+    let waits = server.running().into_iter().find(|fetch| fetch.other == other).unwrap();
+    assert!(server.cancel(waits.id));
+    let given_up = second.await.unwrap();
+    let end = given_up.ends.values().next();
+    assert_eq!(end, Some(&End::Failed(Status::TransferCancelled)));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(first.await.unwrap().verdict, Verdict::Completed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_offer_that_is_made_again_after_expiry_ends_nothing_that_moves() {
+    let world = World::new();
+    let receive = |_offer: Offer| async { Ok(Taken::new(Sink::discard())) };
+    let _receiving = world.transfers("site-1").receive(target(), 1, receive).await.unwrap();
+    let options = to(&["site-1"]).rate(MIB as u64).lifetime(Duration::from_secs(10));
+    let sending = world.transfers("server").send(whole(90 * MIB), options).await.unwrap();
+    let payload = sending.reference().encode().unwrap();
+    let sending = tokio::spawn(sending);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    world.later_ms.store(20_000, Ordering::SeqCst);
+    let offer = |from: &str| {
+        let asked = world.bus(from).request("site-1".parse().unwrap(), target());
+        asked.payload(payload.clone()).content_type(CONTENT_TYPE).send()
+    };
+    let told = OfferReply::decode(&offer("server").await.unwrap().payload).unwrap();
+    assert!(told.bytes > 10 * MIB as u64 && !told.waits, "{told:?}");
+    let others = offer("site-2").await.unwrap_err();
+    assert_eq!(others.status(), Status::TransferExpired, "only its holder is told");
+    assert_eq!(sending.await.unwrap().verdict, Verdict::Completed);
 }
 
 #[derive(Default)]

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -160,6 +162,43 @@ fn fetches_that_cannot_be_are_refused() {
     let who = Receiver { name: &site, job: None };
     let late = ledger.handle_fetch(at(1), 1_900_000_000, who, &fetch(3), true);
     assert_eq!(late, Err(FetchRefusal::Expired));
+}
+
+#[test]
+fn expiry_ends_nothing_that_is_under_way_and_begins_nothing_new() {
+    let expires = reference().expires_unix;
+    let (late, week) = (expires + 1, expires + 7 * 24 * 3600);
+    let patience = Duration::from_secs(60);
+    let [one, two] = ["site-1", "site-2"].map(name);
+    let mut ledger = ledger();
+    let ask = |ledger: &mut Ledger, name: &Fqcn, nonce| {
+        ledger.handle_fetch(at(1000), late, Receiver { name, job: None }, &fetch(nonce), true)
+    };
+    assert_eq!(ask(&mut ledger, &one, 1), Err(FetchRefusal::Expired));
+    let early = Receiver { name: &one, job: None };
+    ledger.handle_fetch(at(1), NOW, early, &fetch(1), true).unwrap();
+    ledger.handle_conduit(at(1), &one, true);
+    assert_eq!(ledger.expire(at(900), late, patience), Some(at(960)), "it may be fetching still");
+    assert_eq!(ledger.end_of(&two), Some(End::Failed(Status::TransferExpired)));
+    ledger.handle_conduit(at(1000), &one, false);
+    assert!(ask(&mut ledger, &one, 2).is_ok(), "its way was lost, and it goes on");
+    assert_eq!(ask(&mut ledger, &two, 3), Err(FetchRefusal::Expired));
+    assert_eq!(ledger.expire(at(1050), late, patience), Some(at(1060)));
+    assert_eq!((ledger.end_of(&one), ledger.outcome()), (None, None));
+    assert_eq!(ledger.expire(at(1060), late, patience), None);
+    assert_eq!(ledger.end_of(&one), Some(End::Failed(Status::TransferExpired)));
+    assert_eq!(ask(&mut ledger, &one, 4), Err(FetchRefusal::Expired));
+    assert_eq!(ledger.outcome().map(|outcome| outcome.stored), Some(0));
+
+    // Who only holds a conduit open does not do so for ever.
+    let mut ledger = Ledger::new(at(0), Arc::new(reference()), terms()).unwrap();
+    ledger.handle_fetch(at(1), NOW, early, &fetch(1), true).unwrap();
+    ledger.handle_conduit(at(1), &one, true);
+    assert_eq!(ledger.expire(at(900), week - 1, patience), Some(at(960)));
+    let ever = ledger.handle_fetch(at(900), week, early, &fetch(5), true);
+    assert_eq!(ever, Err(FetchRefusal::Expired));
+    assert_eq!(ledger.expire(at(900), week, patience), None);
+    assert!(ledger.outcome().is_some());
 }
 
 #[test]

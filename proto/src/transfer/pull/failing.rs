@@ -5,6 +5,12 @@ use std::{sync::Arc, time::Instant};
 use super::{Pull, PullEnd, State, Step, Told, Violation, may_pass};
 use crate::{status::Status, transfer::Reference};
 
+/// What a holder says with `TRANSFER_NOT_READY`: bytes of its source that it has read.
+#[must_use]
+pub fn not_ready(read: u64) -> [u8; 8] {
+    read.to_be_bytes()
+}
+
 impl Pull {
     /// The stream of the attempt is gone, or none could be had; however it ended, what was not said
     /// on it was not said.
@@ -55,6 +61,22 @@ impl Pull {
         } else {
             self.fail(status);
         }
+    }
+
+    /// The fetch was returned because the holder still reads its source. That is progress for as long as it comes
+    /// further: this end has nothing else to wait for.
+    ///
+    /// # Arguments
+    /// `detail`: of the return, [`not_ready`].
+    pub fn handle_not_ready(&mut self, now: Instant, detail: &[u8]) {
+        if self.state != State::Asking {
+            return;
+        }
+        let read = detail.try_into().ok().map(u64::from_be_bytes);
+        if read.is_some() && read != self.holder_read {
+            (self.holder_read, self.patient_since) = (read, now);
+        }
+        self.handle_return(now, Status::TransferNotReady, None);
     }
 
     fn change(&mut self, now: Instant, changed: Option<Arc<Reference>>) {

@@ -33,7 +33,7 @@ fn answer(fetch: &Fetch) -> Answer {
         size_max: 20,
         offset: fetch.offset,
         data: !fetch.have,
-        digest: fetch.digest,
+        digest: Some(Digest::of(CONTENT)),
     }
 }
 
@@ -42,7 +42,9 @@ fn open(pull: &mut Pull, mut now: Instant) -> Fetch {
     for _ in 0..4 {
         let step = poll(pull, now);
         if let Step::Open(fetch) = step {
-            assert_eq!(pull.handle_answer(now, &answer(&fetch)), Ok(()));
+            let digest = pull.reference().digest;
+            let answer = Answer { digest, ..answer(&fetch) };
+            assert_eq!(pull.handle_answer(now, &answer), Ok(()));
             return fetch;
         }
         if let Step::Wait { until } = step {
@@ -387,7 +389,7 @@ fn more_than_was_announced_or_fits_is_not_taken() {
     unknown.parts.clear();
     let mut pull = Pull::new(at(0), Arc::new(unknown), small);
     let Step::Open(fetch) = poll(&mut pull, at(0)) else { panic!() };
-    pull.handle_answer(at(0), &Answer { size: None, ..answer(&fetch) }).unwrap();
+    pull.handle_answer(at(0), &Answer { size: None, digest: None, ..answer(&fetch) }).unwrap();
     let mut input = chunk(&CONTENT[..8]);
     pull.handle_bytes(at(0), &mut input).unwrap();
     sync(&mut pull, at(0));

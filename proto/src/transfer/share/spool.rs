@@ -138,9 +138,6 @@ impl Spool {
     }
 
     pub(super) fn make_way(&mut self, bytes: u64) -> bool {
-        if !matches!(self.source, Source::Filling { .. }) {
-            return false;
-        }
         if bytes > self.room() {
             self.source = Source::Broken;
             return false;
@@ -153,10 +150,8 @@ impl Spool {
     }
 
     pub(super) fn add(&mut self, bytes: u64) {
-        if matches!(self.source, Source::Filling { .. }) {
-            self.fill += bytes;
-            self.end = self.end.max(self.fill);
-        }
+        self.fill += bytes;
+        self.end = self.end.max(self.fill);
     }
 
     pub(super) fn advance(&mut self, reader: u64, bytes: u64) -> bool {
@@ -168,12 +163,10 @@ impl Spool {
     }
 
     pub(super) fn complete(&mut self, trailer: Trailer) {
-        if matches!(self.source, Source::Filling { .. }) {
-            let is_whole = trailer.size == self.fill
-                && self.fill == self.end
-                && trailer.generation == self.generation;
-            self.source = if is_whole { Source::Complete(trailer) } else { Source::Broken };
-        }
+        let is_whole = trailer.size == self.fill
+            && self.fill == self.end
+            && trailer.generation == self.generation;
+        self.source = if is_whole { Source::Complete(trailer) } else { Source::Broken };
     }
 
     pub(super) fn next(&self, reader: u64) -> Next {

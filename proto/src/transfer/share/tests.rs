@@ -51,9 +51,13 @@ fn follow(share: &mut Share, reader: u64, offset: u64) -> Followed {
 }
 
 fn spool(share: &mut Share, bytes: u64) -> bool {
-    let taken = share.handle_filling(&key(1), bytes);
+    spool_by(share, 1, bytes)
+}
+
+fn spool_by(share: &mut Share, leader: u64, bytes: u64) -> bool {
+    let taken = share.handle_filling(&key(1), leader, bytes);
     if taken {
-        share.handle_spooled(&key(1), bytes);
+        share.handle_spooled(&key(1), leader, bytes);
     }
     taken
 }
@@ -73,7 +77,7 @@ fn the_first_one_asks_for_the_bytes_and_the_others_for_the_answer_alone() {
         assert_eq!(share.next(&key(1), reader), Next::Read { from: 0, len: 60 });
     }
     assert!(share.handle_read(&key(1), 2, 60) && spool(&mut share, 40));
-    share.handle_trailer(&key(1), trailer());
+    share.handle_trailer(&key(1), 1, trailer());
     assert_eq!(share.next(&key(1), 2), Next::Read { from: 60, len: 40 });
     assert!(share.handle_read(&key(1), 2, 40));
     assert_eq!(share.next(&key(1), 2), Next::Trailer(trailer()));
@@ -85,7 +89,7 @@ fn who_comes_late_is_served_from_what_is_kept_and_nobody_after_that() {
     let mut share = share(1000);
     lead(&mut share, 1, 10);
     spool(&mut share, 90);
-    share.handle_trailer(&key(1), trailer());
+    share.handle_trailer(&key(1), 1, trailer());
     assert!(!share.handle_left(at(5), &key(1), 1), "nothing is still sent");
     assert!(matches!(follow(&mut share, 2, 50), Followed::Serve(Spooled { from: 50, .. })));
     assert_eq!(share.expire(at(9000)), [], "it is read");
@@ -126,7 +130,7 @@ fn whole() -> Share {
     let mut share = share(1000);
     lead(&mut share, 1, 0);
     spool(&mut share, 100);
-    share.handle_trailer(&key(1), trailer());
+    share.handle_trailer(&key(1), 1, trailer());
     share
 }
 
@@ -178,6 +182,15 @@ fn a_digest_that_only_the_receiver_names_opens_nothing() {
 }
 
 #[test]
+fn whoever_leads_fills_the_spool_also_where_another_relay_adds_the_bytes() {
+    let mut share = share(1000);
+    assert_eq!(open(&mut share, key(1), 1, &fetch(0)), Role::Lead);
+    let by_a_relay = share.handle_answer(at(0), &key(1), 1, &answer(0, false));
+    assert!(matches!(by_a_relay, Followed::Fill(_)));
+    assert!(matches!(follow(&mut share, 2, 0), Followed::Serve(_)));
+}
+
+#[test]
 fn a_leader_that_is_refused_leaves_its_place_to_the_next() {
     let mut share = share(1000);
     open(&mut share, key(1), 1, &fetch(0));
@@ -199,8 +212,12 @@ fn who_has_led_may_leave_while_others_read_and_the_last_one_ends_it() {
     let on = lead(&mut share, 3, 40);
     assert_eq!(on, Followed::Fill(Spooled { spool: SpoolId(1), capacity: 100, from: 40 }));
     assert!(matches!(follow(&mut share, 4, 0), Followed::Serve(_)));
-    assert!(spool(&mut share, 60));
-    share.handle_trailer(&key(1), trailer());
+    // What the first one was about to write when it was let go of is not added to what this one brings.
+    assert!(!spool(&mut share, 10));
+    share.handle_spooled(&key(1), 1, 10);
+    share.handle_trailer(&key(1), 1, trailer());
+    assert!(spool_by(&mut share, 3, 60));
+    share.handle_trailer(&key(1), 3, trailer());
     assert_eq!(share.next(&key(1), 4), Next::Read { from: 0, len: 100 });
 }
 
@@ -224,11 +241,11 @@ fn a_spool_that_cannot_keep_everything_cuts_off_the_slow_and_waits_for_the_faste
     let mut share = share(30);
     assert!(matches!(lead(&mut share, 1, 0), Followed::Fill(Spooled { capacity: 30, .. })));
     follow(&mut share, 2, 0);
-    assert_eq!(share.room(&key(1)), 30);
+    assert_eq!(share.room(&key(1), 1), 30);
     assert!(spool(&mut share, 30));
-    assert_eq!(share.room(&key(1)), 0, "nobody has read");
+    assert_eq!(share.room(&key(1), 1), 0, "nobody has read");
     share.handle_read(&key(1), 1, 25);
-    assert_eq!(share.room(&key(1)), 25);
+    assert_eq!(share.room(&key(1), 1), 25);
     assert!(spool(&mut share, 20));
     assert_eq!(share.next(&key(1), 1), Next::Read { from: 25, len: 5 }, "to the turn of the file");
     assert_eq!(share.next(&key(1), 2), Next::Cut);
@@ -273,18 +290,18 @@ proptest! {
         let (mut filled, mut read) = (0u64, [0u64; 3]);
         for (who, bytes) in turns {
             if who == 3 {
-                let bytes = bytes.min(share.room(&key(1))).min(100 - filled);
+                let bytes = bytes.min(share.room(&key(1), 0)).min(100 - filled);
                 if bytes == 0 {
                     continue;
                 }
-                prop_assert!(share.handle_filling(&key(1), bytes));
+                prop_assert!(share.handle_filling(&key(1), 0, bytes));
                 for at in filled..filled + bytes {
                     file[(at % capacity) as usize] = at as u8;
                 }
-                share.handle_spooled(&key(1), bytes);
+                share.handle_spooled(&key(1), 0, bytes);
                 filled += bytes;
                 if filled == 100 {
-                    share.handle_trailer(&key(1), trailer());
+                    share.handle_trailer(&key(1), 0, trailer());
                 }
                 prop_assert!(share.used() <= budget);
                 continue;

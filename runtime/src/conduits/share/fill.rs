@@ -133,8 +133,9 @@ impl Filling {
         let mut read = Vec::new();
         loop {
             let is_more = {
-                let unwanted =
-                    self.shares.until(|table| (!table.handle_filling(&self.key, 0)).then_some(()));
+                let unwanted = self.shares.until(|table| {
+                    (!table.handle_filling(&self.key, self.leader, 0)).then_some(())
+                });
                 tokio::select! {
                     biased;
                     more = poll_fn(|cx| recv.poll_chunks(cx, &mut read)) => more.ok()?,
@@ -147,7 +148,7 @@ impl Filling {
             let mut chunks: VecDeque<Bytes> = read.drain(..).collect();
             while !chunks.is_empty() {
                 if let Some(trailer) = self.take(&mut pieces, &mut chunks).await.ok()? {
-                    self.shares.lock().table.handle_trailer(&self.key, trailer);
+                    self.shares.lock().table.handle_trailer(&self.key, self.leader, trailer);
                     let rest: Vec<Bytes> = chunks.into();
                     return Some(rest.concat().into());
                 }
@@ -161,7 +162,7 @@ impl Filling {
         pieces: &mut PieceReader,
         chunks: &mut VecDeque<Bytes>,
     ) -> Result<Option<Trailer>, Broken> {
-        let mut room = self.shares.lock().table.room(&self.key);
+        let mut room = self.shares.lock().table.room(&self.key, self.leader);
         let (mut data, mut total, mut trailer) = (Vec::new(), 0, None);
         while let Some(chunk) = chunks.front_mut()
             && trailer.is_none()
@@ -181,10 +182,11 @@ impl Filling {
         if !data.is_empty() {
             self.write(data, total).await?;
         } else if trailer.is_none() && !chunks.is_empty() {
-            let is_wanted = self.shares.until(|table| match table.handle_filling(&self.key, 0) {
-                true => (table.room(&self.key) > 0).then_some(true),
-                false => Some(false),
-            });
+            let is_wanted =
+                self.shares.until(|table| match table.handle_filling(&self.key, self.leader, 0) {
+                    true => (table.room(&self.key, self.leader) > 0).then_some(true),
+                    false => Some(false),
+                });
             if !is_wanted.await {
                 return Err(Broken::Lost);
             }
@@ -193,7 +195,7 @@ impl Filling {
     }
 
     async fn write(&mut self, data: Vec<Bytes>, total: u64) -> Result<(), Broken> {
-        if !self.shares.lock().table.handle_filling(&self.key, total) {
+        if !self.shares.lock().table.handle_filling(&self.key, self.leader, total) {
             return Err(Broken::Lost);
         }
         self.spool.write(self.at.from, self.at.capacity, data).await.map_err(|error| {
@@ -201,7 +203,7 @@ impl Filling {
             Broken::Lost
         })?;
         self.at.from += total;
-        self.shares.lock().table.handle_spooled(&self.key, total);
+        self.shares.lock().table.handle_spooled(&self.key, self.leader, total);
         self.shares.tell();
         Ok(())
     }

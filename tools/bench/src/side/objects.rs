@@ -7,8 +7,8 @@ use cellbus_cells::node::NodeCell;
 use cellbus_channels::{
     Bus, ChannelTopic, Fqcn,
     transfer::{
-        Digest, FetchOptions, Offer, Receiving, ServeOptions, Served, SignedReference, Sink,
-        Source, Taken, Verdict,
+        FetchOptions, Offer, Receiving, ServeOptions, Served, SignedReference, Sink, Source, Taken,
+        Verdict,
     },
 };
 use tokio::task::spawn_blocking;
@@ -29,7 +29,7 @@ const AT_ONCE: usize = 8;
 #[derive(Default)]
 pub struct Objects {
     directory: PathBuf,
-    object: Option<(Bytes, Digest)>,
+    object: Option<Bytes>,
     served: Option<Served>,
     receiving: Vec<Receiving>,
     sent: u64,
@@ -72,11 +72,12 @@ impl Objects {
             }
             ObjectAsk::Spread { to, window_ms } => {
                 let to = names(&to)?;
-                let mut sent = 0;
+                let (mut sent, mut number) = (0, 0);
                 let held = self.object.clone();
                 let driven =
                     object::again_and_again(Duration::from_millis(window_ms), async || {
-                        sent += spread(&bus, held.clone(), &to).await?;
+                        number += 1;
+                        sent += spread(&bus, held.clone(), number, &to).await?;
                         Ok(())
                     });
                 let driven = driven.await?;
@@ -108,8 +109,7 @@ impl Objects {
                 (Source::file(object::write(&directory, size)?), None)
             } else {
                 let bytes = payload(size)?;
-                let digest = Digest::of(&bytes);
-                (Source::bytes(bytes.clone()), Some((bytes, digest)))
+                (Source::bytes(bytes.clone()), Some(bytes))
             })
         });
         let (source, object) = made.await.map_err(SideError::new)??;
@@ -163,11 +163,21 @@ async fn pull(
     Err(SideError::text(format!("{} of {size} bytes came", fetched.size)))
 }
 
-/// Sends what is held to all, until the last one has given its receipt; says how much was written for that.
-async fn spread(bus: &Bus, held: Option<(Bytes, Digest)>, to: &[Fqcn]) -> Result<u64, SideError> {
-    let (bytes, digest) = held.ok_or_else(|| SideError::text("nothing is held"))?;
-    let options = ServeOptions::new(target()?, to.iter().cloned()).digest(digest);
-    let sending = bus.transfers().send(bytes, options).await.map_err(SideError::new)?;
+/// Sends what is held to all, until the last one has given its receipt; says how much was written for that. Its first
+/// bytes are `number`: what a relay has kept of the one before would cross no link again.
+async fn spread(
+    bus: &Bus,
+    held: Option<Bytes>,
+    number: u64,
+    to: &[Fqcn],
+) -> Result<u64, SideError> {
+    let bytes = held.ok_or_else(|| SideError::text("nothing is held"))?;
+    let first = Bytes::copy_from_slice(&number.to_be_bytes());
+    let rest = bytes.slice(first.len().min(bytes.len())..);
+    let parts = [("number", first), ("object", rest)];
+    let source = Source::object(parts.map(|(name, part)| (name.to_owned(), Source::bytes(part))));
+    let options = ServeOptions::new(target()?, to.iter().cloned());
+    let sending = bus.transfers().send(source, options).await.map_err(SideError::new)?;
     let (outcome, served) = sending.keep().await;
     if outcome.verdict == Verdict::Completed {
         return Ok(served.sent());

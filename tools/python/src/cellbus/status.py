@@ -153,6 +153,8 @@ class Status(IntEnum):
     """No byte of the transfer has advanced for as long as its receiver waits."""
     TRANSFER_CANCELLED = 149
     """One of the ends has given the transfer up."""
+    TRANSFER_NOT_READY = 150
+    """The holder still reads what the transfer is read from; the detail says how far it is."""
 
     @property
     def kind(self) -> StatusClass:
