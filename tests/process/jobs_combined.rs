@@ -94,6 +94,7 @@ async fn hand_out(file: &Path) -> Vec<(Fqcn, f64, bytes::Bytes)> {
     }
     tasks.close();
     assert!(tasks.farewell(&sites, SOON).await, "the relay asks again");
+    assert!(bus.finish(SOON).await, "what it was told is on its way");
     results
 }
 
@@ -217,6 +218,7 @@ async fn go_on(file: &Path) -> bytes::Bytes {
     assert!(second.next().await.is_none(), "one of all");
     tasks.close();
     assert!(tasks.farewell(&sites, SOON).await, "the relay asks again");
+    assert!(bus.finish(SOON).await, "what it was told is on its way");
     result.body
 }
 

@@ -26,6 +26,8 @@ use crate::{Bus, Delivery, Failure, HandleError, HandlerOptions, Reply, from_fn}
 
 /// Time before the end of its budget at which a question is answered with nothing.
 const MARGIN: Duration = Duration::from_secs(1);
+/// Time in which the last answers leave, or are asked for again.
+const LINGER: Duration = Duration::from_millis(500);
 /// Sites whose workers may wait for a task at once, each of them.
 const CONCURRENT: u32 = 4;
 /// Bytes in the longest text about the progress of a site that is kept.
@@ -238,14 +240,16 @@ impl Tasks {
         self.tell();
     }
 
-    /// Waits until a worker of each of `sites` was told that the work is over, at most for `limit`; `false` where
-    /// that has not come to all.
+    /// Waits until a worker of each of `sites` was told that the work is over, at most for `limit`, and a moment longer:
+    /// the last answer may still be on its way out of this process, or get lost and be asked for again. `false` where
+    /// that has not come to all. Job code whose process ends then ends with [`Bus::finish`].
     pub async fn farewell(&self, sites: &[Fqcn], limit: Duration) -> bool {
         let mut news = self.inner.news.subscribe();
         let until = Instant::now() + limit;
         loop {
             news.mark_unchanged();
             if sites.iter().all(|site| self.state().told.contains(site)) {
+                sleep_until(until.min(Instant::now() + LINGER)).await;
                 return true;
             }
             if !matches!(timeout_at(until, news.changed()).await, Ok(Ok(()))) {
