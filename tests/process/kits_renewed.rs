@@ -106,7 +106,7 @@ fn g_52_a_kill_or_a_full_disk_while_a_renewed_certificate_is_written_leaves_the_
         net.wait_ready(name, name);
     }
     let old = ends(&net, "site-2");
-    until("an attempt that cannot be written", 4 * SOON, || {
+    until("an attempt that cannot be written", 10 * SOON, || {
         let is_full = |line: &String| line.contains("the new certificate cannot be written");
         net.running["site-2"].err.so_far().iter().any(is_full).then_some(())
     });
@@ -116,7 +116,7 @@ fn g_52_a_kill_or_a_full_disk_while_a_renewed_certificate_is_written_leaves_the_
 
     // With room again it is killed as soon as anything is there, whole or not.
     net.kill_and_start("site-2");
-    until("something is written", 4 * SOON, || (!kept(&net, "site-2").is_empty()).then_some(()));
+    until("something is written", 10 * SOON, || (!kept(&net, "site-2").is_empty()).then_some(()));
     net.kill_and_start("site-2");
     net.wait_ready("site-2", "site-2");
     let fresh = now_unix() + 80 * DAY;
