@@ -157,7 +157,7 @@ fn take<C: Combine>(
     if !shared.came(|came| came.taken.insert(from.clone())) {
         return Err(Status::Forbidden.into());
     }
-    let mut place = Place { shared: Arc::clone(shared), from: from.clone(), is_kept: false };
+    let place = Place { shared: Arc::clone(shared), from: from.clone(), is_kept: false };
     let inner = match hold {
         Hold::Memory(cap) => hold::memory(*cap),
         Hold::Directory(directory) => hold::spool(directory.clone()),
@@ -165,14 +165,7 @@ fn take<C: Combine>(
     let combining =
         Combining { inner, from: from.clone(), signed: None, shared: Arc::clone(shared) };
     let taken = Taken::new(Sink::store(combining)).options(FetchOptions::default());
-    Ok(taken.then(move |outcome| async move {
-        place.is_kept = outcome.is_ok();
-        let shared = Arc::clone(&place.shared);
-        // It may offer again before anybody hears that it has failed: nothing of it was combined.
-        drop(place);
-        shared.came(|came| came.add(from, outcome));
-        shared.notify.notify_one();
-    }))
+    Ok(taken.then(move |outcome| async move { place.end(outcome) }))
 }
 
 /// That a cell has offered, and may not offer again. It may where nothing came of that, however that has ended.
@@ -180,6 +173,20 @@ struct Place<C> {
     shared: Arc<Shared<C>>,
     from: Fqcn,
     is_kept: bool,
+}
+
+impl<C> Place<C> {
+    /// Both in one step: what the cell offers next is told after this.
+    fn end(mut self, outcome: Result<Fetched, FetchError>) {
+        self.is_kept = true;
+        self.shared.came(|came| {
+            if outcome.is_err() {
+                came.taken.remove(&self.from);
+            }
+            came.add(self.from.clone(), outcome);
+        });
+        self.shared.notify.notify_one();
+    }
 }
 
 impl<C> Drop for Place<C> {

@@ -274,8 +274,13 @@ async fn a_sink_that_breaks_down_is_a_failure_like_another() {
     assert!(work.has_room() && work.take().is_none());
 }
 
-#[tokio::test]
-async fn what_goes_to_memory_is_the_same_wherever_it_is_hashed() {
+#[test]
+fn what_goes_to_memory_is_the_same_wherever_it_is_hashed() {
+    let one_thread = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
+    one_thread.unwrap().block_on(goes_to_memory_wherever_it_is_hashed());
+}
+
+async fn goes_to_memory_wherever_it_is_hashed() {
     let whole: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
     for (others, is_kept) in [(false, false), (true, false), (false, true), (true, true)] {
         let sink = if is_kept { Sink::memory(whole.len() as u64) } else { Sink::discard() };
@@ -284,9 +289,13 @@ async fn what_goes_to_memory_is_the_same_wherever_it_is_hashed() {
         for burst in whole.chunks(600_000) {
             // As a link brings them.
             let pieces = burst.chunks(4040).map(Bytes::copy_from_slice).collect();
+            // What goes to the other thread waits there for as long as it is looked for.
+            let (free, busy) = std::sync::mpsc::channel::<()>();
+            let _busy = tokio::task::spawn_blocking(move || busy.recv());
             work.push(Op::Write(pieces));
             while work.next().now_or_never().is_some() {}
             was_elsewhere |= work.is_elsewhere();
+            drop(free);
             work.finish().await;
         }
         work.push(Op::Digest);

@@ -305,6 +305,8 @@ async fn of_the_failures_of_one_cell_that_nobody_has_asked_for_the_last_is_kept(
     for len in [11, 12, 13, 10] {
         let _ = site.send(whole(len), to(&["server"])).await.unwrap().await;
     }
+    // Whoever sends hears of it before whoever gathers does.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(gathering.next().await.unwrap().1.is_ok());
     assert!(gathering.next().await.is_none());
 }

@@ -89,6 +89,18 @@ async fn a_source_that_is_read_anew_for_long_is_waited_for_by_both_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_that_never_comes_to_its_end_does_not_keep_an_expired_transfer_open() {
+    let world = World::new();
+    let options = to(&["site-1"]).lifetime(Duration::from_secs(10));
+    let served = world.transfers("server").serve(whole(MIB), options).await.unwrap();
+    let books = std::sync::Arc::clone(&served.books);
+    // As on a disk that hangs.
+    let _reading = books.opening.lock().await;
+    let outcome = tokio::time::timeout(Duration::from_secs(3600), served.outcome()).await.unwrap();
+    assert_eq!(outcome.ends.values().next(), Some(&End::Failed(Status::TransferExpired)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_moves_all_the_time_does_not_hide_that_another_does() {
     let world = World::new();
     let names = ["site-1", "site-2", "site-3"];
