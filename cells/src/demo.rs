@@ -41,6 +41,8 @@ const SHARES: [u32; 3] = [50, 30, 20];
 const READY: Duration = Duration::from_secs(30);
 /// Time for one round.
 const ROUND: Duration = Duration::from_secs(60);
+/// Time to learn whose part has failed, once the job does not answer.
+const BLAME: Duration = Duration::from_secs(5);
 
 /// What may be chosen.
 #[derive(Clone, Debug, Default)]
@@ -216,7 +218,15 @@ pub async fn train(
     let standing = tokio::select! {
         biased;
         failed = host.failure(&job) => return Err(DemoError::Site(failed)),
-        standing = follow(&bus, &job_cell, schedule.rounds, show) => standing?,
+        standing = follow(&bus, &job_cell, schedule.rounds, show) => standing,
+    };
+    let standing = match standing {
+        Ok(standing) => standing,
+        // The job cell of the server may be gone before it is known here whose part has failed.
+        Err(error) => match tokio::time::timeout(BLAME, host.failure(&job)).await {
+            Ok(failed) => return Err(DemoError::Site(failed)),
+            Err(_nobodys) => return Err(error),
+        },
     };
     let federated = result(&bus, &job_cell).await?;
     // The job cells end by themselves.

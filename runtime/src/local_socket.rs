@@ -22,17 +22,7 @@ mod process;
 mod refusals;
 mod rendezvous;
 
-use std::{
-    future::Future,
-    os::fd::OwnedFd,
-    path::Path,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, os::fd::OwnedFd, path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use cellbus_channels::Bus;
 use cellbus_proto::{
@@ -43,6 +33,7 @@ use cellbus_proto::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     net::{UnixListener, UnixStream},
+    sync::watch,
     time::{sleep, sleep_until},
 };
 
@@ -78,7 +69,19 @@ pub struct Options {
     allowed_uids: Vec<u32>,
     expected: Option<Expected>,
     heartbeat: Option<Duration>,
-    claimed: Arc<AtomicBool>,
+    stage: watch::Sender<Stage>,
+}
+
+/// How far the one connection of a launch is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// Nobody has been let in.
+    #[default]
+    Unclaimed,
+    /// Job code has been let in.
+    Open,
+    /// Job code has gone, and all that it has said was read. What it has sent last is still fetched from this cell.
+    Settling,
 }
 
 /// How the one connection of a launch ended.
@@ -131,10 +134,10 @@ impl Options {
         self
     }
 
-    /// Is set as soon as job code has been let in, before anything else is done for it. Default: nobody looks.
+    /// Is told how far the connection is, before anything is done for what has been let in. Default: nobody looks.
     #[must_use]
-    pub fn claimed(mut self, claimed: Arc<AtomicBool>) -> Self {
-        self.claimed = claimed;
+    pub fn stage(mut self, stage: watch::Sender<Stage>) -> Self {
+        self.stage = stage;
         self
     }
 
@@ -217,7 +220,7 @@ impl LocalSocket {
                     if let Some(applicant) = applicant {
                         match door.judge(applicant) {
                             Ok(admitted) => {
-                                options.claimed.store(true, Ordering::Release);
+                                options.stage.send_replace(Stage::Open);
                                 let talk = bridge::converse(admitted, bus.clone(), options.clone());
                                 conversation = Some(Box::pin(talk));
                             }

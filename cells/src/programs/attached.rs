@@ -3,25 +3,17 @@
 //! The job cell starts nothing. When the cell that launched it asks, it opens a way in for one process: a socket, and
 //! a rendezvous file by which that process finds it. No signal is ever sent to what comes.
 
-use std::{
-    path::PathBuf,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::PathBuf, pin::Pin, time::Duration};
 
 use cellbus_channels::{Bus, ChannelTopic, Delivery, Failure, Reply, from_fn};
 use cellbus_proto::{causes::with_sources, name::Segment, status::Status};
 use cellbus_runtime::{
     host::RunningCell,
-    local_socket::{Ended, Launch, Meeting, MeetingError, Options},
+    local_socket::{Ended, Launch, Meeting, MeetingError, Options, Stage},
     secret_file::create_private_dir,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{ATTACH, JOB_CHANNEL, ProgramError, topics};
 use crate::job::JobBootstrap;
@@ -66,7 +58,7 @@ pub(super) async fn run(
     let bus = cell.bus();
     let mut asked = listen(&bus, bootstrap).await?;
     create_private_dir(&bootstrap.socket_dir)?;
-    let is_in = Arc::new(AtomicBool::new(false));
+    let stage = watch::Sender::new(Stage::Unclaimed);
     let mut conversation: Option<Conversation> = None;
     let idle = topics::idle(cell, bootstrap.idle_s);
     tokio::pin!(stop, idle);
@@ -75,12 +67,12 @@ pub(super) async fn run(
             biased;
             () = &mut stop => return Err(ProgramError::Stopped),
             Some((ask, answer)) = asked.recv() => {
-                let said = if is_in.load(Ordering::Acquire) {
+                let said = if *stage.borrow() != Stage::Unclaimed {
                     Answer::Taken
                 } else {
                     // What was offered before is taken back: there is one file, and one secret.
                     drop(conversation.take());
-                    match offer(&bus, bootstrap, ask, &is_in) {
+                    match offer(&bus, bootstrap, ask, &stage) {
                         Ok((file, talk)) => {
                             conversation = Some(talk);
                             Answer::Offered { file, work_dir: bootstrap.work_dir.clone() }
@@ -137,12 +129,12 @@ fn offer(
     bus: &Bus,
     bootstrap: &JobBootstrap,
     ask: Ask,
-    is_in: &Arc<AtomicBool>,
+    stage: &watch::Sender<Stage>,
 ) -> Result<(PathBuf, Conversation), MeetingError> {
     let role: Segment = ROLE.parse().expect("it is a name");
     let id = &bootstrap.id;
     let launch = Launch { job: Some(id.job.clone()), attempt: Some(id.attempt), role: Some(role) };
-    let options = Options::default().launch(launch).claimed(Arc::clone(is_in));
+    let options = Options::default().launch(launch).stage(stage.clone());
     let lifetime = Duration::from_secs(u64::from(ask.lifetime_s.max(1)));
     let meeting = Meeting::offer(&bootstrap.socket_dir, bus, lifetime, options)?;
     Ok((meeting.file().to_owned(), Box::pin(meeting.serve(bus.clone()))))

@@ -1,13 +1,6 @@
 //! A program as a process of its own, which knows nothing but its job cell's local socket.
 
-use std::{
-    ffi::OsString,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{ffi::OsString, time::Duration};
 
 use cellbus_launch::{
     ControlGroup, Exit, Handle, Launcher, Lifetime, Order, Output, ProcessLauncher, ProgramLimits,
@@ -20,10 +13,10 @@ use cellbus_proto::{
 };
 use cellbus_runtime::{
     host::RunningCell,
-    local_socket::{Ended, LaunchSecret, LocalSocket, Options},
+    local_socket::{Ended, LaunchSecret, LocalSocket, Options, Stage},
     secret_file::create_private_dir,
 };
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use zeroize::Zeroizing;
 
 use super::{ProgramError, topics};
@@ -96,8 +89,8 @@ pub(super) async fn run(
     let born_with = Bootstrap { path, secret: secret.secret().clone() }.encode();
     let launcher = ProcessLauncher::of_this_program()?;
     let handle = launcher.launch(order(bootstrap, command, born_with)).await?;
-    let is_in = Arc::<AtomicBool>::default();
-    let mut options = Options::default().job(bootstrap.id.job.clone()).claimed(Arc::clone(&is_in));
+    let stage = watch::Sender::new(Stage::Unclaimed);
+    let mut options = Options::default().job(bootstrap.id.job.clone()).stage(stage.clone());
     if let Some(pid) = launcher.process_of(&handle) {
         options = options.expected_pid(pid);
     }
@@ -132,9 +125,16 @@ pub(super) async fn run(
     }
     // Whatever it has started and let go of ends with it.
     launcher.reap(&handle).await?;
-    if has_ended && is_served && is_in.load(Ordering::Acquire) {
+    if has_ended && is_served && *stage.borrow() != Stage::Unclaimed {
         // What it has said last may still lie in the socket, whose end nobody holds up any longer.
-        let _ = timeout(LAST_WORDS, &mut serving).await;
+        let is_over = timeout(LAST_WORDS, &mut serving).await.is_ok();
+        let is_settling = *stage.borrow() == Stage::Settling;
+        if !is_over && is_settling && outcome.is_ok() {
+            tokio::select! {
+                _ended = &mut serving => {}
+                () = &mut stop => {}
+            }
+        }
     }
     outcome
 }

@@ -21,6 +21,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
+use self::{
+    giving_up::{LEAVE, given_up, unless},
+    room::is_full,
+};
 use super::{
     Blob,
     error::{FetchError, SinkError},
@@ -42,6 +46,7 @@ use crate::{
     transport::{BoxFuture, Outgoing},
 };
 
+pub(super) mod giving_up;
 mod room;
 
 /// Bytes that are written at once.
@@ -55,10 +60,6 @@ const BUSY_TRIES: u32 = 10;
 const ANSWER: Duration = Duration::from_secs(30);
 /// Time for the work on a sink to end when the bus is closed.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Time for each thing that is left to do when a fetch is given up: three of them fit into the two seconds in which
-/// both ends are free.
-const LEAVE: Duration = Duration::from_millis(500);
-
 type Opened = Result<(Reply, Conduit), RequestError>;
 
 /// One fetch that runs.
@@ -138,7 +139,9 @@ impl Engine {
             let closed: BoxFuture<()> = Box::pin(async move { bus.closed().await });
             closed
         };
-        self.begin();
+        if !self.is_cancelled {
+            self.begin();
+        }
         loop {
             let step = self.pull.poll(now(), random);
             self.tell_progress();
@@ -147,7 +150,12 @@ impl Engine {
                     self.shown.is_rebuilding.store(true, Ordering::Relaxed);
                     self.work.push(Op::Rebuild { from: 0, to });
                 }
-                Step::Open(fetch) => self.open_if_room(&fetch).await,
+                Step::Open(fetch) => {
+                    let is_cancelled = self.is_cancelled;
+                    let asking = self.open_if_room(&fetch);
+                    let asked = unless(!is_cancelled, &mut cancelled, asking).await;
+                    asked.unwrap_or_else(|| self.cancel());
+                }
                 Step::Close => self.close(),
                 Step::Rewind { to } => self.work.push(Op::Rewind { to }),
                 Step::Sync { to } => self.work.push(Op::Sync { to }),
@@ -161,10 +169,7 @@ impl Engine {
                     }
                     match self.wait(until, &mut cancelled, &mut closed).await {
                         Woken::Late => {}
-                        Woken::Cancelled => {
-                            self.is_cancelled = true;
-                            self.pull.cancel();
-                        }
+                        Woken::Cancelled => self.cancel(),
                         Woken::Closed => {
                             self.close();
                             // What is running on the sink ends by itself, should it take longer.
@@ -172,7 +177,12 @@ impl Engine {
                             return Err(FetchError::Closed);
                         }
                         Woken::Sink(event) => self.handle_sink(event),
-                        Woken::Opened(opened) => self.handle_opened(*opened).await,
+                        Woken::Opened(opened) => {
+                            let is_cancelled = self.is_cancelled;
+                            let handling = self.handle_opened(*opened);
+                            let handled = unless(!is_cancelled, &mut cancelled, handling).await;
+                            handled.unwrap_or_else(|| self.cancel());
+                        }
                         Woken::Read(read) => self.handle_read(read),
                     }
                 }
@@ -264,26 +274,6 @@ impl Engine {
         self.chunks.clear();
         self.is_ended = false;
         self.paced_until = None;
-    }
-
-    /// Leaves what is left to do behind: a store is still cleared, a writer is let go of.
-    fn leave(mut self) -> FetchError {
-        self.close();
-        let mut work = self.work;
-        if !work.is_writer() {
-            tokio::spawn(async move { work.finish().await });
-        }
-        FetchError::Failed(Status::TransferCancelled)
-    }
-
-    /// Tells the holder, which was not asked or has not answered, that this is given up: it would offer it again.
-    async fn tell_given_up(&mut self) {
-        let (fetch, receipt) = self.pull.last_word(Status::TransferCancelled, random());
-        self.open(&fetch);
-        let Some(opening) = self.opening.take() else { return };
-        let Ok((_answer, conduit)) = opening.await else { return };
-        self.conduit = Some(conduit);
-        self.confirm(receipt).await;
     }
 
     /// Signs the receipt and writes it. What goes wrong shows on the conduit.
@@ -390,11 +380,7 @@ impl Engine {
                 Some(_) | None => std::future::pending().await,
             }
         };
-        let given_up = async {
-            if cancelled.wait_for(|cancelled| *cancelled).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
+        let given_up = given_up(cancelled);
         tokio::select! {
             biased;
             () = closed => Woken::Closed,
@@ -484,7 +470,9 @@ impl Engine {
         match end {
             PullEnd::Stored { .. } if is_settled => self.work.push(Op::Settle),
             PullEnd::Stored { .. } => {}
-            PullEnd::Failed(Status::TransferCancelled) if self.sink_error.is_none() => {
+            PullEnd::Failed(Status::TransferCancelled)
+                if self.sink_error.as_ref().is_none_or(is_full) =>
+            {
                 self.work.push(Op::Discard);
             }
             PullEnd::Failed(_) => {}

@@ -21,8 +21,15 @@ use cellbus_proto::{
 use tokio::sync::watch;
 
 use super::{
-    Transfers, carried::elsewhere, engine::Engine, error::FetchError, now, options::FetchOptions,
-    progress::FetchProgress, running::RunningFetch, sink::Sink,
+    Transfers,
+    carried::elsewhere,
+    engine::{Engine, giving_up::unless},
+    error::FetchError,
+    now,
+    options::FetchOptions,
+    progress::FetchProgress,
+    running::RunningFetch,
+    sink::Sink,
 };
 use crate::{bus::Bus, error::RequestError, transport::BoxFuture};
 
@@ -127,12 +134,17 @@ impl Transfers {
                 elsewhere(files, signed, sink, options, shown.progress, cancelled)
             });
         }
-        Fetching::of(parts, move |running, cancelled| async move {
-            judge(&bus, &signed).await?;
+        Fetching::of(parts, move |running, mut cancelled| async move {
+            let judged = unless(true, &mut cancelled, judge(&bus, &signed)).await;
+            judged.unwrap_or(Err(FetchError::Failed(Status::TransferCancelled)))?;
             let sink = opening(&bus, &signed, sink, &options)?;
             let _noted = bus.shelf().note(running);
             let mut engine = Engine::new(bus.clone(), signed, sink, options, shown);
-            engine.open_sink().await?;
+            match unless(true, &mut cancelled, engine.open_sink()).await {
+                Some(opened) => opened?,
+                // It is being opened still, and cleared when it is open.
+                None => engine.cancel(),
+            }
             engine.run(cancelled).await
         })
     }

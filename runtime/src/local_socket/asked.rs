@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     act::End,
-    attached::{Inward, Outward, inward, linger, outward},
+    attached::{Inward, LIFETIME, Outward, inward, linger, outward},
     link::Link,
 };
 
@@ -156,10 +156,13 @@ async fn part(
 }
 
 pub(super) async fn publish(link: Arc<Link>, id: u64, to: Fqcn, message: Message) -> End {
-    let (outgoing, served) = match message.outgoing(&link, [to.clone()], None).await {
+    let (mut outgoing, served) = match message.outgoing(&link, [to.clone()], None).await {
         Ok(sent) => sent,
         Err(status) => return refused(&link, id, status),
     };
+    if served.is_some() {
+        outgoing.budget = Some(LIFETIME);
+    }
     let published = link.bus.message(to, outgoing).publish().await;
     if published.is_ok() {
         linger(&link, served);
@@ -183,10 +186,14 @@ pub(super) async fn multicast(
         (message.is(MessageFlags::SEALED), message.is(MessageFlags::RECEIPT));
     let until = Instant::now() + message.budget;
     let budget = message.budget;
-    let (outgoing, served) = match message.outgoing(&link, to.iter().cloned(), Some(budget)).await {
-        Ok(sent) => sent,
-        Err(status) => return refused(&link, id, status),
-    };
+    let (mut outgoing, served) =
+        match message.outgoing(&link, to.iter().cloned(), Some(budget)).await {
+            Ok(sent) => sent,
+            Err(status) => return refused(&link, id, status),
+        };
+    if served.is_some() && publish && !wants_receipts {
+        outgoing.budget = Some(LIFETIME);
+    }
     let builder = link.bus.message_to_many(to, outgoing);
     if publish && !wants_receipts {
         let published = builder.publish().await;

@@ -30,8 +30,9 @@ use super::link::Link;
 const INLINE_MAX: u64 = 1 << 20;
 /// Bytes of a key.
 const KEY_LEN: usize = 32;
-/// For how long a reference to something attached may be used.
-const LIFETIME: Duration = Duration::from_secs(3600);
+/// For how long a reference to something attached may be used, and a publish with one may take: its fetch ends by
+/// itself where nothing moves.
+pub(super) const LIFETIME: Duration = Duration::from_secs(3600);
 /// For how long something that was sent and that nobody waits for is served without a byte being taken.
 const LINGER_IDLE: Duration = Duration::from_secs(300);
 
@@ -171,13 +172,17 @@ pub(super) fn reserve(link: &Link, size: u64) -> Result<OwnedSemaphorePermit, St
 pub(super) fn linger(link: &Arc<Link>, served: Option<Served>) {
     let Some(served) = served else { return };
     let size = served.reference().reference.size.unwrap_or(0);
-    let held = link.hold(size);
+    let mut held = link.hold(size);
     let bus = link.bus.clone();
     tokio::spawn(async move {
-        let _held = held;
         let mut progress = served.progress();
-        let taken =
-            async { while let Ok(Some(_)) = timeout(LINGER_IDLE, progress.next()).await {} };
+        let taken = async {
+            while let Ok(Some((_, reached))) = timeout(LINGER_IDLE, progress.next()).await {
+                if reached.bytes > 0 {
+                    held.moves();
+                }
+            }
+        };
         tokio::select! {
             () = taken => {}
             () = bus.closed() => {}

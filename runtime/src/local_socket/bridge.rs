@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Ended, Options,
+    Ended, Options, Stage,
     act::act,
     arrival::{Admitted, Socket},
     link::Link,
@@ -34,7 +34,7 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// Heartbeats in a row that job code may let pass.
 const SILENT_MAX: u32 = 3;
-/// Time for what job code has sent to be fetched, when it has gone.
+/// Time for what job code has sent to be asked for, when it has gone. What moves is served for as long as it does.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 
 /// Also when the future of the conversation is dropped.
@@ -48,7 +48,7 @@ impl Drop for CloseOnDrop {
 
 pub(super) async fn converse(admitted: Admitted, bus: Bus, options: Options) -> Ended {
     let Admitted { version, socket: Socket { mut inbox, mut write } } = admitted;
-    let Options { limits, launch, heartbeat, .. } = options;
+    let Options { limits, launch, heartbeat, stage, .. } = options;
     inbox.set_limits(&limits);
     inbox.set_silence_max(SILENCE_MAX);
     let (outbox, mut drain) = Outbox::new(OUTBOX_BYTES);
@@ -85,8 +85,9 @@ pub(super) async fn converse(admitted: Admitted, bus: Bus, options: Options) -> 
         let _: Result<io::Result<()>, _> = timeout(FAREWELL_MAX, writing).await;
     }
     // What job code has sent last, its result perhaps, is fetched from this cell.
+    stage.send_replace(Stage::Settling);
     tokio::select! {
-        _in_time = timeout(SETTLE_MAX, link.settled()) => {}
+        () = link.settled(SETTLE_MAX) => {}
         () = bus.closed() => {}
     }
     ended

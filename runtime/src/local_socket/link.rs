@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use cellbus_channels::{
@@ -23,6 +24,7 @@ use cellbus_proto::{
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::AbortHandle,
+    time::timeout,
 };
 
 /// One connection, for as long as anything of it is left.
@@ -41,7 +43,7 @@ pub(super) struct Link {
     pub(super) attached: Arc<Semaphore>,
     side: Mutex<Option<Side>>,
     /// What was sent, and is served until it has been fetched.
-    lingering: watch::Sender<usize>,
+    lingering: watch::Sender<Lingering>,
     /// Whether a frame has come since this was last looked at.
     is_heard: AtomicBool,
 }
@@ -84,6 +86,16 @@ type Side = CellSide<Ticket, Waiting>;
 pub(super) struct Held {
     link: Arc<Link>,
     bytes: u64,
+    /// Whether some of it has been asked for.
+    moves: bool,
+}
+
+/// What is still served.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lingering {
+    count: usize,
+    /// How many of these some of was asked for.
+    moving: usize,
 }
 
 impl Link {
@@ -98,7 +110,7 @@ impl Link {
             bytes: Arc::new(Semaphore::new(limits.deliveries_bytes_max as usize)),
             attached: Arc::new(Semaphore::new(attached)),
             side: Mutex::new(Some(CellSide::new(limits))),
-            lingering: watch::Sender::new(0),
+            lingering: watch::Sender::default(),
             is_heard: AtomicBool::new(true),
             limits,
         }
@@ -198,18 +210,19 @@ impl Link {
 
     /// Counts `bytes` as attached for as long as they are served.
     pub(super) fn hold(self: &Arc<Self>, bytes: u64) -> Held {
-        self.lingering.send_modify(|count| *count += 1);
+        self.lingering.send_modify(|lingering| lingering.count += 1);
         if let Some(side) = self.lock().as_mut() {
             side.hold_attached(bytes);
         }
-        Held { link: Arc::clone(self), bytes }
+        Held { link: Arc::clone(self), bytes, moves: false }
     }
 
-    /// Completes when nothing is served any longer of what was sent.
-    pub(super) async fn settled(&self) {
+    /// Completes when nothing is served any longer of what was sent, but for what nobody has asked for within `begin`.
+    pub(super) async fn settled(&self, begin: Duration) {
         let mut lingering = self.lingering.subscribe();
         // The sender lives in self.
-        let _ = lingering.wait_for(|count| *count == 0).await;
+        let _ = timeout(begin, lingering.wait_for(|lingering| lingering.count == 0)).await;
+        let _ = lingering.wait_for(|lingering| lingering.moving == 0).await;
     }
 
     /// Ends everything: whoever waits for job code learns that it is gone.
@@ -228,11 +241,23 @@ impl Link {
     }
 }
 
+impl Held {
+    /// Notes that some of it was asked for.
+    pub(super) fn moves(&mut self) {
+        if !std::mem::replace(&mut self.moves, true) {
+            self.link.lingering.send_modify(|lingering| lingering.moving += 1);
+        }
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(side) = self.link.lock().as_mut() {
             side.release_attached(self.bytes);
         }
-        self.link.lingering.send_modify(|count| *count -= 1);
+        self.link.lingering.send_modify(|lingering| {
+            lingering.count -= 1;
+            lingering.moving -= usize::from(self.moves);
+        });
     }
 }

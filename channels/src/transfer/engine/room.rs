@@ -7,7 +7,7 @@ use super::{Engine, Event, Op, SinkError};
 /// Bytes that there must be room for before more are asked for.
 const PROBE: u64 = 8 << 20;
 
-fn is_full(error: &SinkError) -> bool {
+pub(super) fn is_full(error: &SinkError) -> bool {
     error.status() == Status::StorageFull
 }
 

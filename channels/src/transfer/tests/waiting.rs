@@ -1,11 +1,21 @@
 //! Who waits for whom, and for how long.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use cellbus_proto::{status::Status, transfer::TransferId};
+use cellbus_proto::{
+    status::Status,
+    transfer::{Digest, SignedReference, TransferId},
+};
+use tokio::{sync::Notify, time::timeout};
 
 use super::cells::{World, target, to, whole};
-use crate::transfer::{End, FetchError, FetchOptions, Offer, Sink, Taken, Unfit, Verdict};
+use crate::transfer::{
+    End, FetchError, FetchOptions, Offer, Sink, SinkError, Taken, Unfit, Verdict,
+    sink::{Found, Store},
+};
 
 const MIB: usize = 1 << 20;
 
@@ -143,4 +153,80 @@ async fn whoever_gives_up_does_not_wait_for_a_writer_that_takes_nothing() {
     let outcome = served.outcome().await;
     assert_eq!(outcome.ends.values().next(), Some(&End::Failed(Status::TransferCancelled)));
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+/// A disk on which one step hangs.
+struct Hanging {
+    at_opening: bool,
+    free: std::sync::mpsc::Receiver<()>,
+    came: Arc<Notify>,
+    discarded: Arc<Notify>,
+}
+
+impl Hanging {
+    fn hang(&self) {
+        self.came.notify_one();
+        let _ = self.free.recv();
+    }
+}
+
+impl Store for Hanging {
+    fn open(&mut self, _signed: &SignedReference) -> Result<Option<Found>, SinkError> {
+        if self.at_opening {
+            self.hang();
+        }
+        Ok(None)
+    }
+
+    fn write(&mut self, _bytes: &[u8]) -> Result<(), SinkError> {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        Err(SinkError::io("write", "disk")(full))
+    }
+
+    fn probe(&mut self, _bytes: u64) -> Result<(), SinkError> {
+        self.hang();
+        Ok(())
+    }
+
+    fn rewind(&mut self, _to: u64) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn commit(&mut self, _size: u64, _digest: Digest) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn discard(&mut self) {
+        self.discarded.notify_one();
+    }
+
+    fn describe(&self) -> String {
+        "a disk that hangs".to_owned()
+    }
+}
+
+// On real time: a paused clock stands for as long as a thread waits for a disk.
+#[tokio::test]
+async fn whoever_gives_up_does_not_wait_for_a_disk_that_hangs() {
+    const LONG: Duration = Duration::from_secs(60);
+    for at_opening in [true, false] {
+        let world = World::new();
+        let served = world.transfers("server").serve(whole(10), to(&["site-1"])).await.unwrap();
+        let (hung, free) = std::sync::mpsc::channel();
+        let (came, discarded) = <(Arc<Notify>, Arc<Notify>)>::default();
+        let disk = Hanging { at_opening, free, came: came.clone(), discarded: discarded.clone() };
+        let (transfers, options) = (world.transfers("site-1"), FetchOptions::default());
+        let fetching = transfers.fetch(&served.reference(), Sink::store(disk), options);
+        let canceller = fetching.canceller();
+        let fetching = tokio::spawn(fetching);
+        timeout(LONG, came.notified()).await.unwrap();
+        canceller.cancel();
+        let ended = timeout(LONG, fetching).await.unwrap().unwrap().unwrap_err();
+        assert_eq!(ended.status(), Status::TransferCancelled, "{ended}");
+        let outcome = timeout(LONG, served.outcome()).await.unwrap();
+        let end = outcome.ends.values().next();
+        assert_eq!(end, Some(&End::Failed(Status::TransferCancelled)), "{at_opening}");
+        drop(hung);
+        timeout(LONG, discarded.notified()).await.expect("what came is cleared");
+    }
 }

@@ -8,7 +8,7 @@ use cellbus_runtime::local_socket::{Ended, LaunchSecret, LocalSocket, Options};
 use tokio::task::JoinHandle;
 
 /// Two jobs: one at the server and two sites behind a relay, another at a site of its own.
-const TREE: &str = "server -> relay -> site-1 -> job-1; relay -> site-2 -> job-1; \
+pub const TREE: &str = "server -> relay -> site-1 -> job-1; relay -> site-2 -> job-1; \
                     server -> job-1; server -> site-3 -> job-2; server -> job-2";
 pub const SERVER: &str = "server.job-1";
 pub const SITE_1: &str = "relay.site-1.job-1";

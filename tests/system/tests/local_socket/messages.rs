@@ -1,16 +1,25 @@
 //! Messages between job code of one job, small and large.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use cellbus_channels::{
     Delivery, Failure, HandlerOptions, Reply, RequestError, Status, TraceContext, from_fn,
     transfer::{FetchOptions, ServeOptions, SignedReference, Sink},
 };
+use cellbus_harness::{
+    guard::LogGuard,
+    net::Net,
+    seeds::run_paused,
+    sim::{LinkSettings, SimNet},
+};
 use cellbus_proto::{local, transfer::ContentKey};
 use cellbus_runtime::local_socket::Ended;
 
 use super::jobs::{
-    MIB, OTHER_JOB, SERVER, SITE_1, SITE_2, job, name, scenario, target, whole, within,
+    MIB, OTHER_JOB, SERVER, SITE_1, SITE_2, TREE, job, name, scenario, target, whole, within,
 };
 
 /// Answers every message with itself, and says in the content type who sent it.
@@ -62,6 +71,32 @@ fn a_publish_is_fetched_after_it_was_taken_and_when_its_job_code_is_gone() {
         let got = std::mem::take(&mut *got.lock().unwrap());
         assert!(got.len() == 1 && got[0].0 == sent && got[0].1 == "round=3");
         assert_eq!(within(sending.ended).await.unwrap(), Ended::Finished);
+        net.finish().await;
+    });
+}
+
+#[test]
+fn what_is_published_last_is_fetched_for_as_long_as_it_moves() {
+    let _log = LogGuard::start();
+    run_paused(1, async |seed| {
+        let sim = SimNet::new(seed);
+        let net = Net::over_quic(sim.clone(), TREE).await;
+        sim.set_default(LinkSettings { bits_per_second: Some(800_000), ..LinkSettings::default() });
+        let (sending, receiving) = (job(&net, SITE_1).await, job(&net, SERVER).await);
+        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let handler = from_fn(move |delivery: Delivery| {
+            told.send(delivery.payload).unwrap();
+            async { Ok(Reply::default()) }
+        });
+        receiving.bus.handle(target("notes/ping"), handler).await.unwrap();
+        let sent = whole(12 * MIB);
+        let publish = sending.bus.request(name(SERVER), target("notes/ping"));
+        publish.payload(sent.clone()).publish().await.unwrap();
+        drop(sending.bus);
+        let begun = tokio::time::Instant::now();
+        assert_eq!(within(sending.ended).await.unwrap(), Ended::Finished);
+        assert!(begun.elapsed() > Duration::from_secs(75), "{:?}", begun.elapsed());
+        assert!(within(heard.recv()).await.unwrap() == sent);
         net.finish().await;
     });
 }
