@@ -4,6 +4,7 @@
 pub mod alone;
 pub mod guard;
 pub mod leaks;
+pub mod memory;
 pub mod net;
 pub mod seeds;
 pub mod sim;
