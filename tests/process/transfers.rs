@@ -310,20 +310,26 @@ fn what_a_topology_says_of_rates_and_spools_is_kept_to() {
     assert_same(&file, &inboxes[1].join("model.bin"));
 }
 
-/// A cell whose inbox is a file system of its own, in a mount namespace of its own.
+/// A cell that has a file system of its own in a directory, in a mount namespace of its own.
 struct SmallDisk {
     cell: Running,
-    inbox: PathBuf,
+    directory: PathBuf,
 }
 
 impl SmallDisk {
     /// Starts `cell` with a disk of `size` MiB, of which `taken` are taken; `None` where the system forbids that.
-    fn start(net: &Federation, cell: &str, size: u64, taken: u64) -> Option<Self> {
-        let inbox = inbox(net, "small");
+    fn start(
+        net: &Federation,
+        cell: &str,
+        directory: PathBuf,
+        size: u64,
+        taken: u64,
+    ) -> Option<Self> {
         let state = net.place.state();
         let words = format!(
-            "mount -t tmpfs -o size={size}m tmpfs '{0}' && head -c {taken}M /dev/zero > '{0}/ballast'",
-            text(&inbox)
+            "mkdir -p -m 0700 '{0}' && mount -t tmpfs -o size={size}m,mode=0700 tmpfs '{0}' && \
+             head -c {taken}M /dev/zero > '{0}/ballast'",
+            text(&directory)
         );
         let up = ["up", net.file(), "--only", cell, "--state", text(&state), "-o", "jsonl"];
         let probe = net.place.command_in_namespaces("true", &["--version"]).output();
@@ -331,12 +337,12 @@ impl SmallDisk {
             return None;
         }
         let cell = Running::start(net.place.command_in_namespaces(&words, &up));
-        Some(Self { cell, inbox })
+        Some(Self { cell, directory })
     }
 
     /// A path on the disk, as others see it.
     fn file(&self, name: &str) -> PathBuf {
-        let inside = text(&self.inbox).trim_start_matches('/').to_owned();
+        let inside = text(&self.directory).trim_start_matches('/').to_owned();
         self.cell.process().file("root").join(inside).join(name)
     }
 
@@ -353,14 +359,14 @@ fn a_disk_that_is_full_at_90_percent_and_then_freed_goes_on() {
         net.start(cell);
     }
     let size = 40 * MIB;
-    let Some(disk) = SmallDisk::start(&net, "site-1", 64, 64 - 36) else {
+    let Some(disk) = SmallDisk::start(&net, "site-1", inbox(&net, "small"), 64, 64 - 36) else {
         let _ = writeln!(std::io::stderr(), "not tested: no namespaces for this user here");
         return;
     };
     disk.cell.wait_event("ready", "relay-a.site-1");
     let file = random_file(&net, "model.bin", size);
     let state = net.place.state();
-    let words = ["transfer", "receive", text(&disk.inbox), "--at", "site-1"];
+    let words = ["transfer", "receive", text(&disk.directory), "--at", "site-1"];
     let words = [&words[..], &["--state", text(&state), "-o", "jsonl"]].concat();
     let receiving = Running::start(net.place.command_beside(disk.cell.process().pid, &words));
     receiving.out.wait_json("it receives", SOON, |line| (line["event"] == "ready").then_some(()));
@@ -386,4 +392,32 @@ fn a_disk_that_is_full_at_90_percent_and_then_freed_goes_on() {
     // What was on its way when the disk was full, and what it had not made durable; once, however often is looked.
     assert!(sent <= size + 2 * AGAIN_MAX, "{} bytes were sent again", sent - size);
     assert_same(&file, &disk.file("model.bin"));
+}
+
+#[test]
+fn a_relay_whose_disk_is_full_has_each_receiver_read_for_itself() {
+    let mut net = Federation::prepare(ALLOWED);
+    net.start("server");
+    let size = 60 * MIB;
+    let state = net.place.state().join("relay-a");
+    let Some(disk) = SmallDisk::start(&net, "relay-a", state, 32, 12) else {
+        let _ = writeln!(std::io::stderr(), "not tested: no namespaces for this user here");
+        return;
+    };
+    disk.cell.wait_event("ready", "relay-a");
+    for cell in ["site-1", "site-2"] {
+        net.start(cell);
+    }
+    let file = random_file(&net, "model.bin", size);
+    let inboxes = ["in-1", "in-2"].map(|name| inbox(&net, name));
+    let _receiving = [receive(&net, "site-1", &inboxes[0]), receive(&net, "site-2", &inboxes[1])];
+    let put = net.ask("server", &["transfer", "put", text(&file), "relay-a.site-1,relay-a.site-2"]);
+    let put = put.data();
+    for inbox in &inboxes {
+        assert_same(&file, &inbox.join("model.bin"));
+    }
+    let sent = put["sent"].as_u64().expect("a figure");
+    assert!(sent > size, "the disk has room for {sent} bytes");
+    assert!(sent <= 2 * (size + AGAIN_MAX), "{} bytes were sent again", sent - 2 * size);
+    assert!(disk.free() >= 12 * MIB, "what cannot be shared lies there: {}", disk.free());
 }

@@ -233,7 +233,7 @@ limits! {
     transfer_rate_max_bytes_per_s => transfer_rate_max: usize as Bytes = 1_099_511_627_776u64, 1_048_576u64 to 1_099_511_627_776u64;
     /// Bytes of transfers that a relay may keep for receivers behind it, in files in its state directory; with 0 nothing is shared.
     transfer_spool_max_bytes => transfer_spool_max: usize as Bytes = 1_073_741_824u64, 0u64 to 1_099_511_627_776u64;
-    /// Time for which a relay keeps bytes of a transfer that nobody reads, for late receivers and for transfers of the same bytes.
+    /// Time for which a relay keeps all bytes of a transfer that nobody reads, for late receivers and for transfers of the same bytes; a part of them is kept for a minute at most.
     transfer_spool_keep_ms => transfer_spool_keep: Duration as Ms = 3_600_000, 1_000 to 86_400_000;
     /// Send and receive buffer of the UDP socket, each.
     socket_buffer_bytes => socket_buffer_bytes: usize as Bytes = 4_194_304, 65_536 to 67_108_864;

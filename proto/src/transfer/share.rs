@@ -48,7 +48,8 @@ pub struct ShareSettings {
     pub budget: u64,
     /// The least that a spool has, unless all of the transfer is less. 64 MiB.
     pub window_min: u64,
-    /// How long a spool is kept that nobody reads. An hour.
+    /// How long a spool with all of a transfer is kept that nobody reads: an hour. One with a part of it is kept for a
+    /// minute at most.
     pub keep: Duration,
     /// How far ahead of a spool somebody may be who waits for it. 16 MiB.
     pub ahead_max: u64,
@@ -294,6 +295,15 @@ impl Share {
         }
     }
 
+    /// The file of a spool could not be written, or read. It is shared no further, and what nobody reads makes way: it
+    /// is worth less than room on that disk.
+    pub fn handle_disk_failed(&mut self, key: &ShareKey) {
+        if let Some(spool) = self.spools.get_mut(key) {
+            spool.source = Source::Unshared;
+        }
+        while self.evict_oldest() {}
+    }
+
     /// What a reader does next.
     #[must_use]
     pub fn next(&self, key: &ShareKey, reader: u64) -> Next {
@@ -324,15 +334,9 @@ impl Share {
     /// Drops spools that nobody has read for long; says which, and which were dropped to make room.
     pub fn expire(&mut self, now: Instant) -> Vec<SpoolId> {
         let keep = self.settings.keep;
-        let is_over = |since: Instant| now.saturating_duration_since(since) >= keep;
-        let over: Vec<ShareKey> = self
-            .spools
-            .iter()
-            .filter(|(_, spool)| {
-                spool.readers.is_empty() && spool.unread_since.is_some_and(is_over)
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
+        let is_over = |spool: &Spool| spool.unread_until(keep).is_some_and(|until| until <= now);
+        let over = self.spools.iter().filter(|(_, spool)| is_over(spool));
+        let over: Vec<ShareKey> = over.map(|(key, _)| key.clone()).collect();
         over.iter().for_each(|key| self.remove(key));
         std::mem::take(&mut self.freed)
     }
@@ -340,8 +344,7 @@ impl Share {
     /// When to call [`expire`](Self::expire), if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let unread = self.spools.values().filter(|spool| spool.readers.is_empty());
-        unread.filter_map(|spool| spool.unread_since).min().map(|since| since + self.settings.keep)
+        self.spools.values().filter_map(|spool| spool.unread_until(self.settings.keep)).min()
     }
 
     /// Bytes that spools may take, all together.

@@ -149,12 +149,15 @@ impl Shares {
         }
     }
 
-    /// Nothing is shared for a while.
-    fn give_up(&self, error: &std::io::Error) {
+    /// A spool cannot be written or read: nothing is shared for a while.
+    fn give_up(&self, key: &ShareKey, error: &std::io::Error) {
         let mut state = self.lock();
+        state.table.handle_disk_failed(key);
+        state.drop_over();
         let off = Off::after(state.off, clock::now());
         state.off = Some(off);
         drop(state);
+        self.tell();
         tracing::warn!(
             %error, pause_s = off.pause.as_secs(),
             "the spool of a transfer failed; nothing is shared for a while"
@@ -171,9 +174,7 @@ impl Shares {
             loop {
                 let deadline: Option<Instant> = {
                     let mut state = shares.lock();
-                    for over in state.table.expire(clock::now()) {
-                        state.spools.remove(&over);
-                    }
+                    state.drop_over();
                     state.table.deadline()
                 };
                 let Some(deadline) = deadline else { break };
@@ -228,9 +229,7 @@ impl Reading {
         let mut state = self.shares.lock();
         let followed = state.table.handle_answer(clock::now(), &self.key, self.reader, &answer);
         // What the table made room with.
-        for over in state.table.expire(clock::now()) {
-            state.spools.remove(&over);
-        }
+        state.drop_over();
         let way = match followed {
             Followed::Plain => {
                 self.has_left = true;
@@ -241,9 +240,7 @@ impl Reading {
                 Ok(spool) => Ok(Some((true, spool, at))),
                 Err(error) => {
                     drop(state);
-                    self.shares.give_up(&error);
-                    self.shares.lock().table.handle_source_lost(&self.key, self.reader);
-                    self.shares.tell();
+                    self.shares.give_up(&self.key, &error);
                     // Its bytes have begun to come, and nobody else reads them yet.
                     return Way::Plain;
                 }
@@ -279,6 +276,7 @@ impl Reading {
             state.table.handle_refused(clock::now(), &self.key, self.reader);
             true
         };
+        state.drop_over();
         drop(state);
         self.shares.tell();
         self.shares.sweep();
@@ -293,6 +291,13 @@ impl Drop for Reading {
 }
 
 impl State {
+    /// Lets go of what is kept no longer.
+    fn drop_over(&mut self) {
+        for over in self.table.expire(clock::now()) {
+            self.spools.remove(&over);
+        }
+    }
+
     /// The file of a spool, made where it is new.
     fn spool(&mut self, id: SpoolId) -> std::io::Result<Arc<Spool>> {
         if let Some(spool) = self.spools.get(&id) {

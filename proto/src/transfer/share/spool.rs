@@ -1,9 +1,15 @@
 //! One spool: which bytes it has, who reads them, and where they come from.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use super::{Next, Role, SpoolId, Spooled};
 use crate::transfer::body::{Answer, Fetch, Trailer};
+
+/// How long a part of a transfer is kept for those that were lost while they read it.
+const KEEP_PART: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Spool {
@@ -41,7 +47,7 @@ pub(super) enum Source {
     Broken,
     /// All are there.
     Complete(Trailer),
-    /// There is no room to share this.
+    /// There is no room to share this, or none any more.
     Unshared,
 }
 
@@ -89,6 +95,22 @@ impl Spool {
     /// Whether nobody has anything of it who does not begin anew anyway.
     pub(super) fn may_be_replaced(&self) -> bool {
         self.readers.is_empty() && self.source != Source::Unshared
+    }
+
+    /// Until when it is kept, where nobody reads it and what is whole is kept for `keep`.
+    pub(super) fn unread_until(&self, keep: Duration) -> Option<Instant> {
+        let since = self.unread_since.filter(|_| self.readers.is_empty())?;
+        let keep = match self.source {
+            Source::Complete(_) if self.base == 0 => keep,
+            // A disk that is full needs the room.
+            Source::Unshared if self.capacity > 0 => Duration::ZERO,
+            Source::Asking { .. }
+            | Source::Filling { .. }
+            | Source::Broken
+            | Source::Complete(_)
+            | Source::Unshared => keep.min(KEEP_PART),
+        };
+        Some(since + keep)
     }
 
     pub(super) fn is_of(&self, answer: &Answer) -> bool {

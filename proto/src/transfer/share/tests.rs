@@ -87,14 +87,14 @@ fn the_first_one_asks_for_the_bytes_and_the_others_for_the_answer_alone() {
 #[test]
 fn who_comes_late_is_served_from_what_is_kept_and_nobody_after_that() {
     let mut share = share(1000);
-    lead(&mut share, 1, 10);
-    spool(&mut share, 90);
+    lead(&mut share, 1, 0);
+    spool(&mut share, 100);
     share.handle_trailer(&key(1), 1, trailer());
     assert!(!share.handle_left(at(5), &key(1), 1), "nothing is still sent");
     assert!(matches!(follow(&mut share, 2, 50), Followed::Serve(Spooled { from: 50, .. })));
     assert_eq!(share.expire(at(9000)), [], "it is read");
     share.handle_left(at(9000), &key(1), 2);
-    assert_eq!((share.deadline(), share.used()), (Some(at(12_600)), 90));
+    assert_eq!((share.deadline(), share.used()), (Some(at(12_600)), 100));
     assert_eq!(share.expire(at(12_600)), [SpoolId(1)]);
     assert_eq!((share.used(), share.deadline()), (0, None));
     assert_eq!(open(&mut share, key(1), 3, &fetch(0)), Role::Lead);
@@ -326,4 +326,44 @@ proptest! {
         let fastest = (0..3).max_by_key(|reader| read[*reader as usize]).unwrap();
         prop_assert_ne!(share.next(&key(1), fastest), Next::Cut);
     }
+}
+
+#[test]
+fn a_part_of_a_transfer_is_kept_for_a_minute_and_all_of_it_for_an_hour() {
+    let mut whole = whole();
+    whole.handle_left(at(0), &key(1), 1);
+    let mut part = share(1000);
+    lead(&mut part, 1, 0);
+    spool(&mut part, 60);
+    assert!(part.handle_left(at(0), &key(1), 1));
+    assert_eq!((whole.deadline(), part.deadline()), (Some(at(3600)), Some(at(60))));
+    assert!(part.expire(at(59)).is_empty());
+    assert_eq!(part.expire(at(60)), [SpoolId(1)]);
+    assert!(whole.expire(at(3599)).is_empty());
+    assert_eq!(whole.expire(at(3600)), [SpoolId(1)]);
+    assert_eq!((whole.used(), part.used()), (0, 0));
+}
+
+#[test]
+fn what_is_kept_makes_way_on_a_disk_that_is_full_and_is_read_to_its_end_where_it_is_read() {
+    let mut share = whole();
+    share.handle_left(at(0), &key(1), 1);
+    let mut second = key(2);
+    let fetch = Fetch { id: second.id, ..fetch(0) };
+    assert_eq!(share.handle_open(&mut second, 2, &fetch), Role::Lead);
+    let answer = of(2, answer(0, true));
+    assert!(matches!(share.handle_answer(at(0), &second, 2, &answer), Followed::Fill(_)));
+    assert!(share.handle_filling(&second, 2, 40));
+    share.handle_spooled(&second, 2, 40);
+    share.handle_disk_failed(&second);
+    assert_eq!(share.expire(at(1)), [SpoolId(1)], "nobody reads it");
+    assert!(!share.handle_filling(&second, 2, 1));
+    assert_eq!(share.next(&second, 2), Next::Read { from: 0, len: 40 });
+    assert!(share.handle_read(&second, 2, 40));
+    assert_eq!(share.next(&second, 2), Next::Cut);
+    assert_eq!(share.handle_open(&mut second, 3, &Fetch { offset: 40, ..fetch }), Role::Plain);
+    assert!(share.expire(at(1)).is_empty(), "it is read");
+    share.handle_left(at(1), &second, 2);
+    assert_eq!(share.expire(at(1)), [SpoolId(2)]);
+    assert_eq!(share.used(), 0);
 }

@@ -199,7 +199,7 @@ impl Filling {
             return Err(Broken::Lost);
         }
         self.spool.write(self.at.from, self.at.capacity, data).await.map_err(|error| {
-            self.shares.give_up(&error);
+            self.shares.give_up(&self.key, &error);
             Broken::Lost
         })?;
         self.at.from += total;

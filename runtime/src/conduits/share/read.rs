@@ -72,7 +72,7 @@ pub(super) async fn serve(
                 let len = len.min(CHUNK);
                 let size = usize::try_from(len).unwrap_or(usize::MAX);
                 let bytes = spool.read(from, capacity, size).await.map_err(|error| {
-                    reading.shares.give_up(&error);
+                    reading.shares.give_up(&reading.key, &error);
                     Broken::Lost
                 })?;
                 let is_theirs =
