@@ -30,9 +30,6 @@ use crate::bus::Bus;
 /// How long a fetch waits for a source that is read anew. Whoever asks is told then how far that is, and comes again.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// How long a receiver may be away while its holder reads the source anew: a disk may hang.
-const READ_MAX: Duration = Duration::from_secs(24 * 3600);
-
 /// One transfer at its holder.
 #[derive(Debug)]
 pub(super) struct Books {
@@ -181,6 +178,8 @@ impl Books {
             };
             // Hashing what has changed may take longer than the fetch waits, and is done once all the same.
             let Ok(looked) = timeout(LOOK.min(budget / 2), looking).await else {
+                // Whoever comes again for as long as that takes is not away.
+                self.lock(|state| state.ledger.handle_seen(now(), receiver.name));
                 return Err(Denied::NotReady(self.read.load(Ordering::Relaxed)));
             };
             let looked = looked.unwrap_or(Err(SourceError::Changed));
@@ -379,11 +378,8 @@ impl Books {
 
     /// Nobody new may fetch any more. Says when to ask again, or how it has ended.
     pub(super) fn expire(&self) -> Result<Instant, Arc<Outcome>> {
-        // Whoever comes is sent away while the source is read anew, and is not away for that.
-        let patience = if self.is_reading().is_some() { READ_MAX } else { self.patience };
         let unix = self.bus.transport().unix_ms() / 1000;
-        let next = self.change(|state| state.ledger.expire(now(), unix, patience));
-        let next = next.map(|next| next.min(now() + self.patience));
+        let next = self.change(|state| state.ledger.expire(now(), unix, self.patience));
         next.ok_or_else(|| self.close(Status::TransferExpired))
     }
 

@@ -162,6 +162,12 @@ impl Served {
         self.books.sent.load(Ordering::Relaxed)
     }
 
+    /// Whether a receiver is reading it now, be it from a relay that has the bytes.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.books.with(Ledger::is_under_way)
+    }
+
     /// Why nothing more is served, where nothing is.
     #[must_use]
     pub fn closed_with(&self) -> Option<Status> {

@@ -234,6 +234,19 @@ impl Ledger {
         }
     }
 
+    /// Notes that a receiver has come, and was told to come again.
+    pub fn handle_seen(&mut self, now: Instant, receiver: &Fqcn) {
+        if let Some(entry) = self.entries.get_mut(receiver) {
+            entry.seen = now;
+        }
+    }
+
+    /// Whether somebody is reading it, or about to give its receipt.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.entries.values().any(|entry| entry.open > 0 && entry.end.is_none())
+    }
+
     /// Whether it expired so long ago that nothing can still be under way: a receiver that only seems to be is no
     /// reason to keep books for ever.
     fn is_long_over(&self, now_unix: u64) -> bool {

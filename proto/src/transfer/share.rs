@@ -298,7 +298,9 @@ impl Share {
     /// The file of a spool could not be written, or read. It is shared no further, and what nobody reads makes way: it
     /// is worth less than room on that disk.
     pub fn handle_disk_failed(&mut self, key: &ShareKey) {
-        if let Some(spool) = self.spools.get_mut(key) {
+        if let Some(spool) = self.spools.get_mut(key)
+            && !matches!(spool.source, Source::Asking { .. })
+        {
             spool.source = Source::Unshared;
         }
         while self.evict_oldest() {}

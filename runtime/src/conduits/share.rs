@@ -7,10 +7,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -41,8 +38,8 @@ pub(crate) struct Shares {
     state: Mutex<State>,
     /// Told at every change of the table.
     changed: Notify,
-    /// Whether somebody waits for spools to be dropped.
-    is_swept: AtomicBool,
+    /// Wakes whoever waits to drop spools.
+    to_sweep: Notify,
 }
 
 #[derive(Debug)]
@@ -52,6 +49,8 @@ struct State {
     directory: Option<PathBuf>,
     /// A spool could not be written: nothing is shared for a while.
     off: Option<Off>,
+    /// Whether somebody looks for what is kept no longer.
+    is_swept: bool,
 }
 
 /// How long nothing is shared.
@@ -107,8 +106,9 @@ impl Default for Shares {
             spools: BTreeMap::new(),
             directory: None,
             off: None,
+            is_swept: false,
         };
-        Self { state: Mutex::new(state), changed: Notify::new(), is_swept: AtomicBool::new(false) }
+        Self { state: Mutex::new(state), changed: Notify::new(), to_sweep: Notify::new() }
     }
 }
 
@@ -166,21 +166,26 @@ impl Shares {
 
     /// Drops what is over, and goes on looking for as long as something is kept that nobody reads.
     fn sweep(self: &Arc<Self>) {
-        if self.lock().table.deadline().is_none() || self.is_swept.swap(true, Ordering::AcqRel) {
+        let mut state = self.lock();
+        if state.table.deadline().is_none() {
             return;
         }
+        // What is kept for less may have come since.
+        self.to_sweep.notify_one();
+        if std::mem::replace(&mut state.is_swept, true) {
+            return;
+        }
+        drop(state);
         let shares = Arc::clone(self);
         actix::spawn(async move {
             loop {
-                let deadline: Option<Instant> = {
-                    let mut state = shares.lock();
-                    state.drop_over();
-                    state.table.deadline()
-                };
+                let deadline = shares.lock().sweep();
                 let Some(deadline) = deadline else { break };
-                tokio::time::sleep_until(deadline.into()).await;
+                tokio::select! {
+                    () = tokio::time::sleep_until(deadline.into()) => {}
+                    () = shares.to_sweep.notified() => {}
+                }
             }
-            shares.is_swept.store(false, Ordering::Release);
         });
     }
 }
@@ -253,6 +258,7 @@ impl Reading {
         drop(state);
         self.is_answered = true;
         self.shares.tell();
+        self.shares.sweep();
         match way {
             Ok(None) => Way::Plain,
             Ok(Some((true, spool, at))) => {
@@ -291,6 +297,14 @@ impl Drop for Reading {
 }
 
 impl State {
+    /// Lets go of what is kept no longer, and says when to do so again.
+    fn sweep(&mut self) -> Option<Instant> {
+        self.drop_over();
+        let deadline = self.table.deadline();
+        self.is_swept = deadline.is_some();
+        deadline
+    }
+
     /// Lets go of what is kept no longer.
     fn drop_over(&mut self) {
         for over in self.table.expire(clock::now()) {
@@ -356,6 +370,60 @@ mod tests {
         assert_eq!(shares.lock().table.next(&key, 2), Next::Cut);
         // There is no actor system that could sweep.
         std::mem::forget(reading);
+    }
+
+    /// A spool of the transfer `number`, which its leader has left; with all of it or with nothing.
+    fn leave_spool(shares: &Arc<Shares>, number: u8, is_whole: bool) {
+        let id = TransferId::from_bytes([number; 16]);
+        let (destination, target) = ("server".parse().unwrap(), "model/weights".parse().unwrap());
+        let mut key = ShareKey { destination, target, id, generation: 1 };
+        let (fetch, size) = (Fetch { id, ..fetch() }, Some(9));
+        let answer = Answer {
+            id,
+            generation: 1,
+            size,
+            size_max: 9,
+            offset: 0,
+            data: true,
+            digest: fetch.digest,
+        };
+        let mut state = shares.lock();
+        let reader = u64::from(number);
+        assert_eq!(state.table.handle_open(&mut key, reader, &fetch), Role::Lead);
+        let filled = state.table.handle_answer(clock::now(), &key, reader, &answer);
+        let Followed::Fill(at) = filled else { panic!("{filled:?}") };
+        state.spool(at.spool).unwrap();
+        if is_whole {
+            assert!(state.table.handle_filling(&key, reader, 9));
+            state.table.handle_spooled(&key, reader, 9);
+            let digest = cellbus_proto::transfer::Digest::of(b"nine byte");
+            let trailer = cellbus_proto::transfer::Trailer { size: 9, digest, generation: 1 };
+            state.table.handle_trailer(&key, reader, trailer);
+        }
+        drop(state);
+        let leads = true;
+        let shares = Arc::clone(shares);
+        drop(Reading { shares, key, reader, leads, is_answered: true, has_left: false });
+    }
+
+    #[test]
+    fn a_part_goes_after_a_minute_also_where_somebody_waits_for_the_hour_of_a_whole_one() {
+        actix::System::new().block_on(async {
+            tokio::time::pause();
+            let shares = Arc::new(Shares::default());
+            leave_spool(&shares, 1, true);
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            leave_spool(&shares, 2, false);
+            tokio::time::sleep(Duration::from_secs(59)).await;
+            assert_eq!(shares.lock().spools.len(), 2);
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_eq!(shares.lock().spools.len(), 1);
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            assert!(shares.lock().spools.is_empty() && !shares.lock().is_swept);
+            leave_spool(&shares, 3, false);
+            tokio::time::sleep(Duration::from_secs(61)).await;
+            assert!(shares.lock().spools.is_empty());
+        });
     }
 
     #[test]

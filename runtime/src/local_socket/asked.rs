@@ -13,7 +13,7 @@ use cellbus_proto::{
     status::Status,
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     act::End,
@@ -156,14 +156,21 @@ async fn part(
 }
 
 pub(super) async fn publish(link: Arc<Link>, id: u64, to: Fqcn, message: Message) -> End {
+    let (budget, wants_receipt) = (message.budget, message.is(MessageFlags::RECEIPT));
     let (mut outgoing, served) = match message.outgoing(&link, [to.clone()], None).await {
         Ok(sent) => sent,
         Err(status) => return refused(&link, id, status),
     };
-    if served.is_some() {
+    let published = if served.is_some() && !wants_receipt {
         outgoing.budget = Some(LIFETIME);
-    }
-    let published = link.bus.message(to, outgoing).publish().await;
+        // Only the fetch may take as long as that, not the wait for a place in the queue.
+        match timeout(budget, link.bus.message(to, outgoing).publish()).await {
+            Ok(published) => published,
+            Err(_elapsed) => return refused(&link, id, Status::Overloaded),
+        }
+    } else {
+        link.bus.message(to, outgoing).publish().await
+    };
     if published.is_ok() {
         linger(&link, served);
     }
@@ -196,7 +203,10 @@ pub(super) async fn multicast(
     }
     let builder = link.bus.message_to_many(to, outgoing);
     if publish && !wants_receipts {
-        let published = builder.publish().await;
+        let published = match timeout_at(until, builder.publish()).await {
+            Ok(published) => published,
+            Err(_elapsed) => return refused(&link, id, Status::Overloaded),
+        };
         if published.is_ok() {
             linger(&link, served);
         }

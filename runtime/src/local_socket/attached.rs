@@ -21,7 +21,7 @@ use cellbus_proto::{
 use tokio::{
     sync::{OwnedSemaphorePermit, TryAcquireError},
     task::spawn_blocking,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::link::Link;
@@ -33,8 +33,10 @@ const KEY_LEN: usize = 32;
 /// For how long a reference to something attached may be used, and a publish with one may take: its fetch ends by
 /// itself where nothing moves.
 pub(super) const LIFETIME: Duration = Duration::from_secs(3600);
-/// For how long something that was sent and that nobody waits for is served without a byte being taken.
+/// For how long something that was sent and that nobody waits for is served without anybody reading it.
 const LINGER_IDLE: Duration = Duration::from_secs(300);
+/// How often it is seen whether somebody does.
+const LINGER_LOOK: Duration = Duration::from_secs(5);
 
 /// A payload as it leaves for the network.
 pub(super) struct Outward {
@@ -177,14 +179,24 @@ pub(super) fn linger(link: &Arc<Link>, served: Option<Served>) {
     tokio::spawn(async move {
         let mut progress = served.progress();
         let taken = async {
-            while let Ok(Some((_, reached))) = timeout(LINGER_IDLE, progress.next()).await {
-                if reached.bytes > 0 {
-                    held.moves();
+            let mut moved = Instant::now();
+            loop {
+                let is_under_way = served.is_under_way();
+                held.set_moving(is_under_way);
+                // Who reads it at a relay moves nothing here.
+                if is_under_way {
+                    moved = Instant::now();
+                }
+                match timeout(LINGER_LOOK, progress.next()).await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) if moved.elapsed() > LINGER_IDLE => break,
+                    Err(_) => {}
                 }
             }
         };
         tokio::select! {
-            () = taken => {}
+            _in_time = timeout(LIFETIME, taken) => {}
             () = bus.closed() => {}
         }
     });

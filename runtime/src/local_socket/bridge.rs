@@ -34,8 +34,8 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// Heartbeats in a row that job code may let pass.
 const SILENT_MAX: u32 = 3;
-/// Time for what job code has sent to be asked for, when it has gone. What moves is served for as long as it does.
-const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// Time in which nobody reads any of what job code has sent, when it has gone, until that is given up.
+const SETTLE_IDLE: Duration = Duration::from_secs(60);
 
 /// Also when the future of the conversation is dropped.
 struct CloseOnDrop(Arc<Link>);
@@ -87,7 +87,7 @@ pub(super) async fn converse(admitted: Admitted, bus: Bus, options: Options) -> 
     // What job code has sent last, its result perhaps, is fetched from this cell.
     stage.send_replace(Stage::Settling);
     tokio::select! {
-        () = link.settled(SETTLE_MAX) => {}
+        () = link.settled(SETTLE_IDLE) => {}
         () = bus.closed() => {}
     }
     ended

@@ -89,6 +89,9 @@ async fn forward(link: Arc<Link>, mut delivery: Delivery) -> Result<Reply, Failu
     let Turn { slot, room } = turn.ok_or(Failure::Refused(Status::NoHandler))?;
     let left = delivery.budget.saturating_sub(started.elapsed());
     let (answers, answered) = mpsc::channel(ANSWERS_MAX);
+    // What is left of the budget of a publish that took long to be fetched is for the fetch alone.
+    let handles_until = (until.is_none() && permit.is_some())
+        .then(|| Instant::now() + left.min(link.limits.budget()));
     let waiting = Waiting { answers, _slot: slot, _bytes: bytes, _attached: permit };
     let replies = delivery.expects_reply.then(|| delivery.clone());
     let asked =
@@ -101,7 +104,8 @@ async fn forward(link: Arc<Link>, mut delivery: Delivery) -> Result<Reply, Failu
     });
     let (id, passage) = begun.ok_or(Failure::Refused(Status::NoHandler))?;
     let mut forwarded = Forwarded { link: Arc::clone(&link), id, passage, is_over: false };
-    let answer = answer(&link, &asked, replies, answered).await;
+    let answering = within(handles_until, answer(&link, &asked, replies, answered));
+    let answer = answering.await.map_err(|_late| Failure::Unknown(Status::Deadline))?;
     forwarded.is_over = true;
     match answer {
         Some(answer) => answer,

@@ -86,15 +86,15 @@ type Side = CellSide<Ticket, Waiting>;
 pub(super) struct Held {
     link: Arc<Link>,
     bytes: u64,
-    /// Whether some of it has been asked for.
-    moves: bool,
+    /// Whether somebody reads it.
+    is_moving: bool,
 }
 
 /// What is still served.
 #[derive(Clone, Copy, Debug, Default)]
 struct Lingering {
     count: usize,
-    /// How many of these some of was asked for.
+    /// How many of these somebody reads.
     moving: usize,
 }
 
@@ -214,15 +214,21 @@ impl Link {
         if let Some(side) = self.lock().as_mut() {
             side.hold_attached(bytes);
         }
-        Held { link: Arc::clone(self), bytes, moves: false }
+        Held { link: Arc::clone(self), bytes, is_moving: false }
     }
 
-    /// Completes when nothing is served any longer of what was sent, but for what nobody has asked for within `begin`.
-    pub(super) async fn settled(&self, begin: Duration) {
+    /// Completes when nothing is served any longer of what was sent, or nobody has read any of it for `idle`.
+    pub(super) async fn settled(&self, idle: Duration) {
         let mut lingering = self.lingering.subscribe();
-        // The sender lives in self.
-        let _ = timeout(begin, lingering.wait_for(|lingering| lingering.count == 0)).await;
-        let _ = lingering.wait_for(|lingering| lingering.moving == 0).await;
+        loop {
+            // The sender lives in self.
+            let ended = timeout(idle, lingering.wait_for(|now| now.count == 0 || now.moving > 0));
+            match ended.await {
+                Ok(Ok(now)) if now.count > 0 => {}
+                Ok(_) | Err(_) => return,
+            }
+            let _ = lingering.wait_for(|now| now.moving == 0).await;
+        }
     }
 
     /// Ends everything: whoever waits for job code learns that it is gone.
@@ -242,10 +248,13 @@ impl Link {
 }
 
 impl Held {
-    /// Notes that some of it was asked for.
-    pub(super) fn moves(&mut self) {
-        if !std::mem::replace(&mut self.moves, true) {
-            self.link.lingering.send_modify(|lingering| lingering.moving += 1);
+    /// Notes whether somebody reads it.
+    pub(super) fn set_moving(&mut self, is_moving: bool) {
+        if std::mem::replace(&mut self.is_moving, is_moving) != is_moving {
+            self.link.lingering.send_modify(|lingering| match is_moving {
+                true => lingering.moving += 1,
+                false => lingering.moving -= 1,
+            });
         }
     }
 }
@@ -257,7 +266,7 @@ impl Drop for Held {
         }
         self.link.lingering.send_modify(|lingering| {
             lingering.count -= 1;
-            lingering.moving -= usize::from(self.moves);
+            lingering.moving -= usize::from(self.is_moving);
         });
     }
 }
