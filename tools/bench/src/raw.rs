@@ -173,9 +173,9 @@ pub async fn run(spec: SideSpec, inbox: Inbox) -> Result<(), SideError> {
     }
     let papers = Papers::read(&spec)?;
     let (connections, counter) = (Connections::default(), Counter::default());
-    let store = bulk::Store::default();
     let directory = spec.state.parent().unwrap_or(&spec.state).to_owned();
     let peer = spec.peer;
+    let store = bulk::Store::new(peer == Peer::RawDigest);
     let (endpoint, later) = match &spec.role {
         Role::Answers { name } => {
             let (held, counter, store) = (connections.clone(), counter.clone(), store.clone());

@@ -23,13 +23,12 @@ pub fn serve(connection: Connection, peer: Peer, counter: Counter, store: bulk::
             tokio::spawn(count(recv, counter.clone()));
         }
     });
-    let hashes = peer == Peer::RawDigest;
     tokio::spawn(async move {
         while let Ok((send, recv)) = connection.accept_bi().await {
             match peer {
                 Peer::RawRrf => drop(tokio::spawn(echo_frames(send, recv))),
                 Peer::Raw | Peer::RawDigest | Peer::RawDefaults => {
-                    drop(tokio::spawn(bulk::serve(send, recv, hashes, store.clone())));
+                    drop(tokio::spawn(bulk::serve(send, recv, store.clone())));
                 }
                 Peer::RawRr | Peer::Cellbus => drop(tokio::spawn(echo(send, recv))),
             }

@@ -1,4 +1,6 @@
-//! Objects over plain QUIC: asked for by one byte, or pushed behind one, each on a stream of its own.
+//! Objects over plain QUIC: asked for by one byte, or pushed behind one, each on a stream of its own. Where digests are
+//! made, the one of an object stands before it, as the reference to a transfer says it before any byte, and what comes is
+//! held against it.
 
 use std::{
     fs::File,
@@ -11,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cellbus_proto::transfer::Digester;
+use cellbus_proto::transfer::{Digest, Digester};
 use futures_util::future::try_join_all;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc::{Receiver, channel};
@@ -33,7 +35,9 @@ const AHEAD: usize = 4;
 /// What a process holds for others. Clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
+    hashes: bool,
     held: Arc<OnceLock<Held>>,
+    digest: Arc<OnceLock<Digest>>,
     written: Arc<AtomicU64>,
 }
 
@@ -44,6 +48,12 @@ enum Held {
 }
 
 impl Store {
+    /// Holds nothing so far. Says a digest with what it sends where it `hashes`.
+    #[must_use]
+    pub fn new(hashes: bool) -> Self {
+        Self { hashes, ..Self::default() }
+    }
+
     /// Holds `size` random bytes, in memory or in a file in `directory`.
     ///
     /// # Errors
@@ -53,6 +63,9 @@ impl Store {
             true => Held::File(object::write(directory, size)?),
             false => Held::Memory(payload(size)?),
         };
+        if let (true, Held::Memory(bytes)) = (self.hashes, &held) {
+            let _ = self.digest.set(Digest::of(bytes));
+        }
         // Asked once in the life of a process.
         let _ = self.held.set(held);
         Ok(())
@@ -64,7 +77,20 @@ impl Store {
         self.written.load(Ordering::Relaxed)
     }
 
-    async fn write(&self, send: &mut SendStream) -> Result<(), SideError> {
+    /// The digest as of an object that nobody has seen before; none where none are made.
+    async fn digest_anew(&self) -> Result<Option<Digest>, SideError> {
+        let Some(Held::Memory(bytes)) = self.held.get().filter(|_| self.hashes) else {
+            return Ok(None);
+        };
+        let bytes = bytes.clone();
+        let made = tokio::task::spawn_blocking(move || Digest::of(&bytes));
+        made.await.map(Some).map_err(SideError::new)
+    }
+
+    async fn write(&self, send: &mut SendStream, digest: Option<Digest>) -> Result<(), SideError> {
+        if let Some(digest) = digest {
+            send.write_all(digest.as_bytes()).await.map_err(SideError::new)?;
+        }
         match self.held.get() {
             None => return Err(SideError::text("nothing is held")),
             Some(Held::Memory(bytes)) => {
@@ -105,30 +131,35 @@ fn read_ahead(path: PathBuf) -> Receiver<std::io::Result<Bytes>> {
     read
 }
 
-/// Serves one stream: gives what is held, or takes what is pushed, which goes through BLAKE3 where it `hashes`, and
-/// acknowledges it by one byte.
-pub async fn serve(
-    mut send: SendStream,
-    mut recv: RecvStream,
-    hashes: bool,
-    store: Store,
-) -> Option<()> {
+/// Serves one stream: gives what is held, or takes what is pushed, and acknowledges it by one byte.
+pub async fn serve(mut send: SendStream, mut recv: RecvStream, store: Store) -> Option<()> {
     let mut asked = [0];
     recv.read_exact(&mut asked).await.ok()?;
     match asked {
-        [PULL] => store.write(&mut send).await.ok(),
+        [PULL] => store.write(&mut send, store.digest.get().copied()).await.ok(),
         _pushed => {
-            drain(&mut recv, hashes).await.ok()?;
+            let wanted = declared(&mut recv, store.hashes).await.ok()?;
+            drain(&mut recv, wanted).await.ok()?;
             send.write_all(&asked).await.ok()?;
             send.finish().ok()
         }
     }
 }
 
-/// Pulls one object; where it `hashes`, what is not for a file goes through BLAKE3 as it comes.
+/// The digest that stands before an object, where digests are made.
+async fn declared(recv: &mut RecvStream, hashes: bool) -> Result<Option<Digest>, SideError> {
+    if !hashes {
+        return Ok(None);
+    }
+    let mut digest = [0; 32];
+    recv.read_exact(&mut digest).await.map_err(SideError::new)?;
+    Ok(Some(Digest::from_bytes(digest)))
+}
+
+/// Pulls one object; where it `hashes`, what comes goes through BLAKE3 as it does. For files no digest is made.
 ///
 /// # Errors
-/// [`SideError`], also when it has not `size` bytes.
+/// [`SideError`], also when it has not `size` bytes, or another digest than was said.
 pub async fn pull(
     connection: &Connection,
     size: u64,
@@ -139,9 +170,10 @@ pub async fn pull(
     let (mut send, mut recv) = connection.open_bi().await.map_err(SideError::new)?;
     send.write_all(&[PULL]).await.map_err(SideError::new)?;
     send.finish().map_err(SideError::new)?;
+    let wanted = declared(&mut recv, hashes && keep != Keep::File).await?;
     let got = match keep {
-        Keep::Drop => drain(&mut recv, hashes).await?,
-        Keep::Keep => self::keep(&mut recv, size, hashes).await?,
+        Keep::Drop => drain(&mut recv, wanted).await?,
+        Keep::Keep => self::keep(&mut recv, size, wanted).await?,
         Keep::File => store(&mut recv, directory.join(object::GOT)).await?,
     };
     if got == size { Ok(()) } else { Err(SideError::text(format!("{got} of {size} bytes came"))) }
@@ -176,34 +208,39 @@ async fn store(recv: &mut RecvStream, path: PathBuf) -> Result<u64, SideError> {
     writing.await.map_err(SideError::new)?.map_err(SideError::new)
 }
 
-/// Reads to the end; where it `hashes`, what comes goes through BLAKE3 while it is warm.
-async fn drain(recv: &mut RecvStream, hashes: bool) -> Result<u64, SideError> {
+/// Reads to the end; what comes goes through BLAKE3 while it is warm, where a digest is `wanted`.
+async fn drain(recv: &mut RecvStream, wanted: Option<Digest>) -> Result<u64, SideError> {
     let (mut digester, mut all) = (Digester::default(), 0);
     each_read(recv, |chunks| {
         all += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
-        if hashes {
+        if wanted.is_some() {
             chunks.iter().for_each(|chunk| digester.update(chunk));
         }
     })
     .await?;
-    std::hint::black_box(digester.finish());
-    Ok(all)
+    is_as_declared(&digester, wanted).map(|()| all)
 }
 
-/// Puts what comes together in one piece of memory, which is hashed as it grows where it `hashes`.
-async fn keep(recv: &mut RecvStream, size: u64, hashes: bool) -> Result<u64, SideError> {
+/// Puts what comes together in one piece of memory, which is hashed as it grows where a digest is `wanted`.
+async fn keep(recv: &mut RecvStream, size: u64, wanted: Option<Digest>) -> Result<u64, SideError> {
     let mut digester = Digester::default();
     let mut kept = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
     each_read(recv, |chunks| {
         let from = kept.len();
         chunks.iter().for_each(|chunk| kept.extend_from_slice(chunk));
-        if hashes {
+        if wanted.is_some() {
             digester.update(&kept[from..]);
         }
     })
     .await?;
-    std::hint::black_box(digester.finish());
-    Ok(std::hint::black_box(&kept).len() as u64)
+    is_as_declared(&digester, wanted).map(|()| std::hint::black_box(&kept).len() as u64)
+}
+
+fn is_as_declared(digester: &Digester, wanted: Option<Digest>) -> Result<(), SideError> {
+    match wanted {
+        Some(wanted) if digester.finish() != wanted => Err(SideError::text("other bytes came")),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Hands over what each read yields, to the end.
@@ -220,10 +257,11 @@ async fn each_read(recv: &mut RecvStream, mut each: impl FnMut(&[Bytes])) -> Res
 /// # Errors
 /// [`SideError`].
 pub async fn spread(connections: &[Connection], store: &Store) -> Result<(), SideError> {
+    let digest = store.digest_anew().await?;
     let each = connections.iter().map(|connection| async move {
         let (mut send, mut recv) = connection.open_bi().await.map_err(SideError::new)?;
         send.write_all(&[PUSH]).await.map_err(SideError::new)?;
-        store.write(&mut send).await?;
+        store.write(&mut send, digest).await?;
         let mut answer = [0];
         recv.read_exact(&mut answer).await.map_err(SideError::new)
     });
