@@ -28,6 +28,8 @@ pub(super) use self::{file::read_at, spool::nameless};
 
 /// Bytes that are read at once, and travel in one chunk at most.
 pub(super) const CHUNK: usize = 512 << 10;
+/// Such reads that are hashed in one go, while as many are made: 4 MiB together.
+const HASHED_AT_ONCE: usize = 4;
 
 /// What a transfer is read from.
 pub struct Source(Kind);
@@ -283,20 +285,32 @@ impl Content {
     /// The digest of all of it, read once. Only where the size is known. `read` is how many bytes were so far.
     pub(super) async fn digest(&self, read: &AtomicU64) -> Result<Digest, SourceError> {
         let mut digester = Digester::default();
-        let mut offset = 0;
-        loop {
-            let bytes = self.read(offset).await?;
-            if bytes.is_empty() {
-                return Ok(digester.finish());
-            }
-            offset += bytes.len() as u64;
+        let (mut pieces, mut offset) = self.ahead(0).await?;
+        while !pieces.is_empty() {
             read.store(offset, Ordering::Relaxed);
-            digester = blocking(move || {
-                digester.update(&bytes);
+            let hashing = blocking(move || {
+                pieces.iter().for_each(|piece| digester.update(piece));
                 Ok(digester)
-            })
-            .await?;
+            });
+            let ahead = self.ahead(offset);
+            let (hashed, next) = futures_util::future::try_join(hashing, ahead).await?;
+            (digester, (pieces, offset)) = (hashed, next);
         }
+        Ok(digester.finish())
+    }
+
+    /// What is hashed in one go from `offset` on, and where it ends.
+    async fn ahead(&self, mut offset: u64) -> Result<(Vec<Bytes>, u64), SourceError> {
+        let mut pieces = Vec::new();
+        while pieces.len() < HASHED_AT_ONCE {
+            let piece = self.read(offset).await?;
+            if piece.is_empty() {
+                break;
+            }
+            offset += piece.len() as u64;
+            pieces.push(piece);
+        }
+        Ok((pieces, offset))
     }
 }
 
