@@ -166,6 +166,8 @@ pub struct CarrierStats {
     pub lost_packets: u64,
     /// Largest datagram in use.
     pub mtu: u16,
+    /// How often datagrams of that size no longer arrived, and became the smallest for a minute.
+    pub black_holes: u64,
 }
 
 impl Connection {

@@ -45,6 +45,8 @@ pub struct LinkRow {
     pub lost_packets: u64,
     /// Bytes in the largest datagram that fits.
     pub mtu: u16,
+    /// How often datagrams of that size no longer arrived, and became the smallest for a minute.
+    pub black_holes: u64,
     /// Milliseconds since it was registered.
     pub since_ms: u64,
     /// When the neighbour's certificate ends, in seconds since 1970.

@@ -235,6 +235,7 @@ fn link_row(link: &LinkReport) -> Option<LinkRow> {
         outbox_bytes: LaneBytes { control, interactive, bulk },
         lost_packets: link.lost_packets,
         mtu: link.mtu,
+        black_holes: link.black_holes,
         since_ms: link.since_ms,
         cert_expires_unix: link.cert_expires_unix,
     })

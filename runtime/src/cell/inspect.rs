@@ -78,6 +78,8 @@ pub struct LinkReport {
     pub lost_packets: u64,
     /// Largest datagram in use.
     pub mtu: u16,
+    /// How often datagrams of that size no longer arrived, and became the smallest for a minute.
+    pub black_holes: u64,
     /// Bytes that wait in the outbox.
     pub queued_bytes: usize,
     /// The same for each lane: control, interactive, bulk.
@@ -127,6 +129,7 @@ impl Cell {
             received_messages,
             lost_packets: stats.lost_packets,
             mtu: stats.mtu,
+            black_holes: stats.black_holes,
             queued_bytes: info.outbox.bytes(),
             queued_by_lane: info.outbox.bytes_by_lane(),
             since_ms: u64::try_from(clock::now().saturating_duration_since(info.since).as_millis())

@@ -98,6 +98,7 @@ pub(super) fn stats(connection: &Connection) -> CarrierStats {
         received_bytes: stats.udp_rx.bytes,
         lost_packets: stats.path.lost_packets,
         mtu: stats.path.current_mtu,
+        black_holes: stats.path.black_holes_detected,
     }
 }
 

@@ -53,8 +53,53 @@ fn f_11_a_path_that_takes_shorter_packets_for_a_while_holds_a_transfer_up_for_a_
         let fetched = within(fetching).await.unwrap().unwrap();
         assert_eq!(fetched.told, Told::Settled);
         assert!(fetched.into_bytes() == sent);
+        let (mtu, black_holes) = link_to_relay(&net).await;
+        assert!(mtu < 1280 && black_holes > 0, "{mtu} {black_holes}");
+        // The path is asked again a minute later, by what is sent then.
+        net.advance(Duration::from_secs(61)).await;
+        drop(served);
+        let served = serve(&net, "server", whole(8 * MIB), to(&["relay.site-1"])).await;
+        let (reference, options) = (served.reference(), FetchOptions::default());
+        let again = transfers(&net, "site-1").fetch(&reference, Sink::memory(64 << 20), options);
+        within(again).await.unwrap();
+        let (mtu, after) = link_to_relay(&net).await;
+        assert!(mtu > 1400 && after == black_holes, "{mtu} {after}");
         net.finish().await;
     });
+}
+
+/// What the server says of its link to the relay: the largest datagram, and how often such ones did not arrive.
+async fn link_to_relay(net: &Net) -> (u16, u64) {
+    let report = net.inspect().await.remove("server").expect("it runs");
+    let link = report.links.iter().find(|link| link.peer == "relay").expect("it is up");
+    (link.mtu, link.black_holes)
+}
+
+#[test]
+fn f_11_packets_that_are_lost_at_random_are_not_taken_for_too_long() {
+    let _log = LogGuard::start();
+    for seed in 1..=3 {
+        run_paused(seed, async |seed| {
+            let sim = SimNet::new(seed);
+            let net = Net::over_quic(sim.clone(), TREE).await;
+            let lossy = LinkSettings {
+                loss: 0.01,
+                bits_per_second: Some(80_000_000),
+                ..LinkSettings::default()
+            };
+            sim.set_both(net.host("relay"), net.host("server"), lossy);
+            let sent = whole(32 * MIB);
+            let served = serve(&net, "server", sent.clone(), to(&["relay.site-1"])).await;
+            let sink = Sink::memory(64 << 20);
+            let fetching =
+                transfers(&net, "site-1").fetch(&served.reference(), sink, FetchOptions::default());
+            assert!(within(fetching).await.unwrap().into_bytes() == sent);
+            assert!(sim.traffic_on(net.host("server"), net.host("relay")).dropped > 50);
+            let (mtu, black_holes) = link_to_relay(&net).await;
+            assert!(mtu > 1400 && black_holes == 0, "seed {seed}: {mtu} {black_holes}");
+            net.finish().await;
+        });
+    }
 }
 
 /// Has two sites fetch 4 MiB each over the one line to their relay, which takes 8 Mbit/s; how far both are when the

@@ -245,6 +245,7 @@ mod tests {
             outbox_bytes: LaneBytes { control: 0, interactive: 2048, bulk: 0 },
             lost_packets: 17,
             mtu: 1452,
+            black_holes: 0,
             since_ms: 5,
             cert_expires_unix: 0,
         };

@@ -29,6 +29,7 @@ pub fn link() -> LinkRow {
         outbox_bytes: LaneBytes { control: 1, interactive: 2, bulk: 3 },
         lost_packets: 4,
         mtu: 1452,
+        black_holes: 1,
         since_ms: 5,
         cert_expires_unix: 4_000_000_000,
     }
