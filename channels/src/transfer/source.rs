@@ -285,14 +285,13 @@ impl Content {
     /// The digest of all of it, read once. Only where the size is known. `read` is how many bytes were so far.
     pub(super) async fn digest(&self, read: &AtomicU64) -> Result<Digest, SourceError> {
         let mut digester = Digester::default();
-        let (mut pieces, mut offset) = self.ahead(0).await?;
+        let (mut pieces, mut offset) = self.ahead(0, read).await?;
         while !pieces.is_empty() {
-            read.store(offset, Ordering::Relaxed);
             let hashing = blocking(move || {
                 pieces.iter().for_each(|piece| digester.update(piece));
                 Ok(digester)
             });
-            let ahead = self.ahead(offset);
+            let ahead = self.ahead(offset, read);
             let (hashed, next) = futures_util::future::try_join(hashing, ahead).await?;
             (digester, (pieces, offset)) = (hashed, next);
         }
@@ -300,7 +299,11 @@ impl Content {
     }
 
     /// What is hashed in one go from `offset` on, and where it ends.
-    async fn ahead(&self, mut offset: u64) -> Result<(Vec<Bytes>, u64), SourceError> {
+    async fn ahead(
+        &self,
+        mut offset: u64,
+        read: &AtomicU64,
+    ) -> Result<(Vec<Bytes>, u64), SourceError> {
         let mut pieces = Vec::new();
         while pieces.len() < HASHED_AT_ONCE {
             let piece = self.read(offset).await?;
@@ -308,6 +311,7 @@ impl Content {
                 break;
             }
             offset += piece.len() as u64;
+            read.store(offset, Ordering::Relaxed);
             pieces.push(piece);
         }
         Ok((pieces, offset))

@@ -320,9 +320,8 @@ impl Process {
             ObjectAsk::Pull { size, keep, window_ms, .. } => {
                 let connection = self.first().await?;
                 let window = Duration::from_millis(window_ms);
-                let hashes = self.peer == Peer::RawDigest;
                 let driven = object::again_and_again(window, async || {
-                    bulk::pull(&connection, size, keep, hashes, &self.directory).await
+                    bulk::pull(&connection, size, keep, &self.store, &self.directory).await
                 });
                 say(&Tell::Driven(driven.await?));
             }

@@ -202,6 +202,36 @@ fn expiry_ends_nothing_that_is_under_way_and_begins_nothing_new() {
 }
 
 #[test]
+fn who_is_told_to_come_again_is_not_away() {
+    let late = reference().expires_unix + 1;
+    let patience = Duration::from_secs(60);
+    let mut ledger = ledger();
+    ask(&mut ledger, "site-1", &fetch(1)).unwrap();
+    ledger.handle_conduit(at(1), &name("site-1"), true);
+    ledger.handle_conduit(at(10), &name("site-1"), false);
+    ledger.handle_seen(at(65), &name("site-1"));
+    assert_eq!(ledger.expire(at(70), late, patience), Some(at(125)));
+    assert_eq!(ledger.expire(at(125), late, patience), None);
+    assert_eq!(ledger.end_of(&name("site-1")), Some(End::Failed(Status::TransferExpired)));
+}
+
+#[test]
+fn it_is_under_way_while_somebody_reads_it_who_has_not_ended() {
+    let mut ledger = ledger();
+    ask(&mut ledger, "site-1", &fetch(1)).unwrap();
+    assert!(!ledger.is_under_way(), "let in, and not there yet");
+    ledger.handle_conduit(at(1), &name("site-1"), true);
+    assert!(ledger.is_under_way());
+    assert_eq!(give(&mut ledger, "site-1", &receipt(1)), Ok(Receipted::Settled));
+    assert!(!ledger.is_under_way(), "it has everything");
+    ask(&mut ledger, "site-2", &fetch(2)).unwrap();
+    ledger.handle_conduit(at(2), &name("site-2"), true);
+    assert!(ledger.is_under_way());
+    ledger.handle_conduit(at(3), &name("site-2"), false);
+    assert!(!ledger.is_under_way(), "its way is lost");
+}
+
+#[test]
 fn a_quorum_is_told_apart_from_completion_and_a_failure_may_be_made_good_until_the_end() {
     let quorum = Terms { quorum: Some(1), ..terms() };
     let mut ledger = Ledger::new(at(0), Arc::new(reference()), quorum).unwrap();

@@ -367,3 +367,17 @@ fn what_is_kept_makes_way_on_a_disk_that_is_full_and_is_read_to_its_end_where_it
     assert_eq!(share.expire(at(1)), [SpoolId(2)]);
     assert_eq!(share.used(), 0);
 }
+
+#[test]
+fn a_disk_that_fails_for_a_reader_does_not_make_a_reader_of_whoever_is_being_answered() {
+    let mut share = share(1000);
+    lead(&mut share, 1, 0);
+    spool(&mut share, 60);
+    assert!(matches!(follow(&mut share, 2, 0), Followed::Serve(_)));
+    share.handle_source_lost(&key(1), 1);
+    assert_eq!(open(&mut share, key(1), 3, &fetch(60)), Role::Lead);
+    share.handle_disk_failed(&key(1));
+    assert_eq!(open(&mut share, key(1), 4, &fetch(60)), Role::Wait);
+    let answered = share.handle_answer(at(0), &key(1), 3, &answer(60, true));
+    assert!(matches!(answered, Followed::Fill(_)), "its bytes are its own to take: {answered:?}");
+}

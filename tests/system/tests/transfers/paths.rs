@@ -6,7 +6,7 @@ use cellbus_channels::transfer::{FetchOptions, Sink, Told};
 use cellbus_harness::{
     guard::LogGuard,
     net::Net,
-    seeds::run_paused,
+    seeds::{for_each_seed, run_paused},
     sim::{LinkSettings, SimNet},
 };
 use tokio::time::Instant;
@@ -78,28 +78,25 @@ async fn link_to_relay(net: &Net) -> (u16, u64) {
 #[test]
 fn f_11_packets_that_are_lost_at_random_are_not_taken_for_too_long() {
     let _log = LogGuard::start();
-    for seed in 1..=3 {
-        run_paused(seed, async |seed| {
-            let sim = SimNet::new(seed);
-            let net = Net::over_quic(sim.clone(), TREE).await;
-            let lossy = LinkSettings {
-                loss: 0.01,
-                bits_per_second: Some(80_000_000),
-                ..LinkSettings::default()
-            };
-            sim.set_both(net.host("relay"), net.host("server"), lossy);
-            let sent = whole(32 * MIB);
-            let served = serve(&net, "server", sent.clone(), to(&["relay.site-1"])).await;
-            let sink = Sink::memory(64 << 20);
-            let fetching =
-                transfers(&net, "site-1").fetch(&served.reference(), sink, FetchOptions::default());
-            assert!(within(fetching).await.unwrap().into_bytes() == sent);
-            assert!(sim.traffic_on(net.host("server"), net.host("relay")).dropped > 50);
-            let (mtu, black_holes) = link_to_relay(&net).await;
-            assert!(mtu > 1400 && black_holes == 0, "seed {seed}: {mtu} {black_holes}");
-            net.finish().await;
-        });
-    }
+    for_each_seed(&[1, 2, 3], |seed| async move {
+        let sim = SimNet::new(seed);
+        let net = Net::over_quic(sim.clone(), TREE).await;
+        let lossy = LinkSettings {
+            loss: 0.01,
+            bits_per_second: Some(80_000_000),
+            ..LinkSettings::default()
+        };
+        sim.set_both(net.host("relay"), net.host("server"), lossy);
+        let sent = whole(32 * MIB);
+        let served = serve(&net, "server", sent.clone(), to(&["relay.site-1"])).await;
+        let (reference, sink) = (served.reference(), Sink::memory(64 << 20));
+        let fetching = transfers(&net, "site-1").fetch(&reference, sink, FetchOptions::default());
+        assert!(within(fetching).await.unwrap().into_bytes() == sent);
+        assert!(sim.traffic_on(net.host("server"), net.host("relay")).dropped > 50);
+        let (mtu, black_holes) = link_to_relay(&net).await;
+        assert!(mtu > 1400 && black_holes == 0, "{mtu} {black_holes}");
+        net.finish().await;
+    });
 }
 
 /// Has two sites fetch 4 MiB each over the one line to their relay, which takes 8 Mbit/s; how far both are when the

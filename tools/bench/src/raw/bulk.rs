@@ -37,13 +37,13 @@ const AHEAD: usize = 4;
 pub struct Store {
     hashes: bool,
     held: Arc<OnceLock<Held>>,
-    digest: Arc<OnceLock<Digest>>,
     written: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
 enum Held {
-    Memory(Bytes),
+    /// With its digest, where digests are made.
+    Memory(Bytes, Option<Digest>),
     File(PathBuf),
 }
 
@@ -61,11 +61,12 @@ impl Store {
     pub fn hold(&self, size: u64, file: bool, directory: &Path) -> Result<(), SideError> {
         let held = match file {
             true => Held::File(object::write(directory, size)?),
-            false => Held::Memory(payload(size)?),
+            false => {
+                let bytes = payload(size)?;
+                let digest = self.hashes.then(|| Digest::of(&bytes));
+                Held::Memory(bytes, digest)
+            }
         };
-        if let (true, Held::Memory(bytes)) = (self.hashes, &held) {
-            let _ = self.digest.set(Digest::of(bytes));
-        }
         // Asked once in the life of a process.
         let _ = self.held.set(held);
         Ok(())
@@ -77,11 +78,17 @@ impl Store {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// The digest as of an object that nobody has seen before; none where none are made.
+    /// The digest that is known; none where none are made.
+    fn digest(&self) -> Option<Digest> {
+        match self.held.get() {
+            Some(Held::Memory(_, digest)) => *digest,
+            Some(Held::File(_)) | None => None,
+        }
+    }
+
+    /// The digest as of an object that nobody has seen before.
     async fn digest_anew(&self) -> Result<Option<Digest>, SideError> {
-        let Some(Held::Memory(bytes)) = self.held.get().filter(|_| self.hashes) else {
-            return Ok(None);
-        };
+        let Some(Held::Memory(bytes, Some(_))) = self.held.get() else { return Ok(None) };
         let bytes = bytes.clone();
         let made = tokio::task::spawn_blocking(move || Digest::of(&bytes));
         made.await.map(Some).map_err(SideError::new)
@@ -93,7 +100,7 @@ impl Store {
         }
         match self.held.get() {
             None => return Err(SideError::text("nothing is held")),
-            Some(Held::Memory(bytes)) => {
+            Some(Held::Memory(bytes, _)) => {
                 self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 send.write_chunk(bytes.clone()).await.map_err(SideError::new)?;
             }
@@ -136,7 +143,7 @@ pub async fn serve(mut send: SendStream, mut recv: RecvStream, store: Store) -> 
     let mut asked = [0];
     recv.read_exact(&mut asked).await.ok()?;
     match asked {
-        [PULL] => store.write(&mut send, store.digest.get().copied()).await.ok(),
+        [PULL] => store.write(&mut send, store.digest()).await.ok(),
         _pushed => {
             let wanted = declared(&mut recv, store.hashes).await.ok()?;
             drain(&mut recv, wanted).await.ok()?;
@@ -156,7 +163,8 @@ async fn declared(recv: &mut RecvStream, hashes: bool) -> Result<Option<Digest>,
     Ok(Some(Digest::from_bytes(digest)))
 }
 
-/// Pulls one object; where it `hashes`, what comes goes through BLAKE3 as it does. For files no digest is made.
+/// Pulls one object into `directory`, if it is for a file, of which no digest is made; what else comes goes through BLAKE3
+/// where `store` makes digests.
 ///
 /// # Errors
 /// [`SideError`], also when it has not `size` bytes, or another digest than was said.
@@ -164,17 +172,17 @@ pub async fn pull(
     connection: &Connection,
     size: u64,
     keep: Keep,
-    hashes: bool,
+    store: &Store,
     directory: &Path,
 ) -> Result<(), SideError> {
     let (mut send, mut recv) = connection.open_bi().await.map_err(SideError::new)?;
     send.write_all(&[PULL]).await.map_err(SideError::new)?;
     send.finish().map_err(SideError::new)?;
-    let wanted = declared(&mut recv, hashes && keep != Keep::File).await?;
+    let wanted = declared(&mut recv, store.hashes && keep != Keep::File).await?;
     let got = match keep {
         Keep::Drop => drain(&mut recv, wanted).await?,
         Keep::Keep => self::keep(&mut recv, size, wanted).await?,
-        Keep::File => store(&mut recv, directory.join(object::GOT)).await?,
+        Keep::File => self::store(&mut recv, directory.join(object::GOT)).await?,
     };
     if got == size { Ok(()) } else { Err(SideError::text(format!("{got} of {size} bytes came"))) }
 }
